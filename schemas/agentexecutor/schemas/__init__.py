@@ -1,0 +1,32 @@
+"""The wire: messages, records, subjects and plans (docs/protocol.md). Imports msgspec only.
+
+Users need `Feedback`, `Plan`, `Ref`, `Split` and `Subtask`; the rest is for those who build on the wire itself.
+"""
+
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused, PlanRefused, TooLarge, WireError
+from agentexecutor.schemas.messages import ErrorInfo, Split, Step
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import Feedback, Plan, Subtask
+from agentexecutor.schemas.references import Ref
+from agentexecutor.schemas.views import AgentView, Event, SubtaskView, TaskView
+
+__all__ = [
+    "AgentExecutorError",
+    "AgentView",
+    "DecodeFailed",
+    "ErrorInfo",
+    "Event",
+    "Feedback",
+    "NameRefused",
+    "Plan",
+    "PlanRefused",
+    "Ref",
+    "Split",
+    "Step",
+    "Subtask",
+    "SubtaskView",
+    "TaskName",
+    "TaskView",
+    "TooLarge",
+    "WireError",
+]

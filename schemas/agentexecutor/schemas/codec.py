@@ -1,0 +1,188 @@
+"""Bytes to messages and back: headers, one decoder a type, and the tolerance that section 1 of docs/protocol.md asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+import msgspec
+
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.errors import DecodeFailed
+from agentexecutor.schemas.names import new_id
+
+__all__ = [
+    "H_EXPECTED",
+    "H_ID",
+    "H_RE",
+    "H_ROLLUP",
+    "H_STATE",
+    "H_TRACEPARENT",
+    "H_TRACESTATE",
+    "H_TTL",
+    "H_TYPE",
+    "INLINE_LIMIT",
+    "TYPES",
+    "TYPE_OF",
+    "decode",
+    "decode_as",
+    "decode_record",
+    "digest",
+    "encode",
+    "from_rfc3339",
+    "headers",
+    "to_rfc3339",
+]
+
+H_TYPE = "Ae-Type"
+H_ID = "Ae-Id"
+H_RE = "Ae-Re"
+H_STATE = "Ae-State"
+H_TRACEPARENT = "traceparent"
+H_TRACESTATE = "tracestate"
+H_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+H_ROLLUP = "Nats-Rollup"
+H_TTL = "Nats-TTL"
+
+INLINE_LIMIT = 262_144
+"""Bytes: a larger body travels by reference, a record stops growing here."""
+
+TYPES: dict[str, type[m.Message]] = {
+    "submit": m.Submit,
+    "cancel-task": m.CancelTask,
+    "feedback-claim": m.FeedbackClaim,
+    "ask": m.Ask,
+    "offer": m.Offer,
+    "bid": m.Bid,
+    "refusal": m.Refusal,
+    "accept": m.Accept,
+    "decline": m.Decline,
+    "done": m.Done,
+    "failed": m.Failed,
+    "release": m.Release,
+    "extend": m.Extend,
+    "progress": m.Progress,
+    "call": m.Call,
+    "award": m.Award,
+    "cancel": m.Cancel,
+    "feedback": m.FeedbackMessage,
+    "result": m.Result,
+    "refused": m.Refused,
+    "answer": m.Answer,
+    "lease": m.Lease,
+    "member": m.Member,
+    "record": r.Record,
+}
+"""Ae-Type → class. (Ae-Type ``chunk`` has bytes for a payload and no class.)"""
+
+TYPE_OF: dict[type[m.Message], str] = {cls: name for name, cls in TYPES.items()}
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(cls) for name, cls in TYPES.items()}
+_loose = msgspec.json.Decoder(r.LooseRecord)
+_change = msgspec.json.Decoder(r.Change)
+T = TypeVar("T")
+
+
+def encode(value: Any) -> bytes:
+    """JSON text of a message or a part of one."""
+    return _encoder.encode(value)
+
+
+def decode(kind: str | None, payload: bytes) -> m.Message | None:
+    """The message that `kind` (the header Ae-Type) names; None when the kind is unknown or absent; DecodeFailed when the bytes do not fit."""
+    decoder = _decoders.get(kind or "")
+    if decoder is None:
+        return None
+    if kind == "record":
+        return decode_record(payload)
+    try:
+        message: m.Message = decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeFailed(f"not a message of type {kind}: {error}.", kind=kind, reason=str(error)) from error
+    return message
+
+
+def decode_as(cls: type[T], payload: bytes | msgspec.Raw) -> T:
+    """Decode a body as `cls`; raises DecodeFailed."""
+    try:
+        return msgspec.json.decode(payload, type=cls)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeFailed(f"not a {getattr(cls, '__name__', cls)}: {error}.", kind=str(cls), reason=str(error)) from error
+
+
+def decode_record(payload: bytes | msgspec.Raw) -> r.Record:
+    """A record; changes of unknown kinds are left out. Raises DecodeFailed."""
+    try:
+        record: r.Record = _decoders["record"].decode(payload)
+        return record
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error)
+    try:
+        loose = _loose.decode(payload)
+        changes = [change for raw in loose.changes if (change := _known_change(raw)) is not None]
+        history = [_loose_entry(raw) for raw in loose.history]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeFailed(f"not a record: {reason}.", kind="record", reason=reason) from error
+    return r.Record(
+        coordinator=loose.coordinator,
+        at=loose.at,
+        changes=changes,
+        applied=loose.applied,
+        history=history,
+        history_blob=loose.history_blob,
+        digest=loose.digest,
+    )
+
+
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
+_KINDS = {str(cls.__struct_config__.tag) for cls in r.Change.__args__}
+
+
+def _known_change(raw: msgspec.Raw) -> r.Change | None:
+    if msgspec.json.decode(raw, type=_Kind).kind not in _KINDS:
+        return None
+    change: r.Change = _change.decode(raw)
+    return change
+
+
+class _LooseEntry(msgspec.Struct):
+    seq: int
+    time: str
+    record: msgspec.Raw
+
+
+def _loose_entry(raw: msgspec.Raw) -> r.LogEntry:
+    entry = msgspec.json.decode(raw, type=_LooseEntry)
+    return r.LogEntry(seq=entry.seq, time=entry.time, record=decode_record(entry.record))
+
+
+def headers(kind: str, trace: dict[str, str] | None = None, *, id: str | None = None) -> dict[str, str]:
+    """The headers of a new message of type `kind`; `trace` holds traceparent and tracestate."""
+    made = {H_TYPE: kind, H_ID: id or new_id()}
+    if trace:
+        made.update(trace)
+    return made
+
+
+def digest(payload: bytes) -> str:
+    """SHA-256 in lower-case hex."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def to_rfc3339(seconds: float) -> str:
+    """Seconds since 1970 → RFC 3339 text in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def from_rfc3339(text: str) -> float:
+    """RFC 3339 text → seconds since 1970 (nanoseconds are cut to microseconds). Raises DecodeFailed."""
+    try:
+        return msgspec.convert(text, datetime).timestamp()
+    except msgspec.MsgspecError as error:
+        raise DecodeFailed(f"{text!r} is not an RFC 3339 time.", kind="time", reason=str(error)) from error

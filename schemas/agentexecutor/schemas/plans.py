@@ -1,0 +1,166 @@
+"""Plans as a user writes them, and the check that every plan passes before it runs.
+
+`Plan` and `Subtask` are for people; `PlanSpec` and `SubtaskSpec` (agentexecutor.schemas.messages) are the same on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from msgspec import Raw
+
+from agentexecutor.schemas.errors import PlanRefused
+from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec, Verdict
+from agentexecutor.schemas.names import check_capability, check_name
+from agentexecutor.schemas.references import Ref, encode_input, find_references
+
+__all__ = ["MAX_SUBTASKS", "Feedback", "Plan", "Subtask", "check_plan", "dependencies"]
+
+MAX_SUBTASKS = 20_000
+
+
+@dataclass
+class Subtask:
+    """A unit of work that one agent does: a capability and its input (an object whose keys are the handler's parameters).
+
+    `after` names subtasks to wait for besides those that the input refers to. `retries`: tries after the first (2 when nobody says).
+    `timeout_s`: for one attempt; `deadline_s`: from the submit. `labels`: the agent must have them. `award`: policy; `auction`: mode;
+    `tailored`: ask for bids made for this input. `on_failure`: ``fail`` the task or ``skip``. `prefer`: an agent's name. `split`: data-parallel shares.
+    """
+
+    capability: str
+    input: Any = field(default_factory=dict)
+    after: Iterable[str | Ref] = ()
+    retries: int | None = None
+    timeout_s: float | None = None
+    deadline_s: float | None = None
+    priority: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    award: str | None = None
+    auction: Literal["standing", "call", "broadcast", "auto"] | None = None
+    tailored: bool | None = None
+    on_failure: Literal["fail", "skip"] = "fail"
+    prefer: str | None = None
+    split: Split | None = None
+
+    def spec(self) -> SubtaskSpec:
+        """The subtask as it travels; raises PlanRefused or NameRefused."""
+        return SubtaskSpec(
+            capability=check_capability(self.capability),
+            input=self.input if isinstance(self.input, Raw) else encode_input(self.input),
+            after=[name.target.split("/")[0] if isinstance(name, Ref) else name for name in self.after],
+            retries=self.retries,
+            timeout_s=self.timeout_s,
+            deadline_s=self.deadline_s,
+            priority=self.priority,
+            labels=dict(self.labels),
+            award=self.award,
+            auction=self.auction,
+            tailored=self.tailored,
+            on_failure=self.on_failure,
+            prefer=self.prefer,
+            split=self.split,
+        )
+
+
+class Plan:
+    """Subtasks by name, and the one whose result is the plan's. Making one never raises; submitting does.
+
+    ``Plan({"a": Subtask(...)})`` and ``plan.add("a", Subtask(...))`` are the same; `add` gives the Ref to its result.
+    """
+
+    def __init__(self, subtasks: Mapping[str, Subtask] | None = None, *, result: str | None = None) -> None:
+        self.subtasks: dict[str, Subtask] = dict(subtasks or {})
+        self.result = result
+        self._twice: list[str] = []
+
+    def add(self, name: str, subtask: Subtask) -> Ref:
+        """Add a subtask and give the reference to its result."""
+        if name in self.subtasks:
+            self._twice.append(name)
+        self.subtasks[name] = subtask
+        return Ref(name)
+
+    def spec(self) -> PlanSpec:
+        """The plan as it travels, checked; raises PlanRefused or NameRefused."""
+        if self._twice:
+            raise PlanRefused(f"The plan names {self._twice[0]!r} twice.", hint="Give every subtask its own name.", path=self._twice)
+        spec = PlanSpec(subtasks={name: subtask.spec() for name, subtask in self.subtasks.items()}, result=self.result)
+        check_plan(spec)
+        return spec
+
+
+@dataclass
+class Feedback:
+    """What somebody says about a task, or about one `subtask` of it."""
+
+    verdict: Verdict | None = None
+    text: str = ""
+    subtask: str | None = None
+    data: Any = None
+
+
+def dependencies(spec: SubtaskSpec) -> list[str]:
+    """The subtasks that must end before this one: those of `after`, then those that the input refers to, each once."""
+    names = dict.fromkeys(spec.after)
+    names.update(dict.fromkeys(found.subtask for found in find_references(spec.input)))
+    return list(names)
+
+
+def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[str]]:
+    """Check that a plan can run and give what each subtask waits for.
+
+    `known` are subtasks that exist already and may be referred to. Raises PlanRefused (no subtasks, too many, unknown name, cycle, with the
+    path) or NameRefused.
+    """
+    if not spec.subtasks:
+        raise PlanRefused("The plan has no subtasks.", hint="Add at least one.", path=[])
+    if len(spec.subtasks) > MAX_SUBTASKS:
+        raise PlanRefused(
+            f"The plan has {len(spec.subtasks)} subtasks, more than {MAX_SUBTASKS}.", hint="Split it into several tasks.", path=[]
+        )
+    needs: dict[str, list[str]] = {}
+    for name, subtask in spec.subtasks.items():
+        check_name("subtask", name)
+        check_capability(subtask.capability)
+        needs[name] = dependencies(subtask)
+        for other in needs[name]:
+            if other not in spec.subtasks and other not in known:
+                raise PlanRefused(
+                    f"Subtask {name!r} needs {other!r}, which the plan does not have.",
+                    hint="Add it, or correct the name.",
+                    path=[name, other],
+                )
+    if spec.result is not None and spec.result not in spec.subtasks and spec.result not in known:
+        raise PlanRefused(f"The plan's result names {spec.result!r}, which the plan does not have.", path=[spec.result])
+    _refuse_cycles(needs)
+    return needs
+
+
+def _refuse_cycles(needs: dict[str, list[str]]) -> None:
+    """Depth first without recursion, so that a chain of thousands is fine."""
+    done: set[str] = set()
+    for start in needs:
+        if start in done:
+            continue
+        path: list[str] = [start]
+        on_path = {start}
+        rest = [iter(needs[start])]
+        while rest:
+            following = next(rest[-1], None)
+            if following is None:
+                rest.pop()
+                last = path.pop()
+                on_path.discard(last)
+                done.add(last)
+            elif following in on_path:
+                cycle = [*path[path.index(following) :], following]
+                raise PlanRefused(
+                    f"The plan has a cycle: {' -> '.join(cycle)}.", hint="A subtask cannot wait for itself.", path=cycle
+                )
+            elif following not in done and following in needs:
+                path.append(following)
+                on_path.add(following)
+                rest.append(iter(needs[following]))

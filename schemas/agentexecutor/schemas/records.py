@@ -1,0 +1,204 @@
+"""The log: a record is one append and holds the decisions taken together (docs/protocol.md section 8).
+
+`Change` is the union of all kinds of decision; a kind that this version does not know decodes as nothing and is skipped
+(see `agentexecutor.schemas.codec.decode_record`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Raw
+
+from agentexecutor.schemas.messages import NULL, BlobRef, Count, ErrorInfo, Message, Step, SubtaskSpec, Submit, Verdict
+
+__all__ = [
+    "Accepted",
+    "Awarded",
+    "Cancelled",
+    "Change",
+    "Completed",
+    "FailedChange",
+    "FeedbackGiven",
+    "Held",
+    "LogEntry",
+    "Planned",
+    "Ready",
+    "Record",
+    "ScoredBid",
+    "Submitted",
+    "Superseded",
+]
+
+
+class ScoredBid(Message, frozen=True, kw_only=True):
+    """A bid as the award judged it. Smaller score is better. `factor`: real over promised time so far, by which the promise was corrected."""
+
+    agent: str
+    boot: str
+    epoch: Count = 0
+    source: Literal["offer", "call"] = "offer"
+    score: float = 0.0
+    won: bool = False
+    reason: str = ""
+    estimate_s: float = 0.0
+    queue_s: float = 0.0
+    cost: float = 0.0
+    capacity: Count = 1
+    free: int = 0
+    factor: float = 1.0
+
+
+class Submitted(Message, frozen=True, kw_only=True, tag_field="kind", tag="submitted"):
+    """The task exists. `at` is the server's stamp of the submit, seconds since 1970."""
+
+    submit: Submit
+    digest: str
+    at: float
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+class Planned(Message, frozen=True, kw_only=True, tag_field="kind", tag="planned"):
+    """These subtasks exist. `parent` and `call`: the subtask that was split or extended, and the number of its call."""
+
+    version: Count = 1
+    cause: str = "submit"
+    add: dict[str, SubtaskSpec] = {}
+    add_blob: BlobRef | None = None
+    parent: str | None = None
+    call: Count | None = None
+    result: str | None = None
+    shares: dict[str, tuple[int, int]] = {}
+
+
+class Ready(Message, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
+    """All that these wait for is there."""
+
+    subtasks: list[str]
+
+
+class Awarded(Message, frozen=True, kw_only=True, tag_field="kind", tag="awarded"):
+    """A subtask given to an agent, with the bids that explain it."""
+
+    subtask: str
+    epoch: Count
+    agent: str
+    boot: str
+    policy: str = "fastest"
+    auction: str = "standing"
+    bids: list[ScoredBid] = []
+    considered: Count = 1
+    dropped: dict[str, int] = {}
+    attempt: Count = 1
+    seed: Count = 0
+
+
+class Accepted(Message, frozen=True, kw_only=True, tag_field="kind", tag="accepted"):
+    """The agent accepted, by this schedule."""
+
+    subtask: str
+    epoch: Count
+    schedule: list[Step] = []
+
+
+class Completed(Message, frozen=True, kw_only=True, tag_field="kind", tag="completed"):
+    """A subtask's accepted result, or the task's (subtask null)."""
+
+    subtask: str | None = None
+    epoch: Count = 0
+    agent: str = ""
+    result: Raw = NULL
+    result_blob: BlobRef | None = None
+    took_s: float | None = None
+    usage: dict[str, float] = {}
+
+
+class FailedChange(Message, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
+    """An attempt that goes back (outcome retry), a subtask that failed for good (final) or is passed over (skip), or the task (subtask null)."""
+
+    subtask: str | None = None
+    epoch: Count = 0
+    agent: str = ""
+    error: ErrorInfo
+    outcome: Literal["retry", "final", "skip"] = "final"
+    ready_at: float | None = None
+
+
+class Cancelled(Message, frozen=True, kw_only=True, tag_field="kind", tag="cancelled"):
+    """Subtasks, or the task (subtasks null), that were cancelled."""
+
+    subtasks: list[str] | None = None
+    reason: str = ""
+
+
+class Superseded(Message, frozen=True, kw_only=True, tag_field="kind", tag="superseded"):
+    """Subtasks that a newer plan version replaced."""
+
+    subtasks: list[str]
+    cause: str = ""
+
+
+class FeedbackGiven(Message, frozen=True, kw_only=True, tag_field="kind", tag="feedback"):
+    """Feedback that counts; `epoch` is the attempt that it was delivered to, null when it was kept."""
+
+    id: str
+    sender: str
+    subtask: str | None = None
+    verdict: Verdict | None = None
+    text: str = ""
+    data: Raw = NULL
+    epoch: Count | None = None
+
+
+class Held(Message, frozen=True, kw_only=True, tag_field="kind", tag="held"):
+    """Another coordinator has taken the task over."""
+
+
+Change = (
+    Submitted
+    | Planned
+    | Ready
+    | Awarded
+    | Accepted
+    | Completed
+    | FailedChange
+    | Cancelled
+    | Superseded
+    | FeedbackGiven
+    | Held
+)
+
+
+class Record(Message, frozen=True, kw_only=True):
+    """One append to a task's log."""
+
+    coordinator: str
+    at: str
+    changes: list[Change]
+    applied: list[str] = []
+    history: list[LogEntry] = []
+    history_blob: BlobRef | None = None
+    digest: str | None = None
+
+
+class LogEntry(Message, frozen=True, kw_only=True):
+    """A record with the server's sequence and stamp (RFC 3339)."""
+
+    seq: Count
+    time: str
+    record: Record
+
+
+class LooseRecord(Message, frozen=True, kw_only=True):
+    """A record whose changes are decoded one by one, because one of them is of an unknown kind."""
+
+    coordinator: str
+    at: str
+    changes: list[Raw]
+    applied: list[str] = []
+    history: list[Raw] = []
+    history_blob: BlobRef | None = None
+    digest: str | None = None
+
+

@@ -1,0 +1,159 @@
+"""What people read: the objects that ``show``, ``agents``, ``tasks``, ``unserved`` and ``watch`` print (docs/protocol.md section 9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Raw
+
+from agentexecutor.schemas.messages import NULL, BlobRef, ErrorInfo, Message, Running
+from agentexecutor.schemas.records import LogEntry
+
+__all__ = [
+    "AgentView",
+    "AgentsView",
+    "AttemptView",
+    "BidView",
+    "Event",
+    "LogView",
+    "StateView",
+    "SubtaskView",
+    "TaskLine",
+    "TaskView",
+    "TasksView",
+    "UnservedLine",
+    "UnservedView",
+]
+
+
+class View(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """Base: every field is printed, also when it has its default."""
+
+
+class BidView(View, frozen=True, kw_only=True):
+    """One bid of one auction."""
+
+    agent: str
+    epoch: int
+    source: str
+    score: float
+    won: bool
+    reason: str
+
+
+class AttemptView(View, frozen=True, kw_only=True):
+    """One award and what became of it."""
+
+    agent: str
+    boot: str
+    epoch: int
+    state: str
+    error: ErrorInfo | None = None
+
+
+class SubtaskView(View, frozen=True, kw_only=True):
+    """A subtask as ``show`` prints it."""
+
+    capability: str
+    state: str
+    agent: str | None = None
+    epoch: int | None = None
+    plan_version: int = 1
+    bids: list[BidView] = []
+    attempts: list[AttemptView] = []
+    result: Raw = NULL
+    result_blob: BlobRef | None = None
+    error: ErrorInfo | None = None
+
+
+class TaskView(View, frozen=True, kw_only=True):
+    """A task as ``show`` prints it."""
+
+    task: str
+    state: str
+    plan_version: int = 1
+    result: Raw = NULL
+    result_blob: BlobRef | None = None
+    error: ErrorInfo | None = None
+    trace_id: str | None = None
+    subtasks: dict[str, SubtaskView] = {}
+
+
+class StateView(View, frozen=True, kw_only=True):
+    """The short answer about a task; state is also ``waiting`` (in the queue) or ``unknown``."""
+
+    state: str
+    result: Raw = NULL
+    result_blob: BlobRef | None = None
+    error: ErrorInfo | None = None
+    trace_id: str | None = None
+
+
+class LogView(View, frozen=True, kw_only=True):
+    """A stretch of a task's log."""
+
+    records: list[LogEntry]
+
+
+class TaskLine(View, frozen=True, kw_only=True):
+    """A task in the list of tasks; `at` is the server's stamp of its last record."""
+
+    task: str
+    state: str
+    at: str
+    priority: int = 0
+
+
+class TasksView(View, frozen=True, kw_only=True):
+    """Newest first; `waiting` counts submits that no coordinator has taken yet."""
+
+    tasks: list[TaskLine]
+    waiting: int = 0
+
+
+class AgentView(View, frozen=True, kw_only=True):
+    """An agent as its last offer shows it; `seen_s` seconds ago."""
+
+    name: str
+    capabilities: list[str]
+    capacity: int
+    free: int
+    labels: dict[str, str]
+    running: list[Running]
+    seen_s: float
+
+
+class AgentsView(View, frozen=True, kw_only=True):
+    """All agents that are alive."""
+
+    agents: list[AgentView]
+
+
+class UnservedLine(View, frozen=True, kw_only=True):
+    """Subtasks that no agent fits. `tasks` names up to 8 of them."""
+
+    capability: str
+    labels: dict[str, str]
+    subtasks: int
+    oldest_s: float
+    reason: str
+    tasks: list[str]
+
+
+class UnservedView(View, frozen=True, kw_only=True):
+    """Demand without an offer."""
+
+    unserved: list[UnservedLine]
+
+
+class Event(View, frozen=True, kw_only=True):
+    """A line of ``watch``. `seq` is the record's sequence (0: progress, not stored in the log), `data` what the kind adds."""
+
+    time: str
+    task: str
+    kind: str
+    subtask: str | None = None
+    agent: str | None = None
+    epoch: int | None = None
+    seq: int = 0
+    data: dict[str, Any] = {}
