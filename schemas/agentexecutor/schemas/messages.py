@@ -386,7 +386,7 @@ class Cancel(Message, frozen=True, kw_only=True):
 
 
 class Result(Message, frozen=True, kw_only=True):
-    """How a task ended (subtask null), or a child of a subtask of yours."""
+    """How a task ended (subtask null), or the child that your `subtask` added with its `call`."""
 
     task: str
     state: Literal["completed", "failed", "cancelled"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import NamedTuple
 
 from agentexecutor.schemas.errors import NameRefused
 
-__all__ = ["TaskName", "check_capability", "check_name", "clean_name", "new_id"]
+__all__ = ["TaskName", "check_capability", "check_name", "clean_name", "new_boot", "new_id"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*", re.ASCII)
@@ -47,6 +48,11 @@ def clean_name(text: str) -> str:
 def new_id(length: int = 22) -> str:
     """A random word of `length` letters and digits (22 of them hold 128 bits)."""
     return "".join(_ALPHABET[byte % 62] for byte in os.urandom(length))
+
+
+def new_boot() -> str:
+    """A name for this life of a process: the later started one compares larger."""
+    return f"{time.time_ns() // 1_000_000:013d}-{new_id(8)}"
 
 
 class TaskName(NamedTuple):

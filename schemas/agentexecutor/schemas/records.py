@@ -103,13 +103,14 @@ class Accepted(Message, frozen=True, kw_only=True, tag_field="kind", tag="accept
 
 
 class Completed(Message, frozen=True, kw_only=True, tag_field="kind", tag="completed"):
-    """A subtask's accepted result, or the task's (subtask null)."""
+    """A subtask's accepted result, or the task's (subtask null): then `of` may name the subtask whose result it is."""
 
     subtask: str | None = None
     epoch: Count = 0
     agent: str = ""
     result: Raw = NULL
     result_blob: BlobRef | None = None
+    of: str | None = None
     took_s: float | None = None
     usage: dict[str, float] = {}
 

@@ -1,0 +1,148 @@
+"""What a claim leads to: how its sender stands to the award that it names (`standing`), and by the table CLAIMS what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
+from agentexecutor.coordinator.draft import Draft, child_result, completed, want_effects
+from agentexecutor.coordinator.inputs import ClaimIn, Send, SetTimer
+from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
+from agentexecutor.coordinator.split import child_name
+from agentexecutor.coordinator.states import CLAIMS, Standing
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import TYPE_OF
+from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
+from agentexecutor.schemas.plans import MAX_SUBTASKS, check_plan
+
+__all__ = ["decide_claim", "standing"]
+
+
+def standing(state: TaskState, claim: m.Claim, peer: str) -> Standing:
+    """How the sender of a claim stands to the award that the claim names."""
+    subtask = state.subtasks.get(claim.subtask)
+    if state.ended:
+        return "ended"
+    if subtask is None:
+        return "unknown"
+    if claim.epoch > state.epochs:
+        return "ahead"
+    if subtask.ended:
+        return "ended"
+    if claim.epoch < subtask.epoch or (claim.epoch == subtask.epoch and not subtask.held):
+        return "older"
+    holds = claim.epoch == subtask.epoch and subtask.agent == peer and subtask.boot == claim.boot
+    return "holder" if holds else "stranger"
+
+
+def decide_claim(draft: Draft, input: ClaimIn) -> None:
+    """Look the claim up in CLAIMS and do what stands there."""
+    claim = input.claim
+    how = standing(draft.state, claim, input.peer)
+    action = CLAIMS[how, TYPE_OF[type(claim)]]
+    if action == "take":
+        _TAKE[type(claim)](draft, draft.state.subtasks[claim.subtask], claim, input)
+    elif action == "cancel":
+        reason = "the task or subtask has ended" if how == "ended" else "a newer award was given"
+        cancel = m.Cancel(
+            task=str(draft.state.name), subtask=claim.subtask, epoch=claim.epoch, reason=reason, grace_s=draft.settings.grace_s
+        )
+        draft.effect(Send(input.peer, "cancel", cancel))
+    elif action == "refuse":
+        _refuse(draft, input, f"{input.peer} (boot {claim.boot}) does not hold epoch {claim.epoch} of subtask {claim.subtask!r}.")
+    elif action == "reload":
+        draft.decision.stale = True
+        what = f"epoch {claim.epoch} of subtask {claim.subtask!r} was never awarded"
+        _refuse(draft, input, f"In task {draft.state.name} {what}.")
+
+
+def _refuse(draft: Draft, input: ClaimIn, message: str, code: str = "refused") -> None:
+    error = m.ErrorInfo(code=code, message=message)
+    draft.decision.refusal = error
+    draft.effect(Send(input.peer, "refused", m.Refused(task=str(draft.state.name), id=input.id, error=error)))
+
+
+def _accepted(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> None:
+    """Record the acceptance, unless it is recorded; a done or failed stands for it too."""
+    if subtask.state == "awarded":
+        draft.change(r.Accepted(subtask=subtask.name, epoch=subtask.epoch, schedule=schedule))
+
+
+def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, _input: ClaimIn) -> None:
+    if subtask.state != "awarded":
+        return
+    _accepted(draft, subtask, claim.schedule)
+    draft.decision.soft = True
+    timeout = timeout_of(draft.state, subtask)
+    if timeout is not None:
+        draft.effect(SetTimer("attempt", draft.now + timeout, subtask.name, subtask.epoch))
+
+
+def _done(draft: Draft, subtask: SubtaskState, claim: m.Done, _input: ClaimIn) -> None:
+    _accepted(draft, subtask, claim.schedule)
+    change = completed(subtask.name, body_of(claim.result, claim.result_blob), claim.took_s)
+    draft.complete(subtask, replace(change, epoch=claim.epoch, agent=subtask.agent or "", usage=claim.usage))
+
+
+def _failed(draft: Draft, subtask: SubtaskState, claim: m.Failed, _input: ClaimIn) -> None:
+    _accepted(draft, subtask, claim.schedule)
+    error = replace(claim.error, details={**claim.error.details, "cause": "failed"})
+    try_again(draft, subtask, error, claim.retry_after_s)
+
+
+def _decline(draft: Draft, subtask: SubtaskState, claim: m.Decline, _input: ClaimIn) -> None:
+    message = f"Agent {subtask.agent} declined: {claim.reason or 'no reason given'}."
+    turn_down(draft, subtask, m.ErrorInfo(code="refused", message=message, retryable=True, details={"cause": "declined"}))
+
+
+def _release(draft: Draft, subtask: SubtaskState, claim: m.Release, _input: ClaimIn) -> None:
+    message = f"Agent {subtask.agent} released it: {claim.reason or 'no reason given'}."
+    go_back(draft, subtask, m.ErrorInfo(code="lost", message=message, retryable=True, details={"cause": "released"}), None)
+
+
+def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn) -> None:
+    state = draft.state
+    name = child_name(subtask.name, str(claim.call))
+    child = state.subtasks.get(name)
+    if child is not None and child.parent == subtask.name and child.call == claim.call:
+        if child.ended and subtask.agent is not None:
+            body: Raw | m.BlobRef = m.NULL if child.result is None else child.result
+            draft.effect(Send(subtask.agent, "result", child_result(state, subtask, child, body, _child_error(child))))
+        return
+    try:
+        if child is not None:
+            raise PlanRefused(f"The child would be named {name!r}, which is another subtask's name.", hint="Rename that one.")
+        if len(state.subtasks) >= MAX_SUBTASKS:
+            raise PlanRefused(f"The task has {MAX_SUBTASKS} subtasks already.", hint="Use a second task.")
+        needs = check_plan(m.PlanSpec(subtasks={name: claim.child}), known=state.subtasks)
+    except AgentExecutorError as error:
+        _refuse(draft, input, str(error), "input")
+        return
+    _accepted(draft, subtask, [])
+    draft.change(r.Planned(version=state.plan_version, cause="extend", add={name: claim.child}, parent=subtask.name, call=claim.call))
+    if all(state.subtasks[other].state in ("completed", "skipped") or other in draft.satisfied for other in needs[name]):
+        draft.change(r.Ready(subtasks=[name]))
+        draft.effect(*want_effects(state, SubtaskState(name, claim.child)))
+    if claim.child.deadline_s is not None:
+        draft.effect(SetTimer("subtask-deadline", state.submitted_at + claim.child.deadline_s, name))
+
+
+def _child_error(child: SubtaskState) -> m.ErrorInfo | None:
+    if child.state in ("completed", "skipped"):
+        return None
+    return child.error or m.ErrorInfo(code="cancelled", message=f"Subtask {child.name!r} was cancelled.")
+
+
+_TAKE: dict[type, Callable[[Draft, SubtaskState, Any, ClaimIn], None]] = {
+    m.Accept: _accept,
+    m.Done: _done,
+    m.Failed: _failed,
+    m.Decline: _decline,
+    m.Release: _release,
+    m.Extend: _extend,
+}

@@ -1,0 +1,269 @@
+"""A decision being made: what it records, what follows, and how one subtask's end reaches the others. Reads the state, never changes it."""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from agentexecutor.coordinator.inputs import Decision, Demand, Drop, Effect, GiveAward, NeedCompose, NeedSplit, Send, SetTimer, Want
+from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+
+__all__ = ["READY_CHUNK", "Draft", "award_effects", "back_off", "demand_of", "result_message", "want_effects"]
+
+READY_CHUNK = 1000
+"""So many names in one `ready` change, so that a record of thousands can be cut between changes."""
+
+
+class Draft:
+    """Collects one decision about `state` at `now` (seconds since 1970)."""
+
+    def __init__(self, state: TaskState, now: float, settings: Settings, seed: int, id: str = "") -> None:
+        self.state = state
+        self.now = now
+        self.settings = settings
+        self.seed = seed
+        self.decision = Decision()
+        self.bodies: dict[str, Raw | m.BlobRef] = {}
+        """Results that this decision brings."""
+        self.satisfied: set[str] = set()
+        """Subtasks that this decision completes or skips."""
+        self.ended: set[str] = set()
+        self.over = False
+        if id:
+            self.decision.applied.append(id)
+
+    def change(self, change: r.Change) -> None:
+        self.decision.changes.append(change)
+
+    def effect(self, *effects: Effect) -> None:
+        self.decision.effects.extend(effects)
+
+    # how a subtask ends
+
+    def complete(self, subtask: SubtaskState, change: r.Completed) -> None:
+        """The subtask has its result; what waited for it may start, and the task may end."""
+        self.bodies[subtask.name] = body_of(change.result, change.result_blob)
+        self.change(change)
+        self._end(subtask, satisfied=True)
+
+    def fail(self, subtask: SubtaskState, error: m.ErrorInfo) -> None:
+        """The subtask fails for good: by its `on_failure` it is passed over, or the task (or its parent) fails."""
+        skip = subtask.spec.on_failure == "skip"
+        self.change(
+            r.FailedChange(
+                subtask=subtask.name, epoch=subtask.epoch, agent=subtask.agent or "", error=error, outcome="skip" if skip else "final"
+            )
+        )
+        if skip:
+            self.bodies[subtask.name] = m.NULL
+        self._end(subtask, satisfied=skip, error=error)
+
+    def _end(self, subtask: SubtaskState, *, satisfied: bool, error: m.ErrorInfo | None = None) -> None:
+        self.ended.add(subtask.name)
+        if satisfied:
+            self.satisfied.add(subtask.name)
+        self._cancel_children(subtask)
+        if satisfied:
+            self._start_dependents(subtask)
+        if subtask.parent is not None:
+            self._tell_parent(subtask, None if satisfied else error)
+        elif error is not None and not satisfied:
+            self.fail_task(
+                m.ErrorInfo(
+                    code=error.code,
+                    message=f"Subtask {subtask.name!r} failed: {error.message}",
+                    retryable=error.retryable,
+                    details={**error.details, "subtask": subtask.name},
+                )
+            )
+        self.finish_if_done()
+
+    def _cancel_children(self, subtask: SubtaskState) -> None:
+        subtasks = self.state.subtasks
+        names = [name for name in subtask.children if not subtasks[name].ended and name not in self.ended]
+        if not names:
+            return
+        self.change(r.Cancelled(subtasks=names, reason=f"{subtask.name} has ended"))
+        for name in names:
+            self.ended.add(name)
+            self.stop(subtasks[name], f"{subtask.name} has ended")
+            self._cancel_children(subtasks[name])
+
+    def stop(self, subtask: SubtaskState, reason: str) -> None:
+        """Tell the holder to stop, and the market to look no further."""
+        if subtask.held and subtask.agent is not None:
+            self.effect(
+                Send(
+                    subtask.agent,
+                    "cancel",
+                    m.Cancel(
+                        task=str(self.state.name),
+                        subtask=subtask.name,
+                        epoch=subtask.epoch,
+                        reason=reason,
+                        grace_s=self.settings.grace_s,
+                    ),
+                )
+            )
+        elif subtask.state == "ready":
+            self.effect(Drop(subtask.name))
+
+    def _start_dependents(self, subtask: SubtaskState) -> None:
+        names = []
+        for name in subtask.dependents:
+            other = self.state.subtasks[name]
+            if other.state == "blocked" and name not in self.ended and other.waits <= self.satisfied:
+                names.append(name)
+        self.make_ready(names)
+
+    def make_ready(self, names: list[str], planned: TaskState | None = None) -> None:
+        """Record that these are ready, and ask for agents. `planned` holds them when this very decision brings them."""
+        state = planned or self.state
+        for start in range(0, len(names), READY_CHUNK):
+            self.change(r.Ready(subtasks=names[start : start + READY_CHUNK]))
+        for name in names:
+            self.effect(*want_effects(state, state.subtasks[name]))
+
+    def _tell_parent(self, subtask: SubtaskState, error: m.ErrorInfo | None) -> None:
+        parent = self.state.subtasks[subtask.parent or ""]
+        if parent.ended or parent.name in self.ended:
+            return
+        if subtask.call is not None:
+            self._send_to_parent(parent, subtask, error)
+        elif subtask.name not in self.satisfied:
+            self.fail(parent, error or m.ErrorInfo(code="handler", message=f"Share {subtask.name!r} failed."))
+        elif parent.spec.split is not None and parent.spec.split.merge is not None:
+            if subtask.name == parent.children[-1]:
+                body = self.bodies[subtask.name]
+                self.complete(parent, completed(parent.name, body, took_s=None))
+        elif all(name in self.satisfied or self.state.subtasks[name].ended for name in parent.children):
+            self.effect(NeedCompose(parent.name, {name: self.body(name) for name in parent.children}, join=True))
+
+    def _send_to_parent(self, parent: SubtaskState, child: SubtaskState, error: m.ErrorInfo | None) -> None:
+        if parent.held and parent.agent is not None:
+            body = self.bodies.get(child.name, m.NULL)
+            self.effect(Send(parent.agent, "result", child_result(self.state, parent, child, body, error)))
+
+    def body(self, name: str) -> Raw | m.BlobRef:
+        """A subtask's result, also when this decision brings it; null when it was skipped."""
+        body = self.bodies.get(name)
+        if body is None:
+            body = self.state.subtasks[name].result
+        return m.NULL if body is None else body
+
+    # how the task ends
+
+    def finish_if_done(self) -> None:
+        """Complete the task when nothing is open any more."""
+        if self.over or self.state.open > len(self.ended):
+            return
+        finals = [self.state.result_of] if self.state.result_of is not None else self._finals()
+        if len(finals) == 1:
+            body = self.body(finals[0])
+            self._close(r.Completed(subtask=None, of=finals[0]), result_message(self.state, "completed", body, None))
+        else:
+            self.effect(NeedCompose(None, {name: self.body(name) for name in finals}, join=False))
+
+    def _finals(self) -> list[str]:
+        subtasks = self.state.subtasks.values()
+        return [subtask.name for subtask in subtasks if subtask.parent is None and not subtask.dependents]
+
+    def complete_task(self, body: Raw | m.BlobRef) -> None:
+        """The task's result was composed."""
+        self._close(completed(None, body, took_s=None), result_message(self.state, "completed", body, None))
+
+    def fail_task(self, error: m.ErrorInfo) -> None:
+        """The task fails, and whatever is open is cancelled."""
+        self._stop_all(error.message)
+        self._close(r.FailedChange(subtask=None, error=error), result_message(self.state, "failed", m.NULL, error))
+
+    def cancel_task(self, reason: str) -> None:
+        """The owner ends the task."""
+        self._stop_all(reason)
+        error = m.ErrorInfo(code="cancelled", message=reason or "The owner cancelled the task.")
+        self._close(r.Cancelled(subtasks=None, reason=reason), result_message(self.state, "cancelled", m.NULL, error))
+
+    def _stop_all(self, reason: str) -> None:
+        if self.over:
+            return
+        for subtask in self.state.subtasks.values():
+            if subtask.name not in self.ended and subtask.held:
+                self.stop(subtask, reason)
+
+    def _close(self, change: r.Change, result: m.Result) -> None:
+        if self.over:
+            return
+        self.over = True
+        self.change(change)
+        self.effect(Send(self.state.name.owner, "result", result))
+
+
+def completed(subtask: str | None, body: Raw | m.BlobRef, took_s: float | None, **more: object) -> r.Completed:
+    """A `completed` change that carries a body in the field that fits."""
+    if isinstance(body, m.BlobRef):
+        return r.Completed(subtask=subtask, result_blob=body, took_s=took_s, **more)  # type: ignore[arg-type]  # epoch, agent
+    return r.Completed(subtask=subtask, result=body, took_s=took_s, **more)  # type: ignore[arg-type]  # epoch, agent
+
+
+def result_message(state: TaskState, how: str, body: Raw | m.BlobRef, error: m.ErrorInfo | None) -> m.Result:
+    """What the owner gets when the task has ended."""
+    blob = body if isinstance(body, m.BlobRef) else None
+    return m.Result(
+        task=str(state.name),
+        state=how,  # type: ignore[arg-type]  # an ended state of a task
+        result=m.NULL if isinstance(body, m.BlobRef) else body,
+        result_blob=blob,
+        error=error,
+    )
+
+
+def child_result(state: TaskState, parent: SubtaskState, child: SubtaskState, body: Raw | m.BlobRef, error: m.ErrorInfo | None) -> m.Result:
+    """What the holder of a parent gets when its child has ended."""
+    return m.Result(
+        task=str(state.name),
+        subtask=parent.name,
+        call=child.call,
+        state="completed" if error is None else "cancelled" if error.code == "cancelled" else "failed",
+        result=m.NULL if isinstance(body, m.BlobRef) else body,
+        result_blob=body if isinstance(body, m.BlobRef) else None,
+        error=error,
+    )
+
+
+def demand_of(state: TaskState, subtask: SubtaskState) -> Demand:
+    """What a ready subtask asks of the market; what it does not say itself the submit says."""
+    spec, submit = subtask.spec, state.submit or m.Submit()
+    return Demand(
+        capability=spec.capability,
+        labels=spec.labels or submit.labels,
+        priority=submit.priority if spec.priority is None else spec.priority,
+        policy=spec.award or submit.award,
+        auction=spec.auction or submit.auction,
+        tailored=bool(submit.tailored if spec.tailored is None else spec.tailored),
+        prefer=spec.prefer,
+        avoid=tuple(dict.fromkeys(attempt.agent for attempt in subtask.attempts)),
+        share=1 if subtask.shares is None else max(1, subtask.shares[1] - subtask.shares[0]),
+        deadline=state.deadline_of(subtask),
+    )
+
+
+def want_effects(state: TaskState, subtask: SubtaskState) -> list[Effect]:
+    """How a ready subtask finds its agents: by the market, or by its shares when it is to be split."""
+    demand = demand_of(state, subtask)
+    spec = subtask.spec
+    if spec.split is not None and not subtask.children:
+        return [NeedSplit(subtask.name, spec.input, spec.input_blob, spec.split, demand)]
+    return [Want(subtask.name, demand)]
+
+
+def award_effects(subtask: str, epoch: int, now: float, settings: Settings) -> list[Effect]:
+    """What follows from an award."""
+    return [GiveAward(subtask, epoch), SetTimer("accept", now + settings.accept_timeout_s, subtask, epoch)]
+
+
+def back_off(count: int, settings: Settings, seed: int) -> float:
+    """Seconds before try number `count` + 1: doubling, capped, and jittered by the seed to between half and all of it."""
+    full: float = min(settings.backoff_s * 2.0 ** min(count - 1, 30), settings.backoff_max_s)
+    return full * (0.5 + (seed % 1000) / 2000)

@@ -1,0 +1,11 @@
+"""Errors of coordinating; the tree is drawn in agentexecutor.schemas.errors."""
+
+from __future__ import annotations
+
+from agentexecutor.schemas.errors import AgentExecutorError
+
+__all__ = ["TransitionError"]
+
+
+class TransitionError(AgentExecutorError):
+    """A record that the task's state does not allow; `task`, `state`, `event`, and `story`: what led there, a line each."""

@@ -1,0 +1,277 @@
+"""What goes into the pure machine and what comes out: the words that machine, market and shell share.
+
+Inputs are facts that somebody reports; a `Decision` says what is to be recorded and what follows. Nothing here knows a clock or the bus:
+times are seconds since 1970 as the server stamps them, passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from msgspec import Raw
+
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.records import Change, ScoredBid
+
+__all__ = [
+    "AwardIn",
+    "BrokenIn",
+    "CancelIn",
+    "ClaimIn",
+    "ComposedIn",
+    "Decision",
+    "Demand",
+    "Drop",
+    "Effect",
+    "FeedbackIn",
+    "GiveAward",
+    "HeldIn",
+    "Input",
+    "Key",
+    "LostIn",
+    "NeedCompose",
+    "NeedSplit",
+    "Send",
+    "SetTimer",
+    "SplitIn",
+    "SubmitIn",
+    "TimerIn",
+    "TimerKind",
+    "Want",
+]
+
+TimerKind = Literal["accept", "attempt", "retry", "subtask-deadline", "task-deadline"]
+
+
+class Key(NamedTuple):
+    """One subtask of one task."""
+
+    task: TaskName
+    subtask: str
+
+
+# Inputs
+
+
+@dataclass(slots=True, frozen=True)
+class SubmitIn:
+    """A submit, its plan already fetched when it came by reference. `error`: it could not be read."""
+
+    submit: m.Submit
+    digest: str
+    stamp: float
+    id: str = ""
+    traceparent: str | None = None
+    tracestate: str | None = None
+    error: m.ErrorInfo | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ClaimIn:
+    """What an agent says about an award: accept, decline, done, failed, release, extend."""
+
+    peer: str
+    claim: m.Claim
+    id: str
+
+
+@dataclass(slots=True, frozen=True)
+class CancelIn:
+    """The owner ends the task."""
+
+    peer: str
+    reason: str
+    id: str
+
+
+@dataclass(slots=True, frozen=True)
+class FeedbackIn:
+    """Somebody says something about the task or a subtask."""
+
+    peer: str
+    feedback: m.FeedbackClaim
+    id: str
+
+
+@dataclass(slots=True, frozen=True)
+class AwardIn:
+    """The market found an agent for a ready subtask."""
+
+    subtask: str
+    agent: str
+    boot: str
+    policy: str
+    auction: str
+    bids: list[ScoredBid]
+    considered: int = 1
+    dropped: dict[str, int] = field(default_factory=dict)
+    seed: int = 0
+    id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class LostIn:
+    """The holder of this award is gone; the inbox holds no claim of it."""
+
+    subtask: str
+    epoch: int
+    reason: str
+    id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class BrokenIn:
+    """The award's input could not be composed (a reference that points at nothing, a body that is gone)."""
+
+    subtask: str
+    epoch: int
+    error: m.ErrorInfo
+    id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class TimerIn:
+    """A timer that `SetTimer` asked for is due."""
+
+    kind: TimerKind
+    subtask: str | None = None
+    epoch: int = 0
+    id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class SplitIn:
+    """The answer to `NeedSplit`: the list has `length` items; one share for each of `capacities` (agent or None, its weight)."""
+
+    subtask: str
+    length: int
+    capacities: list[tuple[str | None, int]]
+    error: m.ErrorInfo | None = None
+    id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class ComposedIn:
+    """The answer to `NeedCompose`: a result put together from others. `subtask` None: the task's own."""
+
+    subtask: str | None
+    result: Raw = field(default_factory=lambda: m.NULL)
+    result_blob: m.BlobRef | None = None
+    error: m.ErrorInfo | None = None
+    id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class HeldIn:
+    """The task was taken over by the coordinator that says so."""
+
+    id: str = ""
+
+
+Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn | TimerIn | SplitIn | ComposedIn | HeldIn
+
+
+# What follows from a decision
+
+
+@dataclass(slots=True, frozen=True)
+class Demand:
+    """What a ready subtask asks of the market.
+
+    `avoid`: agents that had it before, so another is preferred. `share`: its size, in items. `deadline`: seconds since 1970.
+    """
+
+    capability: str
+    labels: dict[str, str]
+    priority: int
+    policy: str | None
+    auction: str | None
+    tailored: bool
+    prefer: str | None
+    avoid: tuple[str, ...] = ()
+    share: int = 1
+    deadline: float | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Send:
+    """A complete message for a peer: cancel, feedback, result, refused. `kind` is the kind in the subject."""
+
+    peer: str
+    kind: str
+    message: m.Message
+
+
+@dataclass(slots=True, frozen=True)
+class GiveAward:
+    """Send the award of this epoch (the shell fills its references in)."""
+
+    subtask: str
+    epoch: int
+
+
+@dataclass(slots=True, frozen=True)
+class Want:
+    """A subtask is ready: find an agent."""
+
+    subtask: str
+    demand: Demand
+
+
+@dataclass(slots=True, frozen=True)
+class Drop:
+    """A subtask is not ready any more: look no further."""
+
+    subtask: str
+
+
+@dataclass(slots=True, frozen=True)
+class NeedSplit:
+    """Find the length of the list and the capacities on offer, and answer with `SplitIn`. `input` may hold references."""
+
+    subtask: str
+    input: Raw
+    input_blob: m.BlobRef | None
+    split: m.Split
+    demand: Demand
+
+
+@dataclass(slots=True, frozen=True)
+class NeedCompose:
+    """Put results together and answer with `ComposedIn`. `join`: concatenate the lists; else an object by name."""
+
+    subtask: str | None
+    parts: dict[str, Raw | m.BlobRef]
+    join: bool
+
+
+@dataclass(slots=True, frozen=True)
+class SetTimer:
+    """Wake the machine with `TimerIn` at `due` (seconds since 1970). A later one of the same kind and subtask replaces it."""
+
+    kind: TimerKind
+    due: float
+    subtask: str | None = None
+    epoch: int = 0
+
+
+Effect = Send | GiveAward | Want | Drop | NeedSplit | NeedCompose | SetTimer
+
+
+@dataclass(slots=True)
+class Decision:
+    """What an input leads to.
+
+    `changes`: to be recorded (empty: nothing). `effects`: to be done once they are stored. `applied`: ids that the record answers.
+    `soft`: the record may wait for the next one, up to a second (an accept). `stale`: the state may be older than the log: reload and
+    decide again; when it stays so, the input is refused (`refusal`).
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    applied: list[str] = field(default_factory=list)
+    soft: bool = False
+    stale: bool = False
+    refusal: m.ErrorInfo | None = None

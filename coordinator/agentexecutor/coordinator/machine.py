@@ -1,0 +1,437 @@
+"""The pure machine: what an input leads to (`decide`), and everything that must be sent, wanted or timed from a state (`pending`).
+
+No clock, no random source, no I/O: `now` is seconds since 1970 by the server's clock, `seed` an integer that the caller drew.
+`decide` never raises on anything that a peer can send. How a caller uses it, for several waiting inputs of one task: decide on the
+first, `evolve` the state by its changes at once, decide on the next, ..., append one record with all changes, then do all effects in
+order. A `Want` may be handed to the market before the append, so that the award that it finds rides on the same record. When the
+append is refused the state is thrown away and loaded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from agentexecutor.coordinator import feedback
+from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
+from agentexecutor.coordinator.claims import decide_claim
+from agentexecutor.coordinator.draft import Draft, award_effects, completed, result_message, want_effects
+from agentexecutor.coordinator.inputs import (
+    AwardIn,
+    BrokenIn,
+    CancelIn,
+    ClaimIn,
+    ComposedIn,
+    Decision,
+    Effect,
+    FeedbackIn,
+    HeldIn,
+    Input,
+    LostIn,
+    NeedCompose,
+    Send,
+    SetTimer,
+    SplitIn,
+    SubmitIn,
+    TimerIn,
+)
+from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.split import share_specs
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import to_rfc3339
+from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
+from agentexecutor.schemas.plans import check_plan
+
+__all__ = ["award_of", "decide", "lookup", "pending"]
+
+MAIN = "main"
+"""The name of the only subtask when a task is one capability."""
+
+
+def decide(state: TaskState, input: Input, now: float, settings: Settings, seed: int) -> Decision:
+    """What `input` leads to. The state is read, not changed."""
+    if input.id and input.id in state.applied:
+        return Decision(effects=_again(state, input))
+    draft = Draft(state, now, settings, seed, input.id)
+    _DECIDE[type(input)](draft, input)
+    decision = draft.decision
+    if not decision.changes:
+        decision.applied = []
+    return decision
+
+
+def _again(state: TaskState, input: Input) -> list[Effect]:
+    """An input that is applied already: what follows from it is sent again, in case it was lost."""
+    if state.ended:
+        return [_result(state)]
+    if isinstance(input, FeedbackIn):
+        return [
+            Send(subtask.agent, "feedback", feedback.message(state, subtask.name, given))
+            for given in state.feedback
+            if given.id == input.id
+            for subtask in feedback.addressed(state, given)
+            if subtask.agent is not None
+        ]
+    return []
+
+
+def _result(state: TaskState) -> Send:
+    body = m.NULL if state.result is None else state.result
+    return Send(state.name.owner, "result", result_message(state, state.state, body, state.error))
+
+
+# submit
+
+
+def _submit(draft: Draft, input: SubmitIn) -> None:
+    state = draft.state
+    if state.state == "unknown":
+        _plan(draft, input)
+    elif state.digest not in (None, input.digest):
+        _refuse_submit(draft, input, "refused", f"The task {state.name} exists with other content; choose another id.")
+    elif state.ended:
+        draft.effect(_result(state))
+
+
+def _plan(draft: Draft, input: SubmitIn) -> None:
+    try:
+        if input.error is not None:
+            raise PlanRefused(input.error.message)
+        plan = _plan_of(input.submit, draft.settings)
+        needs = check_plan(plan)
+    except AgentExecutorError as error:
+        details = {"path": error.fields["path"]} if "path" in error.fields else {}
+        _refuse_submit(draft, input, "input", str(error), details)
+        return
+    submit = replace(input.submit, plan=None, input=m.EMPTY, input_blob=None)
+    draft.change(
+        r.Submitted(submit=submit, digest=input.digest, at=input.stamp, traceparent=input.traceparent, tracestate=input.tracestate)
+    )
+    draft.change(r.Planned(version=1, cause="submit", add=plan.subtasks, result=plan.result))
+    preview = TaskState(draft.state.name, draft.state.shard, submit=submit, submitted_at=input.stamp)
+    preview.subtasks = {name: SubtaskState(name, plan.subtasks[name]) for name, waits in needs.items() if not waits}
+    draft.make_ready(list(preview.subtasks), preview)
+    if submit.deadline_s is not None:
+        draft.effect(SetTimer("task-deadline", input.stamp + submit.deadline_s))
+    for name, spec in plan.subtasks.items():
+        if spec.deadline_s is not None:
+            draft.effect(SetTimer("subtask-deadline", input.stamp + spec.deadline_s, name))
+
+
+def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec:
+    """The plan of a submit: its own, or one subtask. Raises PlanRefused."""
+    given = [what for what in (submit.capability, submit.plan or submit.plan_blob, submit.goal) if what is not None]
+    if len(given) != 1:
+        raise PlanRefused("A submit names exactly one of capability, plan, goal.", hint="Name one of them.")
+    if submit.goal is not None:
+        raise PlanRefused("A goal needs a planner, which this version does not have.", hint="Submit a capability or a plan.")
+    if submit.capability is not None:
+        plan = m.PlanSpec(subtasks={MAIN: m.SubtaskSpec(capability=submit.capability, input=submit.input, input_blob=submit.input_blob)})
+    else:
+        plan = submit.plan or m.PlanSpec(subtasks={})
+    for policy in {submit.award, *(spec.award for spec in plan.subtasks.values())}:
+        if policy is not None and settings.policies and policy not in settings.policies:
+            raise PlanRefused(f"There is no award policy {policy!r}.", hint=f"Installed are: {', '.join(sorted(settings.policies))}.")
+    return plan
+
+
+def _refuse_submit(draft: Draft, input: SubmitIn, code: str, message: str, details: dict[str, Any] | None = None) -> None:
+    error = m.ErrorInfo(code=code, message=message, details=details or {})
+    task = draft.state.name
+    draft.decision.refusal = error
+    draft.effect(Send(task.owner, "refused", m.Refused(task=str(task), id=input.id, error=error)))
+
+
+# the market, the shell, timers
+
+
+def _award(draft: Draft, input: AwardIn) -> None:
+    subtask = draft.state.subtasks.get(input.subtask)
+    if subtask is None or subtask.state != "ready" or draft.state.ended:
+        return
+    epoch = draft.state.epochs + 1
+    draft.change(
+        r.Awarded(
+            subtask=subtask.name,
+            epoch=epoch,
+            agent=input.agent,
+            boot=input.boot,
+            policy=input.policy,
+            auction=input.auction,
+            bids=[replace(bid, epoch=epoch) for bid in input.bids],
+            considered=input.considered,
+            dropped=input.dropped,
+            attempt=len(subtask.attempts) + 1,
+            seed=input.seed,
+        )
+    )
+    draft.effect(*award_effects(subtask.name, epoch, draft.now, draft.settings))
+
+
+def _held_subtask(draft: Draft, name: str | None, epoch: int) -> SubtaskState | None:
+    subtask = draft.state.subtasks.get(name or "")
+    if subtask is None or draft.state.ended or not subtask.held or subtask.epoch != epoch:
+        return None
+    return subtask
+
+
+def _lost(draft: Draft, input: LostIn) -> None:
+    subtask = _held_subtask(draft, input.subtask, input.epoch)
+    if subtask is None:
+        return
+    settings = draft.settings
+    error = m.ErrorInfo(code="lost", message=f"Agent {subtask.agent} was lost: {input.reason}.", retryable=True, details={"cause": "lost"})
+    draft.stop(subtask, "taken for lost")
+    if subtask.losses + 1 >= settings.losses:
+        draft.fail(subtask, replace(error, message=f"{error.message} It was loss number {subtask.losses + 1}, the last allowed."))
+    else:
+        go_back(draft, subtask, error, None)
+
+
+def _broken(draft: Draft, input: BrokenIn) -> None:
+    subtask = _held_subtask(draft, input.subtask, input.epoch)
+    if subtask is not None:
+        draft.fail(subtask, input.error)
+
+
+def _timer(draft: Draft, input: TimerIn) -> None:
+    if not draft.state.ended:
+        _TIMERS[input.kind](draft, input)
+
+
+def _accept_timer(draft: Draft, input: TimerIn) -> None:
+    subtask = _held_subtask(draft, input.subtask, input.epoch)
+    if subtask is None or subtask.state != "awarded":
+        return
+    message = f"Agent {subtask.agent} did not accept within {draft.settings.accept_timeout_s:g} s."
+    draft.stop(subtask, "not accepted in time")
+    turn_down(draft, subtask, m.ErrorInfo(code="lost", message=message, retryable=True, details={"cause": "accept-timeout"}))
+
+
+def _attempt_timer(draft: Draft, input: TimerIn) -> None:
+    subtask = _held_subtask(draft, input.subtask, input.epoch)
+    timeout = None if subtask is None else timeout_of(draft.state, subtask)
+    if subtask is None or timeout is None or subtask.accepted_at is None:
+        return
+    due = subtask.accepted_at + timeout
+    if draft.now < due:
+        draft.effect(SetTimer("attempt", due, subtask.name, subtask.epoch))
+        return
+    error = m.ErrorInfo(
+        code="deadline",
+        message=f"The attempt took longer than its timeout_s of {timeout:g} s.",
+        retryable=True,
+        details={"cause": "timeout"},
+    )
+    draft.stop(subtask, "timeout_s has passed")
+    try_again(draft, subtask, error, None)
+
+
+def _retry_timer(draft: Draft, input: TimerIn) -> None:
+    subtask = draft.state.subtasks.get(input.subtask or "")
+    if subtask is None or subtask.state != "ready":
+        return
+    if subtask.ready_at > draft.now:
+        draft.effect(SetTimer("retry", subtask.ready_at, subtask.name))
+    else:
+        draft.effect(*want_effects(draft.state, subtask))
+
+
+def _subtask_deadline(draft: Draft, input: TimerIn) -> None:
+    subtask = draft.state.subtasks.get(input.subtask or "")
+    if subtask is None or subtask.ended or subtask.spec.deadline_s is None:
+        return
+    due = draft.state.submitted_at + subtask.spec.deadline_s
+    if draft.now < due:
+        draft.effect(SetTimer("subtask-deadline", due, subtask.name))
+        return
+    draft.stop(subtask, "its deadline has passed")
+    draft.fail(subtask, _deadline_error(f"Subtask {subtask.name!r} passed its deadline of {subtask.spec.deadline_s:g} s."))
+
+
+def _task_deadline(draft: Draft, _input: TimerIn) -> None:
+    due = draft.state.deadline
+    if due is None:
+        return
+    if draft.now < due:
+        draft.effect(SetTimer("task-deadline", due))
+    else:
+        draft.fail_task(_deadline_error(f"The task passed its deadline of {due - draft.state.submitted_at:g} s."))
+
+
+def _deadline_error(message: str) -> m.ErrorInfo:
+    return m.ErrorInfo(code="deadline", message=message, details={"cause": "deadline"})
+
+
+_TIMERS: dict[str, Callable[[Draft, TimerIn], None]] = {
+    "accept": _accept_timer,
+    "attempt": _attempt_timer,
+    "retry": _retry_timer,
+    "subtask-deadline": _subtask_deadline,
+    "task-deadline": _task_deadline,
+}
+
+
+def _split(draft: Draft, input: SplitIn) -> None:
+    subtask = draft.state.subtasks.get(input.subtask)
+    if subtask is None or subtask.state != "ready" or subtask.children or draft.state.ended:
+        return
+    try:
+        if input.error is not None:
+            raise PlanRefused(input.error.message)
+        specs, shares = share_specs(subtask, input.length, input.capacities)
+        taken = [name for name in specs if name in draft.state.subtasks]
+        if taken:
+            raise PlanRefused(f"The share {taken[0]!r} has the name of another subtask.", hint="Rename that one.")
+    except AgentExecutorError as error:
+        draft.fail(subtask, m.ErrorInfo(code="input", message=str(error)))
+        return
+    draft.change(r.Planned(version=draft.state.plan_version, cause="split", add=specs, parent=subtask.name, shares=shares))
+    preview = TaskState(draft.state.name, draft.state.shard, submit=draft.state.submit, submitted_at=draft.state.submitted_at)
+    preview.subtasks = {name: SubtaskState(name, specs[name], shares=shares[name]) for name in shares}
+    draft.make_ready(list(shares), preview)
+
+
+def _composed(draft: Draft, input: ComposedIn) -> None:
+    body = input.result if input.result_blob is None else input.result_blob
+    if draft.state.ended:
+        return
+    if input.subtask is None:
+        if input.error is not None:
+            draft.fail_task(input.error)
+        elif draft.state.open == 0:
+            draft.complete_task(body)
+        return
+    subtask = draft.state.subtasks.get(input.subtask)
+    if subtask is None or subtask.ended:
+        return
+    if input.error is not None:
+        draft.fail(subtask, input.error)
+    else:
+        draft.complete(subtask, completed(subtask.name, body, took_s=None))
+
+
+def _cancel(draft: Draft, input: CancelIn) -> None:
+    if draft.state.ended:
+        draft.effect(_result(draft.state))
+    else:
+        draft.cancel_task(input.reason)
+
+
+def _held(draft: Draft, _input: HeldIn) -> None:
+    """Taken over: fence off the holder before, and record what a death between two records has left undone."""
+    if draft.state.ended or draft.state.state == "unknown":
+        return
+    draft.change(r.Held())
+    subtasks = draft.state.subtasks.values()
+    draft.make_ready([subtask.name for subtask in subtasks if subtask.state == "blocked" and not subtask.waits])
+    for subtask in subtasks:
+        merged = subtask.spec.split is not None and subtask.spec.split.merge is not None and subtask.is_split
+        if merged and not subtask.ended and draft.state.subtasks[subtask.children[-1]].state == "completed":
+            draft.complete(subtask, completed(subtask.name, draft.body(subtask.children[-1]), took_s=None))
+    if draft.state.open == 0:
+        draft.finish_if_done()
+
+
+_DECIDE: dict[type, Callable[[Draft, Any], None]] = {
+    SubmitIn: _submit,
+    ClaimIn: decide_claim,
+    CancelIn: _cancel,
+    FeedbackIn: feedback.decide_feedback,
+    AwardIn: _award,
+    LostIn: _lost,
+    BrokenIn: _broken,
+    TimerIn: _timer,
+    SplitIn: _split,
+    ComposedIn: _composed,
+    HeldIn: _held,
+}
+
+
+# what must be sent, wanted or timed from a state
+
+
+def pending(state: TaskState, now: float, settings: Settings) -> list[Effect]:
+    """Everything that must be sent, wanted or timed from this state: what a coordinator does after it has loaded a task."""
+    if state.state == "unknown":
+        return []
+    if state.ended:
+        return [_result(state)]
+    effects: list[Effect] = []
+    if state.deadline is not None:
+        effects.append(SetTimer("task-deadline", state.deadline))
+    for subtask in state.subtasks.values():
+        if not subtask.ended:
+            effects += _pending_subtask(state, subtask, now, settings)
+    if state.open == 0:
+        draft = Draft(state, now, settings, 0)
+        draft.finish_if_done()
+        effects += [effect for effect in draft.decision.effects if isinstance(effect, NeedCompose)]
+    return effects
+
+
+def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settings: Settings) -> list[Effect]:
+    effects: list[Effect] = []
+    if subtask.spec.deadline_s is not None:
+        effects.append(SetTimer("subtask-deadline", state.submitted_at + subtask.spec.deadline_s, subtask.name))
+    if subtask.state == "ready":
+        late = subtask.ready_at > now
+        effects += [SetTimer("retry", subtask.ready_at, subtask.name)] if late else want_effects(state, subtask)
+    elif subtask.state == "awarded":
+        effects += award_effects(subtask.name, subtask.epoch, now, settings)
+    elif subtask.state == "running" and subtask.is_split:
+        effects += _pending_split(state, subtask)
+    elif subtask.state == "running":
+        timeout = timeout_of(state, subtask)
+        if timeout is not None and subtask.accepted_at is not None:
+            effects.append(SetTimer("attempt", subtask.accepted_at + timeout, subtask.name, subtask.epoch))
+        effects += [
+            Send(subtask.agent, "feedback", feedback.message(state, subtask.name, given))
+            for given in state.feedback
+            if subtask.agent is not None and given.epoch == subtask.epoch and given.subtask == subtask.name
+        ]
+    return effects
+
+
+def _pending_split(state: TaskState, subtask: SubtaskState) -> list[Effect]:
+    children = [state.subtasks[name] for name in subtask.children]
+    merged = subtask.spec.split is not None and subtask.spec.split.merge is not None
+    if merged or not all(child.state in ("completed", "skipped") for child in children):
+        return []
+    parts = {child.name: m.NULL if child.result is None else child.result for child in children}
+    return [NeedCompose(subtask.name, parts, join=True)]
+
+
+def award_of(state: TaskState, name: str) -> m.Award:
+    """The award message of a subtask as it stands, references in its input not yet filled in."""
+    subtask = state.subtasks[name]
+    deadline = state.deadline_of(subtask)
+    submit = state.submit or m.Submit()
+    return m.Award(
+        task=str(state.name),
+        subtask=name,
+        capability=subtask.spec.capability,
+        epoch=subtask.epoch,
+        boot=subtask.boot or "",
+        input=subtask.spec.input,
+        input_blob=subtask.spec.input_blob,
+        attempt=len(subtask.attempts),
+        key=f"{state.name}/{name}/{subtask.plan_version}",
+        priority=submit.priority if subtask.spec.priority is None else subtask.spec.priority,
+        deadline=None if deadline is None else to_rfc3339(deadline),
+        timeout_s=timeout_of(state, subtask),
+        plan_version=subtask.plan_version,
+        feedback=[feedback.message(state, name, given) for given in state.feedback if given.subtask in (None, name)],
+        shard=state.shard,
+    )
+
+
+def lookup(state: TaskState, name: str) -> Raw | m.BlobRef:
+    """The result that a reference to subtask `name` stands for; null when it was skipped. For `schemas.references.compose`."""
+    result = state.subtasks[name].result if name in state.subtasks else None
+    return m.NULL if result is None else result

@@ -1,0 +1,133 @@
+"""What is known of a task: the state that records fold into.
+
+Nothing here decides; see `machine` (what is recorded) and `evolve` (what a record changes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from msgspec import Raw
+
+from agentexecutor.coordinator.states import ENDED, HELD, SubtaskStateName, TaskStateName
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.records import FeedbackGiven, ScoredBid
+
+__all__ = ["Attempt", "SubtaskState", "TaskState", "body_of", "new_task"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One award and what became of it; state: awarded running completed failed cancelled, or the cause for which it went back."""
+
+    agent: str
+    boot: str
+    epoch: int
+    state: str = "awarded"
+    error: m.ErrorInfo | None = None
+
+
+@dataclass(slots=True)
+class SubtaskState:
+    """A subtask. Times are seconds since 1970. `waits`: what it still waits for; `dependents`: who waits for it."""
+
+    name: str
+    spec: m.SubtaskSpec
+    state: SubtaskStateName = "blocked"
+    plan_version: int = 1
+    waits: set[str] = field(default_factory=set)
+    dependents: list[str] = field(default_factory=list)
+    parent: str | None = None
+    call: int | None = None
+    """Number of the call with which its running parent added it; None for a share of a split."""
+    children: list[str] = field(default_factory=list)
+    shares: tuple[int, int] | None = None
+    """The part of the parent's list that this share has."""
+    epoch: int = 0
+    agent: str | None = None
+    boot: str | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    bids: list[ScoredBid] = field(default_factory=list)
+    tries: int = 0
+    losses: int = 0
+    returns: int = 0
+    """Declines and accept time-outs in a row."""
+    ready_at: float = 0.0
+    awarded_at: float = 0.0
+    accepted_at: float | None = None
+    schedule: list[m.Step] = field(default_factory=list)
+    result: Raw | m.BlobRef | None = None
+    error: m.ErrorInfo | None = None
+    took_s: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """No claim leads anywhere from here."""
+        return self.state in ENDED
+
+    @property
+    def held(self) -> bool:
+        """An agent holds it (the shares of a split subtask are held, not itself)."""
+        return self.agent is not None and self.state in HELD
+
+    @property
+    def is_split(self) -> bool:
+        """Its shares are made, they do the work."""
+        return self.spec.split is not None and bool(self.children)
+
+
+@dataclass(slots=True)
+class TaskState:
+    """A task.
+
+    `head`: sequence of its last record, 0 before the first. `epochs`: number of the last award. `open`: subtasks that have not ended.
+    """
+
+    name: TaskName
+    shard: int
+    state: TaskStateName = "unknown"
+    head: int = 0
+    digest: str | None = None
+    submit: m.Submit | None = None
+    submitted_at: float = 0.0
+    traceparent: str | None = None
+    tracestate: str | None = None
+    plan_version: int = 0
+    result_of: str | None = None
+    subtasks: dict[str, SubtaskState] = field(default_factory=dict)
+    open: int = 0
+    epochs: int = 0
+    applied: set[str] = field(default_factory=set)
+    feedback: list[FeedbackGiven] = field(default_factory=list)
+    result: Raw | m.BlobRef | None = None
+    error: m.ErrorInfo | None = None
+    coordinators: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Its last record is written."""
+        return self.state in ENDED
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds since 1970, counted from the server's stamp of the submit."""
+        if self.submit is None or self.submit.deadline_s is None:
+            return None
+        return self.submitted_at + self.submit.deadline_s
+
+    def deadline_of(self, subtask: SubtaskState) -> float | None:
+        """The subtask's own deadline, or the task's when that is earlier."""
+        own = None if subtask.spec.deadline_s is None else self.submitted_at + subtask.spec.deadline_s
+        task = self.deadline
+        return own if task is None else task if own is None else min(own, task)
+
+
+def new_task(name: TaskName, shard: int) -> TaskState:
+    """A task of which no record is known."""
+    return TaskState(name, shard)
+
+
+def body_of(result: Raw, blob: m.BlobRef | None) -> Raw | m.BlobRef:
+    """The body that a message carries in two fields."""
+    return result if blob is None else blob

@@ -1,0 +1,64 @@
+"""From a task's state to what people read (docs/protocol.md section 9)."""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import views as v
+
+__all__ = ["state_view", "task_view"]
+
+
+def _body(result: Raw | m.BlobRef | None) -> tuple[Raw, m.BlobRef | None]:
+    if isinstance(result, m.BlobRef):
+        return m.NULL, result
+    return m.NULL if result is None else result, None
+
+
+def _trace_id(state: TaskState) -> str | None:
+    parts = (state.traceparent or "").split("-")
+    return parts[1] if len(parts) == 4 else None  # noqa: PLR2004  # W3C: version-trace-span-flags
+
+
+def subtask_view(subtask: SubtaskState, looked: str | None = None) -> v.SubtaskView:
+    """A subtask as ``show`` prints it; `looked`: calling or parked, as the market sees a ready one."""
+    result, blob = _body(subtask.result)
+    last = subtask.attempts[-1] if subtask.attempts else None
+    return v.SubtaskView(
+        capability=subtask.spec.capability,
+        state=looked if looked is not None and subtask.state == "ready" else subtask.state,
+        agent=last.agent if last else None,
+        epoch=last.epoch if last else None,
+        plan_version=subtask.plan_version,
+        bids=[
+            v.BidView(agent=bid.agent, epoch=bid.epoch, source=bid.source, score=bid.score, won=bid.won, reason=bid.reason)
+            for bid in subtask.bids
+        ],
+        attempts=[v.AttemptView(agent=a.agent, boot=a.boot, epoch=a.epoch, state=a.state, error=a.error) for a in subtask.attempts],
+        result=result,
+        result_blob=blob,
+        error=subtask.error,
+    )
+
+
+def task_view(state: TaskState, looked: dict[str, str] | None = None) -> v.TaskView:
+    """A task as ``show`` prints it; `looked`: subtask → calling or parked."""
+    result, blob = _body(state.result)
+    return v.TaskView(
+        task=str(state.name),
+        state=state.state,
+        plan_version=max(1, state.plan_version),
+        result=result,
+        result_blob=blob,
+        error=state.error,
+        trace_id=_trace_id(state),
+        subtasks={name: subtask_view(subtask, (looked or {}).get(name)) for name, subtask in state.subtasks.items()},
+    )
+
+
+def state_view(state: TaskState) -> v.StateView:
+    """The short answer about a task."""
+    result, blob = _body(state.result)
+    return v.StateView(state=state.state, result=result, result_blob=blob, error=state.error, trace_id=_trace_id(state))
