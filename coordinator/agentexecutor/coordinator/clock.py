@@ -1,11 +1,11 @@
 """The server's time as a coordinator reckons it: a monotonic clock plus an offset learnt from server stamps.
 
-Owns the offset and the watch over the loop's lag. Must not know what a stamp stood on, nor read a clock: both clocks are passed in.
+Owns the offset. Must not know what a stamp stood on, nor read a clock: both clocks are passed in.
 """
 
 from __future__ import annotations
 
-__all__ = ["Clock", "Pulse"]
+__all__ = ["Clock"]
 
 WINDOW_S = 60.0
 """An offset counts for one to two windows, so that a server whose clock is set back is followed."""
@@ -36,17 +36,3 @@ class Clock:
     def now(self, monotonic: float) -> float:
         """The server's time at `monotonic`; the local wall clock's before anything was learnt."""
         return monotonic + self.offset
-
-
-class Pulse:
-    """Notices that the loop stood still: a beat that comes late by more than `lag_s` means that nothing was heard in between."""
-
-    def __init__(self, interval_s: float, lag_s: float) -> None:
-        self.interval_s = interval_s
-        self._lag_s = lag_s
-        self._last: float | None = None
-
-    def beat(self, monotonic: float) -> bool:
-        """Call every `interval_s`; true when the loop lagged."""
-        last, self._last = self._last, monotonic
-        return last is not None and monotonic - last > self.interval_s + self._lag_s

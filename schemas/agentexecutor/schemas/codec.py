@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timezone
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.bodies import MAX_DEPTH, why_unreadable
 from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import new_id
 
@@ -83,6 +84,12 @@ _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(cls) for name, cls in TYPES.items()}
 _loose = msgspec.json.Decoder(r.LooseRecord)
 _change = msgspec.json.Decoder(r.Change)
+_moment = Annotated[datetime, msgspec.Meta(tz=True)]
+_WITH_BODIES = {"submit", "feedback-claim", "done", "failed", "extend"}
+"""What peers send and logs keep: read closely, because whatever is let in here must be readable for ever."""
+_LAST_MOMENT = 253_402_300_799.0
+"""The end of the year 9999: a deadline may lie further away, its text cannot."""
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 T = TypeVar("T")
 
 
@@ -92,7 +99,10 @@ def encode(value: Any) -> bytes:
 
 
 def decode(kind: str | None, payload: bytes) -> m.Message | None:
-    """The message that `kind` (the header Ae-Type) names; None when the kind is unknown or absent; DecodeFailed when the bytes do not fit."""
+    """The message that `kind` (the header Ae-Type) names; None when the kind is unknown or absent.
+
+    Raises DecodeFailed when the bytes do not fit.
+    """
     decoder = _decoders.get(kind or "")
     if decoder is None:
         return None
@@ -100,8 +110,10 @@ def decode(kind: str | None, payload: bytes) -> m.Message | None:
         return decode_record(payload)
     try:
         message: m.Message = decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DecodeFailed(f"not a message of type {kind}: {error}.", kind=kind, reason=str(error)) from error
+    if kind in _WITH_BODIES and (reason := why_unreadable(payload, MAX_DEPTH)):
+        raise DecodeFailed(f"not a message of type {kind}: {reason}.", kind=kind, reason=reason)
     return message
 
 
@@ -109,7 +121,7 @@ def decode_as(cls: type[T], payload: bytes | msgspec.Raw) -> T:
     """Decode a body as `cls`; raises DecodeFailed."""
     try:
         return msgspec.json.decode(payload, type=cls)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DecodeFailed(f"not a {getattr(cls, '__name__', cls)}: {error}.", kind=str(cls), reason=str(error)) from error
 
 
@@ -117,14 +129,17 @@ def decode_record(payload: bytes | msgspec.Raw) -> r.Record:
     """A record; changes of unknown kinds are left out. Raises DecodeFailed."""
     try:
         record: r.Record = _decoders["record"].decode(payload)
-        return record
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error)
+    except _UNREADABLE as error:
+        return _decode_loosely(payload, str(error))
+    return record
+
+
+def _decode_loosely(payload: bytes | msgspec.Raw, reason: str) -> r.Record:
     try:
         loose = _loose.decode(payload)
         changes = [change for raw in loose.changes if (change := _known_change(raw)) is not None]
         history = [_loose_entry(raw) for raw in loose.history]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DecodeFailed(f"not a record: {reason}.", kind="record", reason=reason) from error
     return r.Record(
         coordinator=loose.coordinator,
@@ -176,13 +191,13 @@ def digest(payload: bytes) -> str:
 
 
 def to_rfc3339(seconds: float) -> str:
-    """Seconds since 1970 → RFC 3339 text in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Seconds since 1970 → RFC 3339 text in UTC. What lies beyond the year 9999 becomes its end."""
+    return datetime.fromtimestamp(min(seconds, _LAST_MOMENT), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_rfc3339(text: str) -> float:
-    """RFC 3339 text → seconds since 1970 (nanoseconds are cut to microseconds). Raises DecodeFailed."""
+    """RFC 3339 text → seconds since 1970 (exact to microseconds). Raises DecodeFailed."""
     try:
-        return msgspec.convert(text, datetime).timestamp()
+        return msgspec.convert(text, _moment).timestamp()
     except msgspec.MsgspecError as error:
         raise DecodeFailed(f"{text!r} is not an RFC 3339 time.", kind="time", reason=str(error)) from error

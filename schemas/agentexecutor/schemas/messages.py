@@ -73,8 +73,11 @@ class BlobRef(Message, frozen=True, kw_only=True):
     chunks: Count
 
 
-class ErrorInfo(Message, frozen=True, kw_only=True):
-    """What went wrong; `code` is one of input handler deadline budget unserved lost refused cancelled."""
+class ErrorInfo(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """What went wrong; `code` is one of input handler deadline budget unserved lost refused cancelled.
+
+    People and scripts read it as it travels: all four fields are always there.
+    """
 
     code: str
     message: str
@@ -210,8 +213,8 @@ class Capability(Message, frozen=True, kw_only=True):
     tailored: bool = False
 
 
-class Running(Message, frozen=True, kw_only=True):
-    """A subtask that an agent names in its offer: accepted and not ended."""
+class Running(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """A subtask that an agent names in its offer: accepted and not ended. Printed as it travels, so complete."""
 
     task: str
     subtask: str

@@ -13,6 +13,7 @@ __all__ = ["TaskName", "check_capability", "check_name", "clean_name", "new_boot
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*", re.ASCII)
+_CAPABILITY_LENGTH = 128
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -30,7 +31,7 @@ def check_name(what: str, name: str) -> str:
 
 def check_capability(name: str) -> str:
     """Give `name` back when it may name a capability; raise NameRefused otherwise."""
-    if isinstance(name, str) and len(name) <= 128 and _CAPABILITY.fullmatch(name):
+    if isinstance(name, str) and len(name) <= _CAPABILITY_LENGTH and _CAPABILITY.fullmatch(name):
         return name
     raise NameRefused(
         f"{name!r} cannot name a capability.",
@@ -69,7 +70,5 @@ class TaskName(NamedTuple):
         """Read ``<owner>.<id>``; raises NameRefused."""
         owner, dot, task_id = text.partition(".")
         if not dot:
-            raise NameRefused(
-                f"{text!r} is not a task's full name.", hint="It is <owner>.<id>.", what="task", name=text
-            )
+            raise NameRefused(f"{text!r} is not a task's full name.", hint="It is <owner>.<id>.", what="task", name=text)
         return cls(check_name("task owner", owner), check_name("task", task_id))

@@ -9,9 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Raw
 
-from agentexecutor.schemas.errors import PlanRefused
+from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
+from agentexecutor.schemas.codec import decode_as, encode
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
 from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec, Verdict
 from agentexecutor.schemas.names import check_capability, check_name
 from agentexecutor.schemas.references import Ref, encode_input, find_references
@@ -27,7 +30,8 @@ class Subtask:
 
     `after` names subtasks to wait for besides those that the input refers to. `retries`: tries after the first (2 when nobody says).
     `timeout_s`: for one attempt; `deadline_s`: from the submit. `labels`: the agent must have them. `award`: policy; `auction`: mode;
-    `tailored`: ask for bids made for this input. `on_failure`: ``fail`` the task or ``skip``. `prefer`: an agent's name. `split`: data-parallel shares.
+    `tailored`: ask for bids made for this input. `on_failure`: ``fail`` the task or ``skip``. `prefer`: an agent's name.
+    `split`: data-parallel shares.
     """
 
     capability: str
@@ -47,10 +51,18 @@ class Subtask:
 
     def spec(self) -> SubtaskSpec:
         """The subtask as it travels; raises PlanRefused or NameRefused."""
+        try:
+            spec = decode_as(SubtaskSpec, encode(self._fields()))  # making a struct checks nothing, reading one does
+        except (DecodeFailed, TypeError) as error:
+            reason = error.fields["reason"] if isinstance(error, DecodeFailed) else error
+            raise PlanRefused(f"The subtask for {self.capability} does not fit: {reason}.", hint="Correct that field.", path=[]) from error
+        return msgspec.structs.replace(spec, input=self.input if isinstance(self.input, Raw) else encode_input(self.input))
+
+    def _fields(self) -> SubtaskSpec:
+        after = [self.after] if isinstance(self.after, str | Ref) else self.after
         return SubtaskSpec(
             capability=check_capability(self.capability),
-            input=self.input if isinstance(self.input, Raw) else encode_input(self.input),
-            after=[name.target.split("/")[0] if isinstance(name, Ref) else name for name in self.after],
+            after=[name.target.split("/")[0] if isinstance(name, Ref) else name for name in after],
             retries=self.retries,
             timeout_s=self.timeout_s,
             deadline_s=self.deadline_s,
@@ -125,6 +137,8 @@ def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[st
     for name, subtask in spec.subtasks.items():
         check_name("subtask", name)
         check_capability(subtask.capability)
+        if reason := why_unreadable(subtask.input, MAX_BODY_DEPTH):
+            raise PlanRefused(f"The input of {name!r} cannot be kept: {reason}.", hint="Flatten it, or send it as text.", path=[name])
         needs[name] = dependencies(subtask)
         for other in needs[name]:
             if other not in spec.subtasks and other not in known:
@@ -142,12 +156,12 @@ def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[st
 def _refuse_cycles(needs: dict[str, list[str]]) -> None:
     """Depth first without recursion, so that a chain of thousands is fine."""
     done: set[str] = set()
-    for start in needs:
+    for start, first in needs.items():
         if start in done:
             continue
         path: list[str] = [start]
         on_path = {start}
-        rest = [iter(needs[start])]
+        rest = [iter(first)]
         while rest:
             following = next(rest[-1], None)
             if following is None:
@@ -157,9 +171,7 @@ def _refuse_cycles(needs: dict[str, list[str]]) -> None:
                 done.add(last)
             elif following in on_path:
                 cycle = [*path[path.index(following) :], following]
-                raise PlanRefused(
-                    f"The plan has a cycle: {' -> '.join(cycle)}.", hint="A subtask cannot wait for itself.", path=cycle
-                )
+                raise PlanRefused(f"The plan has a cycle: {' -> '.join(cycle)}.", hint="A subtask cannot wait for itself.", path=cycle)
             elif following not in done and following in needs:
                 path.append(following)
                 on_path.add(following)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Raw
 
-from agentexecutor.schemas.messages import NULL, BlobRef, Count, ErrorInfo, Message, Step, SubtaskSpec, Submit, Verdict
+from agentexecutor.schemas.messages import NULL, BlobRef, Count, ErrorInfo, Message, Step, Submit, SubtaskSpec, Verdict
 
 __all__ = [
     "Accepted",
@@ -32,7 +32,10 @@ __all__ = [
 
 
 class ScoredBid(Message, frozen=True, kw_only=True):
-    """A bid as the award judged it. Smaller score is better. `factor`: real over promised time so far, by which the promise was corrected."""
+    """A bid as the award judged it. Smaller score is better.
+
+    `factor`: real over promised time so far, by which the promise was corrected.
+    """
 
     agent: str
     boot: str
@@ -116,7 +119,10 @@ class Completed(Message, frozen=True, kw_only=True, tag_field="kind", tag="compl
 
 
 class FailedChange(Message, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
-    """An attempt that goes back (outcome retry), a subtask that failed for good (final) or is passed over (skip), or the task (subtask null)."""
+    """An attempt that goes back (outcome retry), a subtask that failed for good (final) or is passed over (skip).
+
+    With subtask null: the task.
+    """
 
     subtask: str | None = None
     epoch: Count = 0
@@ -156,19 +162,7 @@ class Held(Message, frozen=True, kw_only=True, tag_field="kind", tag="held"):
     """Another coordinator has taken the task over."""
 
 
-Change = (
-    Submitted
-    | Planned
-    | Ready
-    | Awarded
-    | Accepted
-    | Completed
-    | FailedChange
-    | Cancelled
-    | Superseded
-    | FeedbackGiven
-    | Held
-)
+Change = Submitted | Planned | Ready | Awarded | Accepted | Completed | FailedChange | Cancelled | Superseded | FeedbackGiven | Held
 
 
 class Record(Message, frozen=True, kw_only=True):
@@ -201,5 +195,3 @@ class LooseRecord(Message, frozen=True, kw_only=True):
     history: list[Raw] = []
     history_blob: BlobRef | None = None
     digest: str | None = None
-
-

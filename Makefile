@@ -1,0 +1,76 @@
+# What a developer runs. `make` alone lists the targets.
+# A machine needs make, git and Python 3.11 or newer (with its venv module); everything else goes into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINNED := --constraint constraints.txt --build-constraint constraints.txt
+EXTRAS := demo,otlp,fast
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench wheel constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## make .venv and install the project with everything for developing it
+
+demo: $(INSTALLED) ## run the demo: a NATS server, agents, coordinators, one real task
+	$(BIN)/agentexecutor demo $(ARGS)
+
+test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## format and sort imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --select I --fix .
+
+bench: $(INSTALLED) ## compare with the floor (ARGS="--rounds 1 --seconds 2" for a short look)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+wheel: $(INSTALLED) ## build the wheel and try it in an environment of its own
+	./.ci/wheel $(BIN)/python
+
+# Everything again from the package index, unpinned; look at the difference before committing it.
+constraints: ## renew constraints.txt
+	rm -rf build/constraints
+	$(call find_python) && "$$python" -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet --upgrade pip
+	build/constraints/bin/python -m pip install --quiet --group dev '.[$(EXTRAS)]'
+	{ sed -n '/^#/p' constraints.txt; \
+	  { build/constraints/bin/python -m pip list --format=freeze --exclude agentexecutor --exclude setuptools; \
+	    build/constraints/bin/python -m pip install --quiet hatchling editables; \
+	    build/constraints/bin/python -m pip list --format=freeze --exclude agentexecutor --exclude setuptools; } \
+	  | LC_ALL=C sort -fu; } > build/constraints.new
+	mv build/constraints.new constraints.txt
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is newer than what it was made from: a second run does nothing.
+$(INSTALLED): pyproject.toml constraints.txt $(BIN)/python
+	@echo "installing what constraints.txt names into $(VENV) (the first time: about a minute)"
+	$(PIP) install --quiet --constraint constraints.txt --upgrade pip
+	$(PIP) install --quiet $(PINNED) --group dev --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(BIN)/python:
+	$(call find_python) && echo "using $$python: $$("$$python" --version)" && "$$python" -m venv --clear $(VENV)
+
+# PYTHON=... names one; else the first that runs, is new enough and can make environments.
+define find_python
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then echo "No Python 3.11 or newer with venv was found. Install one (Debian: apt install python3-venv) or run: make PYTHON=/path/to/python" >&2; exit 1; fi; \
+	python=$$found
+endef

@@ -1,0 +1,45 @@
+"""The bus: connection, streams, fenced append, bodies by reference, the embedded server, trace context, and the client API."""
+
+from agentexecutor.bus.client import Bus, connect
+from agentexecutor.bus.errors import (
+    BusClosed,
+    BusError,
+    NoBus,
+    ServerTooOld,
+    StoreRefused,
+    StoreTimeout,
+    StreamMismatch,
+    TaskCancelled,
+    TaskError,
+    TaskFailed,
+    TaskLost,
+    TaskRefused,
+    TaskTimeout,
+)
+from agentexecutor.bus.server import EmbeddedServer, embedded_server
+from agentexecutor.bus.task import Task
+from agentexecutor.schemas.errors import AgentExecutorError, NameRefused, PlanRefused
+
+__all__ = [
+    "AgentExecutorError",
+    "Bus",
+    "BusClosed",
+    "BusError",
+    "EmbeddedServer",
+    "NameRefused",
+    "NoBus",
+    "PlanRefused",
+    "ServerTooOld",
+    "StoreRefused",
+    "StoreTimeout",
+    "StreamMismatch",
+    "Task",
+    "TaskCancelled",
+    "TaskError",
+    "TaskFailed",
+    "TaskLost",
+    "TaskRefused",
+    "TaskTimeout",
+    "connect",
+    "embedded_server",
+]

@@ -1,0 +1,93 @@
+"""Large bodies by reference: cut into chunks, stored, read back (docs/protocol.md section 5)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from agentexecutor.bus.connection import Connection
+from agentexecutor.bus.errors import ApiError, BusError
+from agentexecutor.bus.streams import BLOBS, stream_name
+from agentexecutor.schemas.codec import INLINE_LIMIT, digest, headers
+from agentexecutor.schemas.messages import BlobRef
+from agentexecutor.schemas.names import TaskName
+
+__all__ = ["chunks_of", "join", "load_body", "load_chunk", "store_body"]
+
+NO_MESSAGE = 10037
+PARALLEL = 8
+Read = Callable[[int], Awaitable[bytes]]
+
+
+def chunks_of(body: bytes) -> list[bytes]:
+    """The body in pieces of at most 262,144 bytes."""
+    return [body[start : start + INLINE_LIMIT] for start in range(0, len(body), INLINE_LIMIT)] or [b""]
+
+
+async def store_body(connection: Connection, task: TaskName, body: bytes) -> BlobRef:
+    """Store a body under a task and give its reference; the chunks are acknowledged when this returns. Raises StoreTimeout, StoreRefused."""
+    name = digest(body)
+    chunks = chunks_of(body)
+    limit = anyio.CapacityLimiter(PARALLEL)
+
+    async def send(number: int, chunk: bytes) -> None:
+        async with limit:
+            await connection.store(connection.subjects.blob(task, name, number), chunk, headers("chunk"), timeout_s=60)
+
+    if len(chunks) == 1:
+        await send(0, chunks[0])
+    else:
+        async with anyio.create_task_group() as group:
+            for number, chunk in enumerate(chunks):
+                group.start_soon(send, number, chunk)
+    return BlobRef(digest=name, bytes=len(body), chunks=len(chunks))
+
+
+async def join(ref: BlobRef, read: Read) -> bytes:
+    """Read all chunks of a body with `read` and check size and digest. Raises BusError."""
+    chunks: dict[int, bytes] = {}
+    limit = anyio.CapacityLimiter(PARALLEL)
+
+    async def one(number: int) -> None:
+        async with limit:
+            chunks[number] = await read(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(ref.chunks):
+            group.start_soon(one, number)
+    body = b"".join(chunks[number] for number in range(ref.chunks))
+    if len(body) != ref.bytes or digest(body) != ref.digest:
+        raise BusError(
+            f"A body of {ref.bytes} bytes does not have the digest that its reference names.",
+            hint="It was stored wrongly; run the subtask again.",
+            digest=ref.digest,
+        )
+    return body
+
+
+async def load_body(connection: Connection, task: TaskName, ref: BlobRef) -> bytes:
+    """A coordinator's way to read a body: from the stream. Raises BusError when it is gone."""
+
+    async def read(number: int) -> bytes:
+        chunk = await load_chunk(connection, task, ref.digest, number)
+        if chunk is None:
+            raise BusError(
+                f"Chunk {number} of a body of task {task} is gone.", hint="Bodies are kept as long as their task.", digest=ref.digest
+            )
+        return chunk
+
+    return await join(ref, read)
+
+
+async def load_chunk(connection: Connection, task: TaskName, digest: str, chunk: int) -> bytes | None:
+    """One chunk from the stream; None when it is not there."""
+    subject = connection.subjects.blob(task, digest, chunk)
+    try:
+        answer = await connection.api(f"STREAM.MSG.GET.{stream_name(BLOBS, connection.prefix)}", {"last_by_subj": subject})
+    except ApiError as error:
+        if error.fields["err_code"] == NO_MESSAGE:
+            return None
+        raise
+    return base64.b64decode(answer["message"].get("data", ""))

@@ -1,0 +1,288 @@
+"""One NATS connection of one peer: the one size check, the durable send, JetStream's API, and hooks for reconnects.
+
+Knows nothing of tasks. Everything that is published goes through `Connection.publish`, which refuses what the server would cut the
+connection for (nats-py does not come back from that).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from agentexecutor.bus.errors import ApiError, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.streams import ensure_streams
+from agentexecutor.schemas.errors import TooLarge
+from agentexecutor.schemas.names import check_name
+from agentexecutor.schemas.subjects import DEFAULT_PREFIX, Subjects
+
+__all__ = ["DEFAULT_URL", "Connection", "Headers", "default_url", "open_connection"]
+
+logger = logging.getLogger("agentexecutor.bus")
+
+Headers = dict[str, str]
+Callback = Callable[[Msg], Awaitable[None]]
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+NEEDED = (2, 12)
+CONNECT_S = 2.0
+ACK_S = 5.0
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 5.0
+PENDING_MESSAGES = 4_000_000
+PENDING_BYTES = 1 << 30
+TOO_LARGE = 10054
+PASSING = frozenset({10077, 10023, 10047, 10008})
+"""Refusals that pass: stream full, resources, no leader (nats-server errors.json)."""
+
+
+def default_url() -> str:
+    """AGENTEXECUTOR_NATS_URL, else the local default."""
+    return os.environ.get("AGENTEXECUTOR_NATS_URL") or DEFAULT_URL
+
+
+class Connection:
+    """One NATS connection of one peer. Made by `open_connection`."""
+
+    def __init__(self, client: Client, *, name: str, url: str, prefix: str, credentials: str | None) -> None:
+        self.nats = client
+        self.name = name
+        self.url = url
+        self.prefix = prefix
+        self.credentials = credentials
+        self.subjects = Subjects(prefix)
+        self.shards = 0
+        self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
+        self._hook_count = 0
+
+    @property
+    def connected(self) -> bool:
+        """Connected right now (it reconnects for ever when not)."""
+        return self.nats.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """The server's limit of a message, headers included, in bytes."""
+        return self.nats.max_payload
+
+    def on_reconnect(self, hook: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """Have `hook` awaited after every reconnect; gives the function that takes it back."""
+        self._hook_count += 1
+        number = self._hook_count
+        self._hooks[number] = hook
+        return lambda: self._hooks.pop(number, None) and None
+
+    async def reconnected(self) -> None:
+        """Run the hooks. Called by the client after a reconnect."""
+        for hook in list(self._hooks.values()):
+            try:
+                await hook()
+            except Exception:
+                logger.exception("A hook failed after a reconnect.")
+
+    def check_size(self, payload: bytes, headers: Headers) -> None:
+        """The one size check: raises TooLarge."""
+        size = len(payload) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 16
+        if size >= self.max_payload:
+            raise TooLarge(
+                f"A message of {size} bytes is over the server's limit of {self.max_payload}.",
+                hint="Send large bodies by reference.",
+                size=size,
+                limit=self.max_payload,
+            )
+
+    async def publish(self, subject: str, payload: bytes, headers: Headers, *, reply: str = "") -> None:
+        """Publish; raises TooLarge, BusClosed."""
+        self.check_size(payload, headers)
+        try:
+            await self.nats.publish(subject, payload, reply=reply, headers=headers or None)
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+            raise BusClosed("The connection to the bus was closed.", hint="Connect again.", url=self.url) from error
+
+    async def store(self, subject: str, payload: bytes, headers: Headers, *, timeout_s: float | None = None) -> int:
+        """Publish durably: repeat until a stream acknowledges, and give the sequence.
+
+        Raises TooLarge, StoreRefused (it will never be taken), StoreTimeout (not within `timeout_s`), BusClosed.
+        """
+        self.check_size(payload, headers)
+        give_up = anyio.current_time() + timeout_s if timeout_s is not None else float("inf")
+        wait = FIRST_WAIT_S
+        while True:
+            left = give_up - anyio.current_time()
+            answer = await self._try_store(subject, payload, headers, min(ACK_S, left)) if left > 0 else None
+            if answer is not None and "error" not in answer:
+                return int(answer["seq"])
+            if answer is not None and answer["error"].get("err_code") not in PASSING:
+                self._refuse(answer["error"])
+            if anyio.current_time() + wait >= give_up:
+                why = "it did not answer" if answer is None else answer["error"].get("description", "refused")
+                raise StoreTimeout(
+                    f"The bus did not store a message within {timeout_s:g} s: {why}.",
+                    hint="Is the server up, and its streams not full?",
+                    subject=subject,
+                )
+            await anyio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT_S)
+
+    @staticmethod
+    def _refuse(error: dict[str, Any]) -> None:
+        kind = TooLarge if error.get("err_code") == TOO_LARGE else StoreRefused
+        raise kind(
+            f"The bus refuses to store this message: {error.get('description')}.",
+            hint="Send large bodies by reference." if kind is TooLarge else "",
+            err_code=error.get("err_code"),
+            description=error.get("description"),
+        )
+
+    async def _try_store(self, subject: str, payload: bytes, headers: Headers, timeout_s: float) -> dict[str, Any] | None:
+        """One try: the acknowledgement, the server's error, or None when nothing answered."""
+        try:
+            reply = await self.nats.request(subject, payload, timeout=timeout_s, headers=headers)
+        except (nats.errors.TimeoutError, nats.errors.NoRespondersError, nats.errors.OutboundBufferLimitError):
+            return None
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+            raise BusClosed("The connection to the bus was closed.", hint="Connect again.", url=self.url) from error
+        try:
+            answer = json.loads(reply.data)
+        except ValueError:
+            return None
+        return answer if isinstance(answer, dict) and ("seq" in answer or "error" in answer) else None
+
+    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
+        """Have `callback` awaited for each message, one after another. One that raises is logged and the next comes."""
+
+        async def guarded(message: Msg) -> None:
+            try:
+                await callback(message)
+            except Exception:
+                logger.exception("A message on %s could not be handled.", message.subject)
+
+        return await self.nats.subscribe(
+            subject, queue=queue, cb=guarded, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
+        )
+
+    async def api(self, name: str, body: dict[str, Any], *, timeout_s: float = ACK_S) -> dict[str, Any]:
+        """A request to ``$JS.API.<name>``; raises ApiError."""
+        try:
+            reply = await self.nats.request(f"$JS.API.{name}", json.dumps(body).encode() if body else b"", timeout=timeout_s)
+        except nats.errors.NoRespondersError as error:
+            raise ApiError(
+                "JetStream does not answer.", hint="Start nats-server with -js.", code=503, err_code=0, description="no responders"
+            ) from error
+        except nats.errors.TimeoutError as error:
+            raise ApiError(f"JetStream did not answer {name}.", code=408, err_code=0, description="time-out") from error
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+            raise BusClosed("The connection to the bus was closed.", hint="Connect again.", url=self.url) from error
+        answer: dict[str, Any] = json.loads(reply.data)
+        if "error" in answer:
+            fault = answer["error"]
+            raise ApiError(
+                f"JetStream refused {name}: {fault.get('description')}.",
+                code=fault.get("code"),
+                err_code=fault.get("err_code"),
+                description=fault.get("description"),
+            )
+        return answer
+
+
+def _version(text: str) -> tuple[int, int]:
+    numbers = text.lstrip("v").split("-")[0].split(".")
+    return int(numbers[0]), int(numbers[1])
+
+
+@asynccontextmanager
+async def open_connection(
+    url: str | None = None,
+    *,
+    name: str,
+    prefix: str = DEFAULT_PREFIX,
+    credentials: str | None = None,
+    shards: int = 16,
+    replicas: int = 1,
+    make_streams: bool = True,
+) -> AsyncIterator[Connection]:
+    """Connect as peer `name`, make the streams when they are missing, and drain at the end.
+
+    `credentials`: path of a credentials file. `shards`, `replicas` count only when the streams are made. Reconnects for ever. Raises
+    NoBus, ServerTooOld, StreamMismatch, NameRefused.
+    """
+    check_name("peer", name)
+    url = url or default_url()
+    holder: list[Connection] = []
+    client = await _connect(url, name, credentials, holder)
+    connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials)
+    holder.append(connection)
+    try:
+        version = client.connected_server_version
+        if (version.major, version.minor) < NEEDED:
+            found = f"{version.major}.{version.minor}.{version.patch}"
+            raise ServerTooOld(
+                f"The NATS server at {url} is {found}.",
+                hint="AgentExecutor needs 2.12 or newer: `agentexecutor up` starts one.",
+                version=found,
+                needed="2.12",
+            )
+        connection.shards = await ensure_streams(connection, shards=shards, replicas=replicas, make=make_streams)
+        yield connection
+    finally:
+        await _close(client)
+
+
+async def _connect(url: str, name: str, credentials: str | None, holder: list[Connection]) -> Client:
+    async def on_reconnect() -> None:
+        logger.info("Reconnected to %s.", url)
+        for connection in holder:
+            await connection.reconnected()
+
+    async def on_error(error: Exception) -> None:
+        logger.warning("The bus reports: %s", error)
+
+    options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
+    client = Client()
+    try:
+        with anyio.fail_after(CONNECT_S):
+            await client.connect(
+                url,
+                name=name,
+                allow_reconnect=True,
+                connect_timeout=int(CONNECT_S),
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; nats-py only compares and sleeps
+                ping_interval=10,
+                max_outstanding_pings=2,
+                pending_size=64 * 1024 * 1024,
+                reconnected_cb=on_reconnect,
+                error_cb=_quiet,
+                **options,
+            )
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        with suppress(Exception):
+            await client.close()
+        raise NoBus(
+            f"No NATS server answers at {url}: {error or type(error).__name__}.",
+            hint="Start one with `agentexecutor up`, or name another with --nats or AGENTEXECUTOR_NATS_URL.",
+            url=url,
+        ) from error
+    client._error_cb = on_error  # noqa: SLF001  # quiet while connecting: the error is raised then, not logged
+    return client
+
+
+async def _quiet(_error: Exception) -> None:
+    """Errors while connecting are raised, not logged."""
+
+
+async def _close(client: Client) -> None:
+    with anyio.CancelScope(shield=True), suppress(Exception):
+        if client.is_connected:
+            with anyio.move_on_after(5):
+                await client.drain()
+        await client.close()

@@ -1,0 +1,229 @@
+"""The shard holder's consumers: claims are pushed, submits pulled class by class.
+
+Who takes a shard deletes them and makes them anew.
+
+Making them anew hands over at once what the holder before had not acknowledged; waiting for its time-out would take half a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+
+import anyio
+from nats.aio.msg import Msg
+
+from agentexecutor.bus.connection import Connection, Headers
+from agentexecutor.bus.errors import ApiError, BusError
+from agentexecutor.bus.streams import INBOX, SUBMITS, stream_name
+from agentexecutor.schemas.names import new_id
+from agentexecutor.schemas.subjects import CLASSES
+
+__all__ = ["Inbound", "ShardConsumers", "stamp_of"]
+
+logger = logging.getLogger("agentexecutor.bus")
+
+SECOND = 1_000_000_000
+BEAT_S = 1.0
+MISSED_BEATS = 3
+ACK_WAIT_S = 30
+IN_FLIGHT = 50_000
+NO_CONSUMER = 10014
+
+
+class Inbound(NamedTuple):
+    """A stored message on its way to the coordinator. `stamp`: the server's, seconds since 1970; `reply` acknowledges it."""
+
+    subject: str
+    payload: bytes
+    headers: Headers
+    seq: int
+    stamp: float
+    reply: str
+
+
+Handler = Callable[[Inbound], Awaitable[None]]
+
+
+def stamp_of(reply: str) -> tuple[int, float]:
+    """Stream sequence and server stamp (seconds since 1970) out of a JetStream reply subject.
+
+    ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>``, in the longer form two tokens and a
+    random one more.
+    """
+    tokens = reply.split(".")
+    first = 7 if len(tokens) > 9 else 5  # noqa: PLR2004  # the short form has 9 tokens
+    return int(tokens[first]), int(tokens[first + 2]) / SECOND
+
+
+class ShardConsumers:
+    """The consumers of the shards that this process holds."""
+
+    def __init__(self, connection: Connection, *, on_claim: Handler, on_submit: Handler) -> None:
+        self._connection = connection
+        self._on_claim = on_claim
+        self._on_submit = on_submit
+        self._inbox = f"_INBOX.{new_id()}"
+        self._claims = stream_name(INBOX, connection.prefix)
+        self._submits = stream_name(SUBMITS, connection.prefix)
+        self._heard: dict[int, float] = {}
+        self._asked: dict[tuple[int, str], dict[str, int]] = {}
+        self._count = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Subscribed while the block runs; consumers whose beats stop are made anew."""
+        subscriptions = [
+            await self._connection.subscribe(f"{self._inbox}.c.*", self._claim_came),
+            await self._connection.subscribe(f"{self._inbox}.s.*.*.*", self._submit_came),
+        ]
+        forget = self._connection.on_reconnect(self._reopen)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch_beats)
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            forget()
+            with anyio.CancelScope(shield=True):
+                for subscription in subscriptions:
+                    with suppress(Exception):
+                        await subscription.unsubscribe()
+
+    async def open(self, shard: int) -> None:
+        """Delete and make the shard's consumers: what is not acknowledged comes (again). Raises ApiError."""
+        self._heard[shard] = anyio.current_time()
+        await self._renew(self._claims, f"claims-{shard}", self._claims_config(shard))
+        for klass in CLASSES:
+            self._asked[shard, klass] = {}
+            await self._renew(self._submits, f"submits-{shard}-{klass}", self._submits_config(shard, klass))
+
+    async def close(self, shard: int) -> None:
+        """Deliver nothing here any more; the next holder makes the consumers anew."""
+        if self._heard.pop(shard, None) is None:
+            return
+        for klass in CLASSES:
+            self._asked.pop((shard, klass), None)
+        with suppress(BusError):
+            await self._delete(self._claims, f"claims-{shard}")
+
+    async def pull(self, shard: int, klass: str, batch: int, *, expires_s: float = 5.0) -> None:
+        """Ask for up to `batch` submits of a class; they come to `on_submit` as they are there."""
+        asked = self._asked.get((shard, klass))
+        if asked is None or batch <= 0:
+            return
+        self._count += 1
+        token = str(self._count)
+        asked[token] = batch
+        await self._connection.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._submits}.submits-{shard}-{klass}",
+            b'{"batch":%d,"expires":%d}' % (batch, int(expires_s * SECOND)),
+            {},
+            reply=f"{self._inbox}.s.{shard}.{klass}.{token}",
+        )
+
+    def outstanding(self, shard: int, klass: str) -> int:
+        """How many submits of a class were asked for and have neither come nor been given up."""
+        return sum(self._asked.get((shard, klass), {}).values())
+
+    async def ack(self, inbound: Inbound) -> None:
+        """Done with it: the server forgets it."""
+        await self._connection.publish(inbound.reply, b"+ACK", {})
+
+    async def nak(self, inbound: Inbound, delay_s: float) -> None:
+        """Have it delivered again after a while."""
+        await self._connection.publish(inbound.reply, b'-NAK {"delay":%d}' % int(delay_s * SECOND), {})
+
+    # what arrives
+
+    async def _claim_came(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if message.reply.startswith("$JS.ACK."):
+            seq, stamp = stamp_of(message.reply)
+            await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
+            return
+        shard = int(message.subject.rpartition(".")[2])
+        if shard in self._heard:
+            self._heard[shard] = anyio.current_time()
+        await self._control(message, headers)
+
+    async def _control(self, message: Msg, headers: Headers) -> None:
+        """Answer flow control, or the server waits for ever."""
+        answer_to = message.reply or headers.get("Nats-Consumer-Stalled", "")
+        if answer_to.startswith("$JS.FC."):
+            await self._connection.publish(answer_to, b"", {})
+
+    async def _submit_came(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if message.reply.startswith("$JS.ACK."):
+            seq, stamp = stamp_of(message.reply)
+            shard, klass, _ = self._connection.subjects.parse_new(message.subject)
+            self._count_down(shard, klass)
+            await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
+            return
+        if headers.get("Status", "100") != "100":
+            *_, number, klass, token = message.subject.split(".")
+            self._asked.get((int(number), klass), {}).pop(token, None)
+
+    def _count_down(self, shard: int, klass: str) -> None:
+        asked = self._asked.get((shard, klass))
+        if asked:
+            token = next(iter(asked))
+            asked[token] -= 1
+            if asked[token] <= 0:
+                del asked[token]
+
+    # making and watching
+
+    def _claims_config(self, shard: int) -> dict[str, Any]:
+        return {
+            "filter_subject": self._connection.subjects.all_inbox(shard),
+            "deliver_subject": f"{self._inbox}.c.{shard}",
+            "idle_heartbeat": int(BEAT_S * SECOND),
+            "flow_control": True,
+        }
+
+    def _submits_config(self, shard: int, klass: str) -> dict[str, Any]:
+        return {"filter_subject": self._connection.subjects.all_new(shard, klass), "max_waiting": 512}
+
+    async def _renew(self, stream: str, name: str, config: dict[str, Any]) -> None:
+        await self._delete(stream, name)
+        common = {
+            "durable_name": name,
+            "ack_policy": "explicit",
+            "ack_wait": ACK_WAIT_S * SECOND,
+            "max_deliver": -1,
+            "max_ack_pending": IN_FLIGHT,
+        }
+        await self._connection.api(
+            f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}",
+            {"stream_name": stream, "config": {**common, **config, "name": name}},
+        )
+
+    async def _delete(self, stream: str, name: str) -> None:
+        try:
+            await self._connection.api(f"CONSUMER.DELETE.{stream}.{name}", {})
+        except ApiError as error:
+            if error.fields["err_code"] != NO_CONSUMER:
+                raise
+
+    async def _watch_beats(self) -> None:
+        while True:
+            await anyio.sleep(BEAT_S)
+            now = anyio.current_time()
+            silent = [shard for shard, heard in self._heard.items() if now - heard > MISSED_BEATS * BEAT_S]
+            if silent and self._connection.connected:
+                logger.warning("The consumers of shards %s are silent; they are made anew.", silent)
+                await self._open_again(silent)
+
+    async def _reopen(self) -> None:
+        await self._open_again(list(self._heard))
+
+    async def _open_again(self, shards: list[int]) -> None:
+        for shard in shards:
+            try:
+                await self.open(shard)
+            except BusError as error:
+                logger.warning("The consumers of shard %d could not be made: %s", shard, error)

@@ -1,0 +1,101 @@
+"""Errors of the bus and of tasks; every one derives from AgentExecutorError (agentexecutor.schemas.errors).
+
+AgentExecutorError
+├── BusError                   the connection and the streams
+│   ├── NoBus                  nothing answers at the address
+│   ├── BusClosed              the connection was closed
+│   ├── ServerTooOld           the server lacks what the streams need
+│   ├── StreamMismatch         a stream exists with another setting
+│   ├── ApiError               JetStream refused a request
+│   ├── StoreRefused           a stream will never take this message
+│   ├── StoreTimeout           a stream did not acknowledge in time
+│   └── AppendUnknown          a fenced append was refused or not answered: read the log
+└── TaskError                  how a task ended, for the client
+    ├── TaskFailed
+    ├── TaskCancelled
+    ├── TaskTimeout            the client's own patience ran out; the task goes on
+    ├── TaskRefused            the submit cannot be used
+    └── TaskLost               nobody knows the task any more
+"""
+
+from __future__ import annotations
+
+from agentexecutor.schemas.errors import AgentExecutorError
+
+__all__ = [
+    "ApiError",
+    "AppendUnknown",
+    "BusClosed",
+    "BusError",
+    "NoBus",
+    "ServerTooOld",
+    "StoreRefused",
+    "StoreTimeout",
+    "StreamMismatch",
+    "TaskCancelled",
+    "TaskError",
+    "TaskFailed",
+    "TaskLost",
+    "TaskRefused",
+    "TaskTimeout",
+]
+
+
+class BusError(AgentExecutorError):
+    """The connection and the streams."""
+
+
+class NoBus(BusError):
+    """Nothing answers at `url`."""
+
+
+class BusClosed(BusError):
+    """The connection was closed while it was in use."""
+
+
+class ServerTooOld(BusError):
+    """The server's `version` is below `needed`."""
+
+
+class StreamMismatch(BusError):
+    """A stream exists with another setting: `stream`, `setting`, `wanted`, `found`."""
+
+
+class ApiError(BusError):
+    """JetStream refused a request: `code`, `err_code`, `description`."""
+
+
+class StoreRefused(BusError):
+    """A stream will never take this message: `err_code`, `description`."""
+
+
+class StoreTimeout(BusError):
+    """A stream did not acknowledge in time: `subject`."""
+
+
+class AppendUnknown(BusError):
+    """A fenced append was refused (`refused`) or not answered: what the log holds has to be read."""
+
+
+class TaskError(AgentExecutorError):
+    """How a task ended; `task` is its full name."""
+
+
+class TaskFailed(TaskError):
+    """The task failed; `error` is an ErrorInfo."""
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled; `reason` says why."""
+
+
+class TaskTimeout(TaskError):
+    """The result did not come within the client's timeout_s; the task goes on."""
+
+
+class TaskRefused(TaskError):
+    """The submit cannot be used; `error` is an ErrorInfo."""
+
+
+class TaskLost(TaskError):
+    """Nobody knows the task (any more)."""

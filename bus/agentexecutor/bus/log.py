@@ -1,0 +1,328 @@
+"""The tasks' logs: the fenced append, and the reads that recovery and answers need.
+
+An append carries the sequence that it expects the task's subject to end with; the server refuses it when another record came first. A
+refusal or a missing answer says nothing about one's own record (it may be stored): `AppendUnknown`, and the log has to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import anyio
+from nats.aio.msg import Msg
+
+from agentexecutor.bus.connection import Connection, Headers
+from agentexecutor.bus.errors import ApiError, AppendUnknown
+from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name
+from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_STATE, H_TYPE, from_rfc3339
+from agentexecutor.schemas.names import TaskName, new_id
+
+__all__ = ["Appender", "StoredRecord", "TaskLog"]
+
+APPEND_S = 5.0
+SWEEP_S = 1.0
+BATCH = 256
+NO_MESSAGE = 10037
+ENDED = ("completed", "failed", "cancelled")
+"""A record with such a state was rolled up: it is the only message of its subject."""
+
+
+class StoredRecord(NamedTuple):
+    """A message of a task's log. `state`: its Ae-State; `payload` None: it has no Ae-Type (it only moves the head), or heads were asked for."""
+
+    seq: int
+    time: str
+    stamp: float
+    state: str
+    id: str
+    payload: bytes | None
+
+
+class Appender:
+    """Fenced publishes with many in flight: one reply subscription, a future each, one sweep for time-outs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._inbox = f"_INBOX.{new_id()}"
+        self._waiting: dict[str, tuple[asyncio.Future[int], float]] = {}
+        self._count = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Subscribed while the block runs; what is still in flight at its end is unknown."""
+        subscription = await self._connection.subscribe(f"{self._inbox}.*", self._acknowledged)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._sweep)
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            for token in list(self._waiting):
+                self._fail(token, refused=False, why="the appender stopped")
+            with anyio.CancelScope(shield=True):
+                await _unsubscribe(subscription)
+
+    async def append(self, subject: str, payload: bytes, headers: Headers, *, expected: int) -> int:
+        """Append when the subject's last sequence is `expected`; gives the new one. Raises AppendUnknown, TooLarge."""
+        self._count += 1
+        token = str(self._count)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future, asyncio.get_running_loop().time() + APPEND_S
+        try:
+            await self._connection.publish(subject, payload, {**headers, H_EXPECTED: str(expected)}, reply=f"{self._inbox}.{token}")
+            return await future
+        finally:
+            self._waiting.pop(token, None)
+
+    async def _acknowledged(self, message: Msg) -> None:
+        token = message.subject.rpartition(".")[2]
+        waiting = self._waiting.get(token)
+        if waiting is None or waiting[0].done():
+            return
+        try:
+            answer = json.loads(message.data) if message.data else {}
+        except ValueError:
+            answer = {}
+        if "error" in answer:
+            self._fail(token, refused=True, why=str(answer["error"].get("description")), code=answer["error"].get("err_code"))
+        elif "seq" in answer and not answer.get("duplicate"):
+            waiting[0].set_result(int(answer["seq"]))
+        else:
+            self._fail(token, refused=False, why="no stream took it")
+
+    def _fail(self, token: str, *, refused: bool, why: str, code: int | None = None) -> None:
+        future, _ = self._waiting[token]
+        if not future.done():
+            future.set_exception(
+                AppendUnknown(f"An append was not acknowledged: {why}.", hint="Read the log.", refused=refused, err_code=code)
+            )
+
+    async def _sweep(self) -> None:
+        while True:
+            await anyio.sleep(SWEEP_S)
+            now = asyncio.get_running_loop().time()
+            for token, (_, due) in list(self._waiting.items()):
+                if due <= now:
+                    self._fail(token, refused=False, why=f"no answer within {APPEND_S:g} s")
+
+
+class TaskLog:
+    """Appends to and reads from AE_LOG, and the two looks into the work queues that recovery needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._appender = Appender(connection)
+        self._log = stream_name(LOG, connection.prefix)
+        self._inbox = stream_name(INBOX, connection.prefix)
+        self._submits = stream_name(SUBMITS, connection.prefix)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Needed for `append` and `append_to`; reads work without."""
+        async with self._appender.running():
+            yield
+
+    async def append(self, shard: int, task: TaskName, payload: bytes, headers: Headers, *, expected: int) -> int:
+        """Append a record to a task's log when its head is `expected`; gives the new head. Raises AppendUnknown, TooLarge."""
+        return await self._appender.append(self._connection.subjects.log(shard, task), payload, headers, expected=expected)
+
+    async def append_to(self, subject: str, payload: bytes, headers: Headers, *, expected: int) -> int:
+        """The same for a lease. Raises AppendUnknown."""
+        return await self._appender.append(subject, payload, headers, expected=expected)
+
+    async def read(self, shard: int, task: TaskName) -> list[StoredRecord]:
+        """A task's whole log, oldest first, complete up to what the leader says is last."""
+        subject = self._connection.subjects.log(shard, task)
+        while True:
+            last = await self.last(shard, task)
+            if last is None:
+                return []
+            if last.state in ENDED:
+                return [last]
+            records = await self._range(subject, 0, None)
+            if records and records[-1].seq >= last.seq:
+                return records
+            await anyio.sleep(0.01)
+
+    async def read_after(self, task: TaskName, after: int, limit_bytes: int) -> tuple[list[StoredRecord], bool]:
+        """Records after a sequence, about `limit_bytes` of them (one at least); and whether there are more."""
+        records = await self._range(self._connection.subjects.any_log(task), after, limit_bytes)
+        if limit_bytes and sum(len(record.payload or b"") for record in records) >= limit_bytes:
+            return records, True
+        return records, False
+
+    async def _range(self, subject: str, after: int, limit_bytes: int | None) -> list[StoredRecord]:
+        """Messages of one subject after a sequence, by batches of direct gets."""
+        records: list[StoredRecord] = []
+        size = 0
+        while True:
+            more = await self._batch(subject, after + 1)
+            for record in more:
+                records.append(record)
+                size += len(record.payload or b"")
+                if limit_bytes is not None and size >= limit_bytes:
+                    return records
+            if len(more) < BATCH:
+                return records
+            after = more[-1].seq
+
+    async def _batch(self, subject: str, start: int) -> list[StoredRecord]:
+        inbox = f"_INBOX.{new_id()}"
+        records: list[StoredRecord] = []
+        done = anyio.Event()
+
+        async def collect(message: Msg) -> None:
+            record = _stored(message.headers or {}, message.data)
+            if record is None:
+                done.set()
+            else:
+                records.append(record)
+
+        subscription = await self._connection.subscribe(inbox, collect)
+        try:
+            body = json.dumps({"batch": BATCH, "next_by_subj": subject, "seq": start}).encode()
+            await self._connection.publish(f"$JS.API.DIRECT.GET.{self._log}", body, {}, reply=inbox)
+            with anyio.fail_after(APPEND_S):
+                await done.wait()
+        except TimeoutError as error:
+            raise ApiError("JetStream did not answer a read of the log.", code=408, err_code=0, description="time-out") from error
+        finally:
+            await _unsubscribe(subscription)
+        return records
+
+    async def last(self, shard: int, task: TaskName) -> StoredRecord | None:
+        """A task's last record, from the leader."""
+        return await self._last(self._log, self._connection.subjects.log(shard, task))
+
+    async def _last(self, stream: str, subject: str) -> StoredRecord | None:
+        try:
+            answer = await self._connection.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        except ApiError as error:
+            if error.fields["err_code"] == NO_MESSAGE:
+                return None
+            raise
+        message = answer["message"]
+        headers = _parse_headers(base64.b64decode(message.get("hdrs", "")))
+        data = base64.b64decode(message.get("data", ""))
+        time = str(message["time"])
+        return StoredRecord(
+            int(message["seq"]),
+            time,
+            from_rfc3339(time),
+            headers.get(H_STATE, ""),
+            headers.get(H_ID, ""),
+            data if H_TYPE in headers else None,
+        )
+
+    async def last_of(self, stream: str, subject: str) -> StoredRecord | None:
+        """The last message of a subject in one of the other streams, from the leader."""
+        return await self._last(stream_name(stream, self._connection.prefix), subject)
+
+    async def inbox_has(self, shard: int, task: TaskName, peer: str) -> bool:
+        """Whether the inbox still holds a claim of `peer` about the task, by the leader's word."""
+        return await self._last(self._inbox, self._connection.subjects.inbox_of(shard, task, peer)) is not None
+
+    async def submit_waits(self, task: TaskName) -> bool:
+        """Whether the task's submit still waits to be taken."""
+        return await self._last(self._submits, self._connection.subjects.any_new(task)) is not None
+
+    async def waiting(self) -> int:
+        """How many submits wait to be taken."""
+        info = await self._connection.api(f"STREAM.INFO.{self._submits}", {})
+        return int(info["state"]["messages"])
+
+    async def last_sequence(self) -> int:
+        """The log's last sequence; one that went back tells of a power cut."""
+        info = await self._connection.api(f"STREAM.INFO.{self._log}", {})
+        return int(info["state"]["last_seq"])
+
+    async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
+        """The last record of every task (of one shard), headers only, with flow control: task, shard, record."""
+        inbox = f"_INBOX.{new_id()}"
+        send, receive = anyio.create_memory_object_stream[Msg](float("inf"))
+
+        async def collect(message: Msg) -> None:
+            await send.send(message)
+
+        subscription = await self._connection.subscribe(inbox, collect)
+        try:
+            consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard, inbox))
+            left = int(consumer.get("num_pending", 0))
+            while left > 0:
+                with anyio.fail_after(APPEND_S):
+                    message = await receive.receive()
+                head = await self._head(message)
+                if head is not None:
+                    left -= 1
+                    yield head
+        finally:
+            await _unsubscribe(subscription)
+            send.close()
+            receive.close()
+
+    def _heads_consumer(self, shard: int | None, inbox: str) -> dict[str, Any]:
+        return {
+            "stream_name": self._log,
+            "config": {
+                "deliver_subject": inbox,
+                "deliver_policy": "last_per_subject",
+                "filter_subject": self._connection.subjects.all_logs(shard),
+                "ack_policy": "none",
+                "headers_only": True,
+                "flow_control": True,
+                "idle_heartbeat": 1_000_000_000,
+                "mem_storage": True,
+                "num_replicas": 1,
+                "inactive_threshold": 10_000_000_000,
+            },
+        }
+
+    async def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord] | None:
+        headers = message.headers or {}
+        if message.reply.startswith("$JS.FC."):
+            await self._connection.publish(message.reply, b"", {})
+            return None
+        if "Status" in headers:
+            stalled = headers.get("Nats-Consumer-Stalled")
+            if stalled:
+                await self._connection.publish(stalled, b"", {})
+            return None
+        tokens = message.reply.split(".")
+        seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
+        shard, task = self._connection.subjects.parse_log(message.subject)
+        record = StoredRecord(seq, "", nanoseconds / 1e9, headers.get(H_STATE, ""), headers.get(H_ID, ""), None)
+        return task, shard, record
+
+
+def _stored(headers: dict[str, str], data: bytes) -> StoredRecord | None:
+    """A message of a direct get; None for the one that ends the batch."""
+    if "Nats-Sequence" not in headers:
+        return None
+    time = headers["Nats-Time-Stamp"]
+    return StoredRecord(
+        int(headers["Nats-Sequence"]),
+        time,
+        from_rfc3339(time),
+        headers.get(H_STATE, ""),
+        headers.get(H_ID, ""),
+        data if H_TYPE in headers else None,
+    )
+
+
+def _parse_headers(raw: bytes) -> dict[str, str]:
+    lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name: value.strip() for name, _, value in pairs}
+
+
+async def _unsubscribe(subscription: Any) -> None:
+    """Unsubscribe; a connection that is gone has forgotten it anyway."""
+    try:
+        await subscription.unsubscribe()
+    except Exception:  # noqa: BLE001  # nats-py raises whatever its state suggests
+        return

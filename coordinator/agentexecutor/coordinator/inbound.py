@@ -1,0 +1,113 @@
+"""From a stored message to an input of the machine: who says what about which task, or why it cannot be used.
+
+Pure. A message that cannot be used raises `Unusable`; the caller counts it, tells the sender where that is possible, and acknowledges it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec import Raw
+
+from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, FeedbackIn, SubmitIn
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, digest
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
+from agentexecutor.schemas.names import TaskName, check_name
+from agentexecutor.schemas.subjects import FromSubject, Subjects
+
+__all__ = ["Claimed", "Submitted", "Unusable", "read_claim", "read_submit"]
+
+_TYPE_OF_KIND = {"cancel": "cancel-task", "feedback": "feedback-claim"}
+"""Where the Ae-Type is not the kind in the subject."""
+
+
+class Unusable(AgentExecutorError):
+    """A stored message that leads to nothing. `why`: untyped, unknown, undecodable; `task`, `peer` and `id` (Ae-Id) where they can be read."""
+
+
+class Claimed(NamedTuple):
+    """A claim that can be used."""
+
+    shard: int
+    task: TaskName
+    input: ClaimIn | CancelIn | FeedbackIn
+
+
+class Submitted(NamedTuple):
+    """A submit that can be used. Its plan may still have to be fetched (`SubmitIn.submit.plan_blob`)."""
+
+    shard: int
+    task: TaskName
+    input: SubmitIn
+
+
+def read_claim(subjects: Subjects, subject: str, payload: bytes, headers: dict[str, str]) -> Claimed:
+    """A message of AE_INBOX. Raises Unusable."""
+    try:
+        at = subjects.parse_inbox(subject)
+        _check(at.task, at.peer)
+    except (ValueError, NameRefused) as error:
+        raise _unusable("undecodable", str(error), headers) from error
+    message = _decode(headers, payload, _TYPE_OF_KIND.get(at.kind, at.kind), at)
+    id = headers[H_ID]
+    if isinstance(message, m.CancelTask):
+        return Claimed(at.shard, at.task, CancelIn(at.peer, message.reason, id))
+    if isinstance(message, m.FeedbackClaim):
+        return Claimed(at.shard, at.task, FeedbackIn(at.peer, message, id))
+    if isinstance(message, m.Claim):
+        return Claimed(at.shard, at.task, ClaimIn(at.peer, message, id))
+    raise _unusable("unknown", f"{at.kind!r} is no kind of claim.", headers, at)
+
+
+def read_submit(subjects: Subjects, subject: str, payload: bytes, headers: dict[str, str], stamp: float) -> Submitted:
+    """A message of AE_SUBMITS; `stamp`: the server's, seconds since 1970. Raises Unusable."""
+    try:
+        shard, klass, task = subjects.parse_new(subject)
+        _check(task, task.owner)
+    except (ValueError, NameRefused) as error:
+        raise _unusable("undecodable", str(error), headers) from error
+    message = _decode(headers, payload, "submit", FromSubject(shard, klass, task, task.owner))
+    if not isinstance(message, m.Submit):
+        raise _unusable("unknown", "not a submit", headers, FromSubject(shard, klass, task, task.owner))
+    made = SubmitIn(
+        message,
+        digest(payload),
+        stamp,
+        headers[H_ID],
+        traceparent=headers.get(H_TRACEPARENT),
+        tracestate=headers.get(H_TRACESTATE),
+    )
+    return Submitted(shard, task, made)
+
+
+def _check(task: TaskName, peer: str) -> None:
+    check_name("task owner", task.owner)
+    check_name("task", task.id)
+    check_name("peer", peer)
+
+
+def _decode(headers: dict[str, str], payload: bytes, wanted: str, at: FromSubject) -> m.Message:
+    """The message, when its type is the one that its subject stands for."""
+    kind = headers.get(H_TYPE)
+    if kind is None:
+        raise _unusable("untyped", "It has no Ae-Type.", headers, at)
+    if kind != wanted:
+        raise _unusable("unknown", f"Its Ae-Type is {kind!r}, its subject stands for {wanted!r}.", headers, at)
+    try:
+        check_name("Ae-Id", headers.get(H_ID, ""))
+        message = decode(kind, payload)
+    except (DecodeFailed, NameRefused) as error:
+        raise _unusable("undecodable", str(error), headers, at) from error
+    if message is None:
+        raise _unusable("unknown", f"There is no type {kind!r}.", headers, at)
+    return message
+
+
+def _unusable(why: str, message: str, headers: dict[str, str], at: FromSubject | None = None) -> Unusable:
+    return Unusable(message, why=why, task=at and at.task, peer=at and at.peer, id=headers.get(H_ID, ""))
+
+
+def large_result(claim: m.Claim, limit: int) -> Raw | None:
+    """The result inside a claim, when it should have travelled by reference."""
+    return claim.result if isinstance(claim, m.Done) and len(claim.result) > limit else None

@@ -1,0 +1,271 @@
+"""Who coordinates which shard, without comparing clocks. Pure; times are monotonic seconds of this process, passed in.
+
+A lease is the last message on a shard's subject. Its holder appends a renewal every `lease_renew_s` with the sequence before as its fence, and regards
+itself as out `lease_valid_s` after it *sent* the last one that was acknowledged. Others count the silence since they *received* the last sequence (or
+reconnected); after `lease_silence_s` they read the subject from the leader, and when it still has the same sequence they append with it as the fence:
+one wins. Nobody takes a live lease. Members divide the shards evenly: each may hold the floor or the ceiling of shards / members, by rank of name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.schemas import messages as m
+
+__all__ = ["Beat", "Confirm", "GiveUp", "LeaseAction", "Leases", "Renew", "Take"]
+
+PAUSE_S = 0.1
+"""Up to so long a free shard is left to others, by chance."""
+
+
+@dataclass(slots=True, frozen=True)
+class Beat:
+    """Publish the member message."""
+
+
+@dataclass(slots=True, frozen=True)
+class Renew:
+    """Append a renewal; then `won` or `lost`."""
+
+    shard: int
+    expected: int
+
+
+@dataclass(slots=True, frozen=True)
+class Take:
+    """Append one's own lease; then `won` or `lost`."""
+
+    shard: int
+    expected: int
+
+
+@dataclass(slots=True, frozen=True)
+class Confirm:
+    """Read the subject from the leader; then `confirmed`."""
+
+    shard: int
+
+
+@dataclass(slots=True, frozen=True)
+class GiveUp:
+    """Finish what is in flight, append an empty lease, then `released`."""
+
+    shard: int
+    expected: int
+
+
+LeaseAction = Beat | Renew | Take | Confirm | GiveUp
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What is known of one shard's lease. `seq` None: nothing heard yet."""
+
+    seq: int | None = None
+    holder: str = ""
+    ours: bool = False
+    """Won by this process and not lost since."""
+    on_record: bool = False
+    """The last lease on the subject names this process."""
+    heard: float = 0.0
+    sent_at: float = 0.0
+    tried_at: float = 0.0
+    asked: bool = False
+    giving_up: bool = False
+    not_before: float = 0.0
+
+
+class Leases:
+    """The leases as this process sees them. `due` says what to do; the caller reports what came of it."""
+
+    def __init__(self, peer: str, boot: str, shards: int, settings: Settings) -> None:
+        self._peer = peer
+        self._boot = boot
+        self._settings = settings
+        self._shards = [_Shard() for _ in range(shards)]
+        self._members: dict[str, float] = {}
+        self._leaving = False
+        self._next_beat = 0.0
+        self._started: float | None = None
+
+    # what is heard
+
+    def lease_seen(self, now: float, shard: int, lease: m.Lease | None, seq: int) -> None:
+        """The last message of a shard's subject; `lease` None: something else stands there (it only moves the sequence)."""
+        known = self._shards[shard]
+        if known.seq is not None and seq < known.seq:
+            return
+        if seq != known.seq:
+            known.heard = now
+        known.seq = seq
+        known.holder = "" if lease is None else lease.holder
+        known.on_record = lease is not None and (lease.holder, lease.boot) == (self._peer, self._boot)
+        known.asked = False
+        if not known.on_record:
+            known.ours = False
+            known.giving_up = False
+
+    def member_seen(self, now: float, peer: str, member: m.Member) -> None:
+        """A process that could coordinate, or one that is leaving."""
+        if member.leaving:
+            self._members.pop(peer, None)
+        else:
+            self._members[peer] = now
+
+    def reconnected(self, now: float) -> None:
+        """Silence counts from now on."""
+        for known in self._shards:
+            known.heard = now
+            known.asked = False
+        for peer in self._members:
+            self._members[peer] = now
+
+    # what came of actions
+
+    def confirmed(self, now: float, shard: int, seq: int | None, lease: m.Lease | None) -> None:
+        """The leader's word about a silent shard (seq None: its subject is empty)."""
+        known = self._shards[shard]
+        known.asked = False
+        if seq is None:
+            known.seq, known.holder, known.on_record = 0, "", False
+        elif seq != known.seq:
+            self.lease_seen(now, shard, lease, seq)
+        else:
+            known.holder = "" if not known.on_record else known.holder
+
+    def won(self, sent_at: float, shard: int, seq: int) -> None:
+        """A renewal or a take that was sent at `sent_at` was acknowledged."""
+        known = self._shards[shard]
+        if known.seq is not None and seq < known.seq:
+            return
+        known.seq, known.holder, known.sent_at, known.heard = seq, self._peer, sent_at, sent_at
+        known.ours = known.on_record = True
+
+    def lost(self, now: float, shard: int) -> None:
+        """An append was refused or not answered: the lease may be another's."""
+        known = self._shards[shard]
+        known.ours = known.giving_up = False
+        known.seq = None
+        known.heard = now
+        known.not_before = now + self._settings.lease_renew_s
+
+    def released(self, now: float, shard: int) -> None:
+        """Given up in good order."""
+        self.lost(now, shard)
+
+    # what holds
+
+    def holds(self, now: float, shard: int) -> bool:
+        """Whether this process may still act for a shard: its lease has not run out."""
+        known = self._shards[shard]
+        return known.ours and now < known.sent_at + self._settings.lease_valid_s
+
+    def held(self, now: float) -> list[int]:
+        """All shards that this process holds."""
+        return [shard for shard in range(len(self._shards)) if self.holds(now, shard)]
+
+    def draining(self) -> list[int]:
+        """Shards that are being given up: nothing new is begun there."""
+        return [shard for shard, known in enumerate(self._shards) if known.giving_up]
+
+    def members(self, now: float) -> int:
+        """How many processes share the coordinating, this one included."""
+        return len(self._living(now))
+
+    def _living(self, now: float) -> list[str]:
+        silent = now - self._settings.lease_silence_s
+        names = {peer for peer, heard in self._members.items() if heard >= silent}
+        return sorted(names - {self._peer} if self._leaving else names | {self._peer})
+
+    def quota(self, now: float) -> int:
+        """How many shards this process may hold."""
+        living = self._living(now)
+        if self._leaving or not living:
+            return 0
+        floor, more = divmod(len(self._shards), len(living))
+        return floor + (1 if living.index(self._peer) < more else 0)
+
+    def leave(self, now: float) -> None:
+        """Stop in good order: all shards are to be given up."""
+        self._leaving = True
+        self._next_beat = now
+
+    # what is to be done
+
+    def due(self, now: float, seed: int) -> list[LeaseAction]:
+        """What is to be done now. Each action is told once until its outcome is reported (or its time has come again)."""
+        if self._started is None:
+            self._started = now
+            for shard, known in enumerate(self._shards):
+                known.heard = now
+                known.not_before = now + PAUSE_S * ((seed + shard * 31) % 100) / 100
+        actions: list[LeaseAction] = []
+        if now >= self._next_beat:
+            self._next_beat = now + self._settings.lease_renew_s
+            actions.append(Beat())
+        actions += self._renewals(now)
+        actions += self._give_ups(now)
+        actions += self._takes(now, seed)
+        return actions
+
+    def _renewals(self, now: float) -> list[LeaseAction]:
+        actions: list[LeaseAction] = []
+        for shard, known in enumerate(self._shards):
+            if known.ours and not self.holds(now, shard):
+                self.lost(now, shard)
+            elif known.ours and known.seq is not None and now >= max(known.sent_at, known.tried_at) + self._settings.lease_renew_s:
+                known.tried_at = now
+                actions.append(Renew(shard, known.seq))
+        return actions
+
+    def _give_ups(self, now: float) -> list[LeaseAction]:
+        mine = [shard for shard, known in enumerate(self._shards) if known.ours]
+        excess = len(mine) - self.quota(now)
+        for shard in reversed(mine):
+            if excess <= 0:
+                break
+            self._shards[shard].giving_up = True
+            excess -= 1
+        return [
+            GiveUp(shard, known.seq) for shard, known in enumerate(self._shards) if known.giving_up and known.ours and known.seq is not None
+        ]
+
+    def _takes(self, now: float, seed: int) -> list[LeaseAction]:
+        room = self.quota(now) - sum(known.ours for known in self._shards)
+        actions: list[LeaseAction] = []
+        count = len(self._shards)
+        for step in range(count):
+            shard = (seed + step) % count
+            known = self._shards[shard]
+            if room <= 0:
+                break
+            if known.ours or now < known.not_before:
+                continue
+            action = self._toward(now, shard, known)
+            if action is not None:
+                actions.append(action)
+                room -= 1
+        return actions
+
+    def _toward(self, now: float, shard: int, known: _Shard) -> LeaseAction | None:
+        free = known.seq is not None and (known.holder == "" or known.on_record)
+        if free and known.seq is not None:
+            known.not_before = now + self._settings.lease_renew_s
+            return Take(shard, known.seq)
+        silent = now - known.heard > self._settings.lease_silence_s
+        if (known.seq is None or silent) and not known.asked:
+            known.asked = True
+            return Confirm(shard)
+        return None
+
+    def next_due(self, now: float) -> float:
+        """When `due` has something to do next."""
+        times = [self._next_beat]
+        for known in self._shards:
+            if known.ours:
+                times.append(max(known.sent_at, known.tried_at) + self._settings.lease_renew_s)
+        room = self.quota(now) - sum(known.ours for known in self._shards)
+        if room > 0:
+            times += [max(known.not_before, now + 0.02) for known in self._shards if not known.ours and not known.asked]
+        return max(now, min(times))

@@ -1,0 +1,539 @@
+"""The market: brings ready subtasks and agents together. Pure; `now` is monotonic seconds of the caller, `seed` an integer that it drew.
+
+How an award is found stands in `_serve`: from the standing offers, or by a call for bids; where bids are scored is `policies`. What an agent can still
+take is kept by `offers`, what waits by `ready`, a bidding round by `auction`. Nothing here is recorded: what it proposes becomes true by a record.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from agentexecutor.coordinator.auction import Round, choose_bidders
+from agentexecutor.coordinator.inputs import AwardIn, Demand, Key
+from agentexecutor.coordinator.offers import AgentBook, Holding, KnownAgent, Reputation
+from agentexecutor.coordinator.policies import Candidate, Context, Policy, Scored, fastest, load_policies, rank
+from agentexecutor.coordinator.ready import Pool, ReadyQueue, Wanted
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.errors import NameRefused
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.records import ScoredBid
+
+__all__ = ["Action", "Assign", "Market", "SendCall", "Suspect"]
+
+FIRST_ROUND_S = 0.005
+ROUNDS_WITHOUT_BIDS = 3
+"""After so many calls that brought no bid the standing offers decide."""
+COUNTED = 64
+"""Up to so many agents the reasons for which some were left out are counted."""
+UNRECORDED_S = 10.0
+"""An assignment that was never recorded gives its slot back after so long."""
+
+
+@dataclass(slots=True, frozen=True)
+class Assign:
+    """Award `key` as `award` says."""
+
+    key: Key
+    award: AwardIn
+
+
+@dataclass(slots=True, frozen=True)
+class SendCall:
+    """Send a call for proposals to `peers` (name, boot), or to everybody (None)."""
+
+    key: Key
+    call: str
+    peers: list[tuple[str, str]] | None
+    reply_by_s: float
+    demand: Demand
+
+
+@dataclass(slots=True, frozen=True)
+class Suspect:
+    """An award whose holder seems to be gone; to be confirmed before it counts as lost."""
+
+    key: Key
+    epoch: int
+    agent: str
+    boot: str
+    reason: str
+
+
+Action = Assign | SendCall
+
+
+class Market:
+    """All offers, all demand, and the awards of this coordinator."""
+
+    def __init__(self, settings: Settings, policies: Mapping[str, Policy] | None = None) -> None:
+        self.policies: Mapping[str, Policy] = load_policies() if policies is None else policies
+        self.reputation = Reputation()
+        self.round_s = FIRST_ROUND_S
+        """Moving average of what a bidding round takes."""
+        self._settings = settings
+        self._book = AgentBook(settings)
+        self._ready = ReadyQueue(settings.ageing_s)
+        self._rounds: dict[str, Round] = {}
+        self._holdings: dict[Key, Holding] = {}
+        self._orphans: dict[Key, tuple[Holding, str]] = {}
+        self._dirty: dict[Pool, None] = {}
+        self._keys: dict[TaskName, dict[Key, None]] = {}
+        """The subtasks of each task that were wanted or awarded."""
+        self._now = 0.0
+        """The latest time that a caller gave."""
+        self._due: list[tuple[float, int, str, Key | None]] = []
+        self._count = 0
+        self._awards = 0
+
+    @property
+    def share(self) -> float:
+        """This coordinator's part of all shards: it gives no more than that of an agent's capacity."""
+        return self._book.share
+
+    @share.setter
+    def share(self, share: float) -> None:
+        self._book.share = share
+
+    # what is heard
+
+    def offer(self, now: float, peer: str, offer: m.Offer) -> None:
+        """An agent's standing offer; one of an older boot is ignored."""
+        agent, orphans = self._book.take_offer(now, peer, offer)
+        for holding in orphans:
+            self._orphans[holding.key] = holding, "a newer process has its name"
+        if agent is not None:
+            self._refresh(agent, now)
+
+    def bid(self, now: float, peer: str, bid: m.Bid) -> None:
+        """An answer to a call."""
+        answered = self._rounds.get(bid.call)
+        if answered is not None and answered.key.subtask == bid.subtask and now < answered.closes:
+            answered.bid(peer, bid)
+            self._close_if_complete(now, answered)
+
+    def refusal(self, now: float, peer: str, refusal: m.Refusal) -> None:
+        """The other answer to a call."""
+        answered = self._rounds.get(refusal.call)
+        if answered is not None:
+            answered.refuse(peer, refusal)
+            self._close_if_complete(now, answered)
+
+    def _close_if_complete(self, now: float, round: Round) -> None:
+        if round.complete:
+            self.round_s += 0.2 * (now - round.opened - self.round_s)
+            self._at(now, "round", None, round.call)
+
+    # demand
+
+    def want(self, now: float, key: Key, demand: Demand, not_before: float = 0.0) -> None:
+        """A subtask is ready. Wanting it again unchanged changes nothing."""
+        self._now = now
+        self._keys.setdefault(key.task, {})[key] = None
+        holding = self._holdings.get(key)
+        if holding is not None and holding.epoch == 0:
+            self._release(now, holding)
+        wanted = self._ready.add(now, key, demand)
+        if not_before > now:
+            wanted.calling = True
+            self._at(not_before, "again", key)
+        elif not wanted.calling:
+            self._dirty[wanted.pool] = None
+
+    def drop(self, key: Key) -> None:
+        """It is not wanted any more."""
+        self._ready.remove(key)
+        holding = self._holdings.get(key)
+        if holding is not None and holding.epoch == 0:
+            self._release(self._now, holding)
+
+    def forget(self, task: TaskName) -> None:
+        """Everything about a task: it has ended, or another coordinator has it."""
+        for key in self._keys.pop(task, {}):
+            self._ready.remove(key)
+            if key in self._holdings:
+                self._release(self._now, self._holdings[key])
+
+    # what became of awards
+
+    def awarded(self, now: float, key: Key, epoch: int, agent: str, boot: str, promised_s: float | None) -> None:
+        """An award was recorded, here or (as the log tells) by another coordinator."""
+        self._now = now
+        self._keys.setdefault(key.task, {})[key] = None
+        wanted = self._ready.remove(key)
+        holding = self._holdings.get(key)
+        if holding is None or (holding.agent, holding.boot) != (agent, boot) or holding.epoch not in (0, epoch):
+            if holding is not None:
+                self._release(now, holding)
+            capability = wanted.demand.capability if wanted is not None else ""
+            holding = self._holdings[key] = Holding(key, agent, boot, capability, now)
+            self._refresh(self._book.hold(holding, now), now)
+        holding.epoch = epoch
+        holding.promised_s = promised_s
+        self._orphans.pop(key, None)
+        known = self._book.agents[agent]
+        if known.boot > boot:
+            self._orphans[key] = holding, "a newer process has its name"
+
+    def accepted(self, now: float, key: Key, epoch: int) -> None:
+        """The holder accepted."""
+        holding = self._holdings.get(key)
+        if holding is not None and holding.epoch == epoch:
+            holding.accepted_at = now
+            agent = self._book.agents.get(holding.agent)
+            if agent is not None:
+                agent.suspensions = 0
+
+    def ended(self, now: float, key: Key, epoch: int, how: str, took_s: float | None = None) -> None:
+        """An attempt ended: completed, failed, timeout, declined, accept-timeout, lost, released, cancelled, ... Its slot is free again."""
+        holding = self._holdings.get(key)
+        if holding is None or holding.epoch not in (0, epoch):
+            return
+        if how == "completed" and holding.capability:
+            spent = took_s if took_s is not None else now - (holding.accepted_at or holding.since)
+            self.reputation.learn(holding.agent, holding.capability, spent, holding.promised_s)
+        agent = self._book.agents.get(holding.agent)
+        if how in ("declined", "accept-timeout") and agent is not None:
+            pause = min(self._settings.suspend_s * 2.0**agent.suspensions, self._settings.suspend_max_s)
+            agent.suspensions += 1
+            agent.suspended_until = now + pause
+            self._at(agent.suspended_until, "agent", None, agent.name)
+        self._release(now, holding)
+
+    def _release(self, now: float, holding: Holding) -> None:
+        """The slot is free again."""
+        self._holdings.pop(holding.key, None)
+        self._orphans.pop(holding.key, None)
+        agent = self._book.let_go(holding)
+        if agent is not None:
+            self._refresh(agent, now)
+
+    def _refresh(self, agent: KnownAgent, now: float) -> None:
+        """An agent's room may have changed; what waits for it is looked at again."""
+        if self._book.refresh(agent, now):
+            for capability in agent.offered:
+                for pool in self._ready.of_capability(capability):
+                    self._dirty[pool] = None
+
+    # what is to be done
+
+    def poll(self, now: float, seed: int) -> list[Action]:
+        """All awards and calls that are possible now."""
+        self._now = now
+        actions: list[Action] = []
+        while self._due and self._due[0][0] <= now:
+            _, _, what, key = heapq.heappop(self._due)
+            self._wake(now, what, key, actions, seed)
+        while self._dirty:
+            pool = next(iter(self._dirty))
+            del self._dirty[pool]
+            while (wanted := self._ready.first(pool)) is not None:
+                if not self._serve(now, wanted, actions, seed + self._count):
+                    self._ready.put_back(wanted)
+                    break
+        return actions
+
+    def next_due(self, now: float) -> float | None:
+        """When `poll` has something to do next, monotonic; None: only after something is heard."""
+        if self._dirty:
+            return now
+        return self._due[0][0] if self._due else None
+
+    def _at(self, when: float, what: str, key: Key | None, name: str = "") -> None:
+        self._count += 1
+        heapq.heappush(self._due, (when, self._count, f"{what}:{name}", key))
+
+    def _wake(self, now: float, what: str, key: Key | None, actions: list[Action], seed: int) -> None:
+        kind, _, name = what.partition(":")
+        if kind == "agent" and name in self._book.agents:
+            self._refresh(self._book.agents[name], now)
+        elif kind == "again" and key is not None and key in self._ready.wanted:
+            wanted = self._ready.wanted[key]
+            self._ready.put_back(wanted)
+            self._dirty[wanted.pool] = None
+        elif kind == "round" and name in self._rounds and self._rounds[name].is_over(now):
+            self._close(now, self._rounds.pop(name), actions, seed)
+
+    def _serve(self, now: float, wanted: Wanted, actions: list[Action], seed: int) -> bool:
+        """Find an agent for one subtask, or call for bids. False: nobody is free."""
+        demand = wanted.demand
+        free = self._free(demand)
+        if not free:
+            return False
+        mode = self._mode(wanted, free)
+        if mode == "standing":
+            bids = [self._standing(agent, demand.capability) for agent in free]
+            self._assign(now, wanted, bids, Counter(), "standing", actions, seed)
+        else:
+            self._call(now, wanted, mode, actions, seed)
+        return True
+
+    def _free(self, demand: Demand) -> list[KnownAgent]:
+        """Agents that fit and are free, the preferred one among them, no more than `candidates` of them."""
+        fitting = (agent for agent in self._book.available(demand.capability) if agent.fits(demand.capability, demand.labels))
+        free = list(islice(fitting, self._settings.candidates))
+        preferred = self._book.agents.get(demand.prefer or "")
+        if preferred is not None and preferred not in free and preferred in self._book.available(demand.capability):
+            free += [preferred] if preferred.fits(demand.capability, demand.labels) else []
+        return free
+
+    def _fitting(self, now: float, demand: Demand) -> list[KnownAgent]:
+        """Living agents that fit, free or not."""
+        agents = self._book.of(demand.capability).values()
+        return [agent for agent in agents if agent.fits(demand.capability, demand.labels) and self._book.alive(agent, now)]
+
+    def _mode(self, wanted: Wanted, free: list[KnownAgent]) -> str:
+        mode = wanted.demand.auction or "auto"
+        if wanted.rounds >= ROUNDS_WITHOUT_BIDS:
+            return "standing"
+        if mode != "auto":
+            return mode
+        if wanted.demand.tailored:
+            return "call"
+        work = [self._estimate(agent, wanted.demand.capability)[0] for agent in free]
+        long_work = len(work) > 1 and min(work) > self._settings.call_factor * self.round_s
+        return "call" if long_work else "standing"
+
+    # standing offers
+
+    def _estimate(self, agent: KnownAgent, capability: str) -> tuple[float, str]:
+        promised = agent.offered[capability].estimate_s if capability in agent.offered else None
+        if promised is not None:
+            return promised, ""
+        mean = self.reputation.mean(agent.name, capability)
+        return (0.0, "no estimate") if mean is None else (mean, "measured")
+
+    def _standing(self, agent: KnownAgent, capability: str) -> Candidate:
+        estimate, note = self._estimate(agent, capability)
+        offer = agent.offer
+        return Candidate(
+            agent=agent.name,
+            boot=agent.boot,
+            estimate_s=estimate,
+            queue_s=0.0 if offer is None else offer.queue_s,
+            cost=agent.offered[capability].cost if capability in agent.offered else 0.0,
+            capacity=max(1, agent.capacity),
+            free=agent.free(self.share),
+            busy=agent.busy,
+            factor=1.0 if note else self.reputation.factor(agent.name, capability),
+            last_award=agent.last_award,
+            note=note,
+        )
+
+    def _assign(
+        self, now: float, wanted: Wanted, bids: list[Candidate], dropped: Counter[str], auction: str, actions: list[Action], seed: int
+    ) -> None:
+        demand = wanted.demand
+        name = demand.policy if demand.policy in self.policies else "fastest"
+        policy = self.policies.get(name or "", fastest)
+        context = Context(share=demand.share, seed=seed, prefer=demand.prefer, avoid=demand.avoid)
+        ranking = rank(policy, bids, context)
+        winner = ranking[0].bid
+        dropped.update(self._left_out(now, demand, {bid.agent for bid in bids}))
+        holding = self._holdings[wanted.key] = Holding(wanted.key, winner.agent, winner.boot, demand.capability, now)
+        agent = self._book.hold(holding, now)
+        self._awards += 1
+        agent.last_award = self._awards
+        self._ready.remove(wanted.key)
+        self._book.refresh(agent, now)
+        self._book.used(agent)
+        award = AwardIn(
+            subtask=wanted.key.subtask,
+            agent=winner.agent,
+            boot=winner.boot,
+            policy=name or "fastest",
+            auction=auction,
+            bids=[_recorded(scored, index == 0) for index, scored in enumerate(ranking[: self._settings.bids_kept])],
+            considered=len(bids),
+            dropped=dict(dropped),
+            seed=seed,
+        )
+        actions.append(Assign(wanted.key, award))
+
+    def _left_out(self, now: float, demand: Demand, seen: set[str]) -> Counter[str]:
+        """Why the others of the capability were not considered, counted."""
+        agents = self._book.of(demand.capability)
+        reasons: Counter[str] = Counter()
+        if len(agents) > COUNTED or len(agents) <= len(seen):
+            return reasons
+        for agent in agents.values():
+            if agent.name not in seen:
+                reasons[self._why_not(now, agent, demand)] += 1
+        return reasons
+
+    def _why_not(self, now: float, agent: KnownAgent, demand: Demand) -> str:
+        if not self._book.alive(agent, now):
+            return "silent"
+        if agent.offer is not None and not agent.offer.accepting:
+            return "not accepting"
+        if not agent.fits(demand.capability, demand.labels):
+            return "labels"
+        return "suspended" if agent.suspended_until > now else "busy" if agent.free(self.share) <= 0 else "not asked"
+
+    # calls
+
+    def _call(self, now: float, wanted: Wanted, mode: str, actions: list[Action], seed: int) -> None:
+        wanted.calling = True
+        self._count += 1
+        call = f"{self._count}-{seed % 1_000_000}"
+        closes = now + self._settings.bidding_s
+        asked = None if mode == "broadcast" else choose_bidders(self._fitting(now, wanted.demand), self._settings.bidders, seed)
+        peers = None if asked is None else [(agent.name, agent.boot) for agent in asked]
+        names = None if asked is None else {agent.name for agent in asked}
+        self._rounds[call] = Round(wanted.key, call, mode, now, closes, names)
+        self._at(closes, "round", None, call)
+        actions.append(SendCall(wanted.key, call, peers, self._settings.bidding_s, wanted.demand))
+
+    def _close(self, now: float, round: Round, actions: list[Action], seed: int) -> None:
+        """A round is over: the best bid whose agent still has room wins; without one the subtask waits a little and is called again."""
+        wanted = self._ready.wanted.get(round.key)
+        if wanted is None or not wanted.calling:
+            return
+        dropped = Counter("refused: " + refusal.reason[:80] for refusal in round.refusals.values())
+        if round.asked is not None and (silent := len(round.asked - round.bids.keys() - round.refusals.keys())):
+            dropped["no answer"] = silent
+        bids = []
+        for peer, bid in round.bids.items():
+            agent = self._book.agents.get(peer)
+            if agent is None or agent.boot != bid.boot or not agent.fits(wanted.demand.capability, wanted.demand.labels):
+                dropped["not known"] += 1
+            elif agent.free(self.share) <= 0 or agent.suspended_until > now:
+                dropped["busy"] += 1
+            else:
+                bids.append(self._tailored(agent, wanted.demand.capability, bid))
+        if bids:
+            self._assign(now, wanted, bids, dropped, round.mode, actions, seed)
+            return
+        wanted.rounds += 1
+        self._at(now + self._settings.bidding_s, "again", wanted.key)
+
+    def _tailored(self, agent: KnownAgent, capability: str, bid: m.Bid) -> Candidate:
+        return Candidate(
+            agent=agent.name,
+            boot=agent.boot,
+            source="call",
+            estimate_s=bid.estimate_s,
+            queue_s=bid.queue_s,
+            cost=bid.cost,
+            capacity=max(1, agent.capacity),
+            free=agent.free(self.share),
+            busy=agent.busy,
+            factor=self.reputation.factor(agent.name, capability),
+            last_award=agent.last_award,
+        )
+
+    # who is gone
+
+    def suspects(self, now: float) -> list[Suspect]:
+        """Awards whose holder is silent, has a newer life, or does not name them; told each time until `ended`."""
+        self._book.bury(now)
+        found = [_suspect(holding, reason) for holding, reason in self._orphans.values()]
+        for agent in self._book.agents.values():
+            silent = now - agent.seen
+            if silent > self._settings.lost_after_s:
+                found += [_suspect(holding, f"silent for {silent:.1f} s") for holding in agent.ours.values()]
+            elif agent.missing:
+                found += [_suspect(holding, "its offer does not name the subtask") for holding in agent.missing]
+        for holding in [held for held in self._holdings.values() if held.epoch == 0 and now - held.since > UNRECORDED_S]:
+            self._release(now, holding)
+        return [suspect for suspect in found if suspect.epoch > 0]
+
+    def stale_running(self, now: float, peer: str) -> list[m.Running]:
+        """Entries of an agent's last offer that no award of ours backs: an older epoch, or nothing we know of (perhaps another's)."""
+        agent = self._book.agents.get(peer)
+        if agent is None or agent.offer is None or not self._book.alive(agent, now):
+            return []
+        return [entry for entry in agent.offer.running if self._is_stale(agent, entry)]
+
+    def _is_stale(self, agent: KnownAgent, entry: m.Running) -> bool:
+        try:
+            holding = self._holdings.get(Key(TaskName.parse(entry.task), entry.subtask))
+        except NameRefused:
+            return False
+        return holding is None or holding.agent != agent.name or entry.epoch < holding.epoch
+
+    def listen_again(self, now: float) -> None:
+        """Silence counts from now on: a take-over, a reconnect, or this process was asleep."""
+        for agent in self._book.agents.values():
+            agent.seen = max(agent.seen, now)
+            agent.missing = []
+
+    # what people ask
+
+    def agents(self, now: float) -> list[v.AgentView]:
+        """All living agents, by name."""
+        return [
+            v.AgentView(
+                name=agent.name,
+                capabilities=sorted(agent.offered),
+                capacity=agent.capacity,
+                free=max(0, agent.capacity - agent.busy),
+                labels=agent.offer.labels,
+                running=agent.offer.running,
+                seen_s=round(now - agent.seen, 3),
+            )
+            for _, agent in sorted(self._book.agents.items())
+            if agent.offer is not None and self._book.alive(agent, now)
+        ]
+
+    def unserved(self, now: float) -> list[v.UnservedLine]:
+        """Demand that no living agent fits."""
+        by_pool: dict[Pool, list[Wanted]] = {}
+        for wanted in self._ready.wanted.values():
+            by_pool.setdefault(wanted.pool, []).append(wanted)
+        return [self._unserved(now, wants) for wants in by_pool.values() if not self._fitting(now, wants[0].demand)]
+
+    def _unserved(self, now: float, wants: list[Wanted]) -> v.UnservedLine:
+        demand = wants[0].demand
+        offering = [agent for agent in self._book.of(demand.capability).values() if self._book.alive(agent, now)]
+        reason = f"no agent offers {demand.capability}" if not offering else f"none of the {len(offering)} agents that offer it fits"
+        return v.UnservedLine(
+            capability=demand.capability,
+            labels=demand.labels,
+            subtasks=len(wants),
+            oldest_s=round(now - min(wanted.since for wanted in wants), 3),
+            reason=reason,
+            tasks=list(dict.fromkeys(str(wanted.key.task) for wanted in wants))[:8],
+        )
+
+    def looked(self, now: float, keys: Iterable[Key]) -> dict[str, str]:
+        """How ready subtasks look from here: ``calling`` or ``parked`` (nobody fits); those that just wait are left out."""
+        seen = {}
+        for key in keys:
+            wanted = self._ready.wanted.get(key)
+            if wanted is not None and wanted.calling:
+                seen[key.subtask] = "calling"
+            elif wanted is not None and not self._fitting(now, wanted.demand):
+                seen[key.subtask] = "parked"
+        return seen
+
+    def capacities(self, now: float, demand: Demand) -> list[tuple[str, int]]:
+        """Fitting agents and their capacities, by name."""
+        return sorted((agent.name, agent.capacity) for agent in self._fitting(now, demand))
+
+
+def _recorded(scored: Scored, won: bool) -> ScoredBid:
+    bid = scored.bid
+    return ScoredBid(
+        agent=bid.agent,
+        boot=bid.boot,
+        source="call" if bid.source == "call" else "offer",
+        score=round(scored.score, 6),
+        won=won,
+        reason=scored.reason,
+        estimate_s=round(bid.estimate_s, 6),
+        queue_s=round(bid.queue_s, 6),
+        cost=bid.cost,
+        capacity=bid.capacity,
+        free=bid.free,
+        factor=bid.factor,
+    )
+
+
+def _suspect(holding: Holding, reason: str) -> Suspect:
+    return Suspect(holding.key, holding.epoch, holding.agent, holding.boot, reason)

@@ -1,0 +1,216 @@
+"""The agents as their offers show them: who is alive, who is free, who kept what was promised. Pure; `now` is monotonic seconds of the caller."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agentexecutor.coordinator.inputs import Key
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.schemas import messages as m
+
+__all__ = ["AgentBook", "Holding", "KnownAgent", "Reputation"]
+
+SMOOTH = 0.3
+"""Weight of the newest measurement in a moving ratio."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """An award of ours that an agent holds. `epoch` 0: assigned, not yet recorded."""
+
+    key: Key
+    agent: str
+    boot: str
+    capability: str
+    since: float
+    epoch: int = 0
+    promised_s: float | None = None
+    accepted_at: float | None = None
+
+
+@dataclass(slots=True)
+class KnownAgent:
+    """An agent: its last offer (None: known only from the log), and what we gave it."""
+
+    name: str
+    boot: str
+    seen: float
+    offer: m.Offer | None = None
+    offered: dict[str, m.Capability] = field(default_factory=dict)
+    ours: dict[Key, Holding] = field(default_factory=dict)
+    waiting: set[tuple[str, str]] = field(default_factory=set)
+    """(task, subtask) that wait for children: they give their slot back."""
+    others: set[tuple[str, str]] = field(default_factory=set)
+    """(task, subtask) that its offer names and that are none of ours."""
+    missing: list[Holding] = field(default_factory=list)
+    """Accepted awards that its newest offer does not name."""
+    suspended_until: float = 0.0
+    suspensions: int = 0
+    last_award: int = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.offer.capacity if self.offer is not None else 0
+
+    @property
+    def busy(self) -> int:
+        """Slots in use, as far as we know."""
+        waiting = sum(1 for key in self.ours if (str(key.task), key.subtask) in self.waiting)
+        return len(self.ours) - waiting + len(self.others)
+
+    def free(self, share: float) -> int:
+        """Slots that we may still give: of what is free, no more than our share of its capacity."""
+        limit = self.capacity if share >= 1 else max(1, int(self.capacity * share))
+        return min(self.capacity - self.busy, limit - len(self.ours))
+
+    def fits(self, capability: str, labels: dict[str, str]) -> bool:
+        """Offers it, has the labels, and takes new work."""
+        if self.offer is None or capability not in self.offered or not self.offer.accepting:
+            return False
+        return not labels or labels.items() <= self.offer.labels.items()
+
+
+class Reputation:
+    """Moving ratio of real to promised time, and mean real time, by agent and capability."""
+
+    def __init__(self) -> None:
+        self._ratio: dict[tuple[str, str], float] = {}
+        self._mean: dict[tuple[str, str], float] = {}
+
+    def learn(self, agent: str, capability: str, took_s: float, promised_s: float | None) -> None:
+        """A completed subtask."""
+        key = agent, capability
+        self._mean[key] = took_s if key not in self._mean else (1 - SMOOTH) * self._mean[key] + SMOOTH * took_s
+        if promised_s is not None and promised_s > 0.001:  # noqa: PLR2004  # below a millisecond a ratio is noise
+            ratio = min(max(took_s / promised_s, 0.1), 10.0)
+            self._ratio[key] = (1 - SMOOTH) * self._ratio.get(key, 1.0) + SMOOTH * ratio
+
+    def factor(self, agent: str, capability: str) -> float:
+        """By which a promise is corrected."""
+        return round(self._ratio.get((agent, capability), 1.0), 3)
+
+    def mean(self, agent: str, capability: str) -> float | None:
+        """Measured seconds, for an offer without an estimate."""
+        return self._mean.get((agent, capability))
+
+
+class AgentBook:
+    """All known agents, indexed by capability; `available` lists those that can be given something now, longest unused first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.agents: dict[str, KnownAgent] = {}
+        self.share = 1.0
+        self._settings = settings
+        self._by_capability: dict[str, dict[str, KnownAgent]] = {}
+        self._available: dict[str, OrderedDict[str, KnownAgent]] = {}
+
+    def of(self, capability: str) -> dict[str, KnownAgent]:
+        """All agents, alive or not, whose last offer names the capability."""
+        return self._by_capability.get(capability, {})
+
+    def available(self, capability: str) -> Iterator[KnownAgent]:
+        """Agents that can be given something now."""
+        return iter(self._available.get(capability, {}).values())
+
+    def take_offer(self, now: float, name: str, offer: m.Offer) -> tuple[KnownAgent | None, list[Holding]]:
+        """A new offer: the agent, or None when an older boot sent it; and our awards that died with an older boot."""
+        agent = self.agents.get(name)
+        orphans: list[Holding] = []
+        if agent is not None and offer.boot < agent.boot:
+            return None, []
+        if agent is None or offer.boot > agent.boot:
+            orphans = [] if agent is None else list(agent.ours.values())
+            self._unindex(agent)
+            agent = self.agents[name] = KnownAgent(name, offer.boot, now)
+        agent.seen = now
+        if agent.offer is None or agent.offer.capabilities != offer.capabilities:
+            self._unindex(agent)
+            agent.offered = {capability.name: capability for capability in offer.capabilities}
+            for capability in agent.offered:
+                self._by_capability.setdefault(capability, {})[name] = agent
+        agent.offer = offer
+        self._read_running(agent, now)
+        return agent, orphans
+
+    def _read_running(self, agent: KnownAgent, now: float) -> None:
+        offer = agent.offer
+        if offer is None:
+            return
+        mine = {(str(key.task), key.subtask): holding for key, holding in agent.ours.items()}
+        named = {(entry.task, entry.subtask): entry for entry in offer.running}
+        agent.waiting = {pair for pair, entry in named.items() if entry.state == "waiting"}
+        agent.others = {pair for pair in named if pair not in mine and pair not in agent.waiting}
+        settled = now - self._settings.heartbeat_s
+        agent.missing = [
+            holding
+            for pair, holding in mine.items()
+            if holding.accepted_at is not None
+            and holding.accepted_at < settled
+            and (pair not in named or named[pair].epoch < holding.epoch)
+        ]
+
+    def hold(self, holding: Holding, now: float) -> KnownAgent:
+        """An agent got an award of ours; one that has not been heard is known from now on."""
+        agent = self.agents.get(holding.agent)
+        if agent is None:
+            agent = self.agents[holding.agent] = KnownAgent(holding.agent, holding.boot, now)
+        agent.ours[holding.key] = holding
+        agent.others.discard((str(holding.key.task), holding.key.subtask))
+        return agent
+
+    def let_go(self, holding: Holding) -> KnownAgent | None:
+        """The award has ended."""
+        agent = self.agents.get(holding.agent)
+        if agent is not None and agent.ours.get(holding.key) is holding:
+            del agent.ours[holding.key]
+            agent.others.discard((str(holding.key.task), holding.key.subtask))
+            if holding in agent.missing:
+                agent.missing.remove(holding)
+        return agent
+
+    def alive(self, agent: KnownAgent, now: float) -> bool:
+        return now - agent.seen <= self._settings.lost_after_s
+
+    def refresh(self, agent: KnownAgent, now: float) -> bool:
+        """Put the agent where it belongs among the available; True when it has become available."""
+        usable = (
+            agent.offer is not None
+            and agent.offer.accepting
+            and agent.suspended_until <= now
+            and agent.free(self.share) > 0
+            and self.alive(agent, now)
+        )
+        became = False
+        for capability in agent.offered:
+            available = self._available.setdefault(capability, OrderedDict())
+            if usable and agent.name not in available:
+                available[agent.name] = agent
+                became = True
+            elif not usable:
+                available.pop(agent.name, None)
+        return became
+
+    def used(self, agent: KnownAgent) -> None:
+        """It got something: others go first among equals."""
+        for capability in agent.offered:
+            available = self._available.get(capability)
+            if available is not None and agent.name in available:
+                available.move_to_end(agent.name)
+
+    def bury(self, now: float) -> None:
+        """Forget agents that have long been silent and hold nothing of ours."""
+        for agent in list(self.agents.values()):
+            if not self.alive(agent, now):
+                self.refresh(agent, now)
+                if not agent.ours and now - agent.seen > 10 * self._settings.heartbeat_s:
+                    self._unindex(agent)
+                    del self.agents[agent.name]
+
+    def _unindex(self, agent: KnownAgent | None) -> None:
+        if agent is None:
+            return
+        for capability in agent.offered:
+            self._by_capability.get(capability, {}).pop(agent.name, None)
+            self._available.get(capability, OrderedDict()).pop(agent.name, None)

@@ -1,0 +1,248 @@
+"""A turn: the waiting inputs of one task go through the machine, and what they lead to is gathered for one append.
+
+Owns the order in which inputs are decided, the holding back of soft accepts, and what the market and the timers are told. Synchronous, no I/O; the
+shell appends the turn's changes, does its effects and acknowledges what it answered. Market and timers are told before the append: they are memory
+only, and when the append is refused they are told anew from the loaded state (`adopt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec import Raw
+
+from agentexecutor.coordinator.clock import Clock
+from agentexecutor.coordinator.entry import Entry, Tasks, Waiting
+from agentexecutor.coordinator.evolve import evolve
+from agentexecutor.coordinator.inputs import AwardIn, Drop, Effect, Key, SetTimer, TimerIn, Want
+from agentexecutor.coordinator.machine import decide, pending
+from agentexecutor.coordinator.market import Assign, Market, SendCall
+from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.records import encode_change
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.timers import SOFT, Timers
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.subjects import shard_of
+
+__all__ = ["Desk", "Turn"]
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn leads to. `at`: the record's time, RFC 3339. `stale`: an input needs a newer state than is in memory; it stands first in line."""
+
+    at: str
+    changes: list[r.Change] = field(default_factory=list)
+    encoded: list[Raw] = field(default_factory=list)
+    size: int = 0
+    applied: list[str] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    answered: list[Waiting] = field(default_factory=list)
+    refused: list[tuple[Waiting, list[Effect]]] = field(default_factory=list)
+    """Inputs that no state in the log fits, each with the refusal to be sent, unless the task's submit still waits."""
+    stale: bool = False
+
+
+class Desk:
+    """Takes turns. `wake`: called with a task that has got an input; `draw`: a random integer for each decision."""
+
+    def __init__(
+        self, settings: Settings, market: Market, clock: Clock, shards: int, wake: Callable[[Entry], None], draw: Callable[[], int]
+    ) -> None:
+        self.settings = settings
+        self.market = market
+        self.clock = clock
+        self.timers = Timers()
+        self.tasks = Tasks()
+        self.calls: list[SendCall] = []
+        """Calls for proposals to be sent."""
+        self._shards = shards
+        self._wake = wake
+        self._draw = draw
+
+    # turns
+
+    def turn(self, entry: Entry, monotonic: float) -> Turn:
+        """Decide on the task's waiting inputs, as many as fit into a record. The state must be loaded. Raises only on a log that cannot be."""
+        state = entry.state
+        if state is None:
+            raise AssertionError("a turn without a state")
+        now = round(self.clock.now(monotonic), 6)
+        turn = Turn(to_rfc3339(now))
+        hard = entry.soft_due
+        if hard:
+            self._soft_first(entry)
+        while turn.size <= INLINE_LIMIT and self._more(entry, monotonic):
+            waiting = entry.inputs.popleft()
+            decision = decide(state, waiting.input, now, self.settings, self._draw())
+            if decision.stale and not waiting.looked:
+                entry.inputs.appendleft(waiting)
+                turn.stale = True
+                break
+            if decision.soft and not hard:
+                entry.soft.append(waiting)
+            elif decision.changes and entry.soft:
+                entry.inputs.appendleft(waiting)
+                self._soft_first(entry)
+                hard = True
+            elif decision.stale:
+                turn.refused.append((waiting, decision.effects))
+            else:
+                self._take(entry, state, turn, waiting, decision.changes, decision.applied, monotonic, now)
+                self._arrange(entry, decision.effects, turn.effects, monotonic)
+                if isinstance(waiting.input, AwardIn) and not decision.changes:
+                    self.market.drop(Key(entry.name, waiting.input.subtask))
+        entry.soft_due = False
+        if entry.soft and not self.timers.has(entry.name, SOFT):
+            self.timers.set(entry.name, SOFT, now + self.settings.soft_accept_s)
+        entry.told = True
+        if state.ended:
+            self.timers.drop(entry.name)
+        return turn
+
+    def _more(self, entry: Entry, monotonic: float) -> bool:
+        """Whether an input waits; the market is asked first whether it has an agent for what this turn made ready."""
+        if not entry.inputs:
+            self.poll(monotonic)
+        return bool(entry.inputs)
+
+    def _soft_first(self, entry: Entry) -> None:
+        entry.inputs.extendleft(reversed(entry.soft))
+        entry.soft = []
+
+    def _take(
+        self,
+        entry: Entry,
+        state: TaskState,
+        turn: Turn,
+        waiting: Waiting,
+        changes: list[r.Change],
+        applied: list[str],
+        monotonic: float,
+        now: float,
+    ) -> None:
+        turn.answered.append(waiting)
+        for change in changes:
+            encoded = encode_change(change)
+            turn.changes.append(change)
+            turn.encoded.append(encoded)
+            turn.size += len(encoded)
+            self._tell_market(state, change, monotonic)
+            evolve(state, change, now)
+        if applied:
+            state.applied.update(applied)
+            turn.applied += applied
+
+    def _arrange(self, entry: Entry, effects: list[Effect], later: list[Effect], monotonic: float) -> None:
+        """Do what is memory only; the rest waits until the changes are stored."""
+        for effect in effects:
+            if isinstance(effect, Want):
+                self.market.want(monotonic, Key(entry.name, effect.subtask), effect.demand)
+            elif isinstance(effect, SetTimer):
+                self.timers.set(entry.name, effect.kind, effect.due, effect.subtask, effect.epoch)
+            elif isinstance(effect, Drop):
+                self.market.drop(Key(entry.name, effect.subtask))
+            else:
+                later.append(effect)
+
+    # market and timers
+
+    def _tell_market(self, state: TaskState, change: r.Change, monotonic: float) -> None:
+        """What a change means for the agents' slots; called before the state evolves."""
+        market, task = self.market, state.name
+        if isinstance(change, r.Awarded):
+            promised = next((bid.estimate_s for bid in change.bids if bid.won), None)
+            market.awarded(monotonic, Key(task, change.subtask), change.epoch, change.agent, change.boot, promised)
+        elif isinstance(change, r.Accepted):
+            market.accepted(monotonic, Key(task, change.subtask), change.epoch)
+        elif isinstance(change, r.Completed) and change.subtask is not None:
+            if state.subtasks[change.subtask].held:
+                market.ended(monotonic, Key(task, change.subtask), change.epoch, "completed", change.took_s)
+        elif isinstance(change, r.FailedChange) and change.subtask is not None:
+            if state.subtasks[change.subtask].held:
+                how = str(change.error.details.get("cause", "cancelled"))
+                market.ended(monotonic, Key(task, change.subtask), change.epoch, how)
+        elif isinstance(change, r.Cancelled | r.Superseded | r.Completed | r.FailedChange):
+            names = getattr(change, "subtasks", None) or (state.subtasks if state.open else ())
+            for name in names:
+                self._let_go(state.subtasks[name], task, monotonic)
+
+    def _let_go(self, subtask: SubtaskState, task: TaskName, monotonic: float) -> None:
+        if subtask.held:
+            self.market.ended(monotonic, Key(task, subtask.name), subtask.epoch, "cancelled")
+        elif subtask.state == "ready":
+            self.market.drop(Key(task, subtask.name))
+
+    def adopt(self, entry: Entry, monotonic: float) -> list[Effect]:
+        """A state was loaded: tell market and timers all that they must know of it. The effects that are to be done are given back."""
+        state = entry.state
+        if state is None or state.ended or state.state == "unknown":
+            return []
+        for subtask in state.subtasks.values():
+            if subtask.held and subtask.agent is not None:
+                key = Key(entry.name, subtask.name)
+                promised = next((bid.estimate_s for bid in subtask.bids if bid.won and bid.epoch == subtask.epoch), None)
+                self.market.awarded(monotonic, key, subtask.epoch, subtask.agent, subtask.boot or "", promised)
+                if subtask.state == "running":
+                    self.market.accepted(monotonic, key, subtask.epoch)
+        entry.told = True
+        later: list[Effect] = []
+        self._arrange(entry, pending(state, self.clock.now(monotonic), self.settings), later, monotonic)
+        return later
+
+    def release(self, entry: Entry) -> None:
+        """Market and timers forget the task."""
+        if entry.told:
+            self.market.forget(entry.name)
+            entry.told = False
+        self.timers.drop(entry.name)
+
+    def retry(self, entry: Entry, monotonic: float) -> None:
+        """Have the task's next turn at `monotonic`."""
+        self.timers.set(entry.name, SOFT, self.clock.now(monotonic))
+
+    def poll(self, monotonic: float) -> None:
+        """Ask the market what is due: awards go to their tasks, calls to be sent are gathered."""
+        for action in self.market.poll(monotonic, self._draw()):
+            if isinstance(action, Assign):
+                self._give(action.key, action.award)
+            else:
+                self.calls.append(action)
+
+    def _give(self, key: Key, award: AwardIn) -> None:
+        entry = self.tasks.open(key.task, shard_of(key.task, self._shards))
+        entry.inputs.append(Waiting(award))
+        self._wake(entry)
+
+    def is_parked(self, entry: Entry, monotonic: float) -> bool:
+        """Whether nothing of the task can go on before another agent comes."""
+        state = entry.state
+        if state is None or state.ended or state.state == "unknown":
+            return False
+        keys = [Key(entry.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
+        if not keys or any(subtask.held for subtask in state.subtasks.values()):
+            return False
+        looked = self.market.looked(monotonic, keys)
+        return all(looked.get(key.subtask) == "parked" for key in keys)
+
+    def next_due(self) -> float | None:
+        """When a timer or the market is due next, monotonic."""
+        timer = self.timers.next_due()
+        market = self.market.next_due(0.0)
+        if timer is None:
+            return market
+        timer -= self.clock.offset
+        return timer if market is None else min(timer, market)
+
+    def ring(self, monotonic: float) -> None:
+        """Give all timers that are due to their tasks."""
+        for due in self.timers.pop(self.clock.now(monotonic)):
+            entry = self.tasks.open(due.task, shard_of(due.task, self._shards))
+            if due.kind == SOFT:
+                entry.soft_due = True
+            else:
+                entry.inputs.append(Waiting(TimerIn(due.kind, due.subtask, due.epoch)))
+            self._wake(entry)
