@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import anyio
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import ApiError, BusError
@@ -69,16 +70,14 @@ class ShardConsumers:
         self._claims = stream_name(INBOX, connection.prefix)
         self._submits = stream_name(SUBMITS, connection.prefix)
         self._heard: dict[int, float] = {}
+        self._subscribed: dict[int, Subscription] = {}
         self._asked: dict[tuple[int, str], dict[str, int]] = {}
         self._count = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Subscribed while the block runs; consumers whose beats stop are made anew."""
-        subscriptions = [
-            await self._connection.subscribe(f"{self._inbox}.c.*", self._claim_came),
-            await self._connection.subscribe(f"{self._inbox}.s.*.*.*", self._submit_came),
-        ]
+        submits = await self._connection.subscribe(f"{self._inbox}.s.*.*.*", self._submit_came)
         forget = self._connection.on_reconnect(self._reopen)
         try:
             async with anyio.create_task_group() as group:
@@ -88,13 +87,16 @@ class ShardConsumers:
         finally:
             forget()
             with anyio.CancelScope(shield=True):
-                for subscription in subscriptions:
+                for subscription in (submits, *self._subscribed.values()):
                     with suppress(Exception):
                         await subscription.unsubscribe()
 
     async def open(self, shard: int) -> None:
         """Delete and make the shard's consumers: what is not acknowledged comes (again). Raises ApiError."""
         self._heard[shard] = anyio.current_time()
+        if shard not in self._subscribed:
+            # Each its own: the server sends no idle heartbeats to an interest by wildcard.
+            self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", self._claim_came)
         await self._renew(self._claims, f"claims-{shard}", self._claims_config(shard))
         for klass in CLASSES:
             self._asked[shard, klass] = {}
@@ -108,6 +110,8 @@ class ShardConsumers:
             self._asked.pop((shard, klass), None)
         with suppress(BusError):
             await self._delete(self._claims, f"claims-{shard}")
+        with suppress(Exception):
+            await self._subscribed.pop(shard).unsubscribe()
 
     async def pull(self, shard: int, klass: str, batch: int, *, expires_s: float = 5.0) -> None:
         """Ask for up to `batch` submits of a class; they come to `on_submit` as they are there."""

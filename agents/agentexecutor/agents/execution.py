@@ -1,0 +1,257 @@
+"""Where an agent's code is called: one award from accept to its last claim (docs/protocol.md section 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from agentexecutor.agents.book import Held, LastClaim
+from agentexecutor.agents.context import Context
+from agentexecutor.agents.errors import AgentError, Fail, InputRefused, Retry
+from agentexecutor.agents.schedule import schedule
+from agentexecutor.bus import telemetry
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import INLINE_LIMIT, TYPE_OF, headers, to_rfc3339
+from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.references import take
+
+if TYPE_CHECKING:
+    from agentexecutor.agents.agent import Handler
+    from agentexecutor.agents.hosting import Hosting
+
+__all__ = ["Execution"]
+
+ACCEPT_HOLD_S = 0.02
+"""An accept waits so long: when the work has ended by then, its last claim stands for the accept too."""
+TRACE_LINES = 12
+TEXT_LIMIT = 20_000
+
+
+class Execution:
+    """One award in hand. It is the `Host` of its handler's Context."""
+
+    def __init__(self, hosting: Hosting, held: Held, handler: Handler, trace: dict[str, str]) -> None:
+        self.held = held
+        self.context: Context | None = None
+        self._hosting = hosting
+        self._award = held.award
+        self._task = TaskName.parse(held.award.task)
+        self._handler = handler
+        self._trace = trace
+        self._schedule = schedule([(held.award.capability, held.expected_s)], hosting.load().queue_s)
+        self._accepted = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._scope = anyio.CancelScope()
+        self._unwanted = False
+        self._thread = threading.get_ident()
+        self._loop = asyncio.get_running_loop()
+
+    # its life
+
+    async def run(self) -> None:
+        """Wait for a slot, run the handler, send the last claim."""
+        self._timer = self._loop.call_later(ACCEPT_HOLD_S, self._accept_soon)
+        try:
+            with self._scope:
+                async with self._hosting.slots.taken(self.held.order):
+                    self.held.state = "running"
+                    self.held.started = time.monotonic()
+                    claim = await self._work()
+                if not self._unwanted:
+                    await self._say(claim)
+            if self._scope.cancelled_caught and self._hosting.releasing and not self._unwanted:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                    await self._say(self._claim(m.Release, reason="the agent stops"))
+        finally:
+            self._timer.cancel()
+            self._hosting.book.end(self.held)
+
+    def stop(self) -> None:
+        """The subtask is not wanted any more (or the agent gives it up): end the handler."""
+        if self.context is not None:
+            self.context.cancelled = True
+        self._scope.cancel()
+
+    def cancelled(self) -> None:
+        """A `cancel` came: stop, and send nothing more about it."""
+        self._unwanted = True
+        self.stop()
+
+    async def _work(self) -> m.Claim:
+        """Run the handler and give the claim that says how it ended."""
+        award = self._award
+        attributes: telemetry.Attributes = {
+            telemetry.ATTR_TASK: award.task,
+            telemetry.ATTR_SUBTASK: award.subtask,
+            telemetry.ATTR_EPOCH: award.epoch,
+            telemetry.ATTR_PLAN_VERSION: award.plan_version,
+            telemetry.ATTR_ATTEMPT: award.attempt,
+            telemetry.ATTR_AGENT: self._hosting.name,
+        }
+        with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes) as span:
+            self._trace = telemetry.inject(span) or self._trace
+            started = time.monotonic()
+            try:
+                claim = await self._done(await self._call(), time.monotonic() - started)
+            except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
+                span.record_exception(error)
+                span.set_status(telemetry.StatusCode.ERROR, str(error))
+                claim = self._failed(_error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
+        outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
+        telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
+        return claim
+
+    async def _call(self) -> Any:
+        """The one place where an agent's code is called."""
+        arguments = self._handler.signature.arguments(await self._input())
+        if self._handler.signature.context is not None:
+            self.context = Context(self._award, self, state=self._hosting.state)
+            arguments = {self._handler.signature.context: self.context, **arguments}
+        if self._handler.signature.blocking:
+            call = partial(self._handler.function, **arguments)
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._hosting.threads)
+        return await self._handler.function(**arguments)
+
+    async def _input(self) -> bytes | msgspec.Raw:
+        """The input, large parts fetched and put in."""
+        award = self._award
+        if award.input_blob is None and not award.fill:
+            return award.input
+        body: bytes | msgspec.Raw = award.input
+        if award.input_blob is not None:
+            body = await self._hosting.bus.fetch(self._task, award.input_blob)
+        if not award.fill:
+            return body
+        value = msgspec.json.decode(body)
+        bodies: dict[str, Any] = {}
+        for fill in award.fill:
+            if fill.blob.digest not in bodies:
+                bodies[fill.blob.digest] = msgspec.json.decode(await self._hosting.bus.fetch(self._task, fill.blob))
+            _put(value, fill.at, take(bodies[fill.blob.digest], fill.path, fill.slice))
+        return msgspec.json.encode(value)
+
+    async def _done(self, result: Any, took_s: float) -> m.Claim:
+        try:
+            body = msgspec.json.encode(result)
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            what = m.ErrorInfo(
+                code="handler",
+                message=f"The handler of {self._award.capability} returned a {type(result).__name__}, which has no JSON form: {error}.",
+            )
+            return self._failed(what, took_s, None)
+        if len(body) > INLINE_LIMIT:
+            ref = await self._hosting.bus.put(self._task, body)
+            return self._claim(m.Done, result_blob=ref, took_s=took_s, schedule=self._schedule_if_new())
+        return self._claim(m.Done, result=msgspec.Raw(body), took_s=took_s, schedule=self._schedule_if_new())
+
+    def _failed(self, error: m.ErrorInfo, took_s: float, after_s: float | None) -> m.Claim:
+        return self._claim(m.Failed, error=error, retry_after_s=after_s, took_s=took_s, schedule=self._schedule_if_new())
+
+    # claims
+
+    def _schedule_if_new(self) -> list[m.Step]:
+        return [] if self._accepted else self._schedule
+
+    def _claim(self, cls: type[m.Claim], **fields: Any) -> m.Claim:
+        award = self._award
+        return cls(subtask=award.subtask, epoch=award.epoch, boot=award.boot, load=self._hosting.load(), **fields)
+
+    async def _say(self, claim: m.Claim) -> None:
+        """Store a claim; it is the one that is said again when it is asked for."""
+        if self._timer is not None and isinstance(claim, m.Done | m.Failed | m.Release):
+            self._timer.cancel()
+        kind = TYPE_OF[type(claim)]
+        self.held.last = LastClaim(kind, claim, headers(kind, self._trace))
+        await self._hosting.store(self._task, self.held.last)
+
+    def _accept_soon(self) -> None:
+        if not self._accepted and not self._unwanted:
+            self._accepted = True
+            self._hosting.start_soon(self._accept)
+
+    async def _accept(self) -> None:
+        claim = self._claim(m.Accept, schedule=self._schedule)
+        last = LastClaim("accept", claim, headers("accept", self._trace))
+        if self.held.last is None:
+            self.held.last = last
+        with suppress(AgentExecutorError):
+            await self._hosting.store(self._task, last)
+
+    # the handler's host
+
+    def tell(self, **progress: Any) -> None:
+        award = self._award
+        said = m.Progress(subtask=award.subtask, epoch=award.epoch, boot=award.boot, at=to_rfc3339(time.time()), **progress)
+        if threading.get_ident() == self._thread:
+            self._hosting.tell(self._task, said, self._trace)
+        else:
+            self._loop.call_soon_threadsafe(self._hosting.tell, self._task, said, self._trace)
+
+    def scheduled(self, steps: list[m.Step]) -> None:
+        self._schedule = steps
+        self.held.expected_s = sum(step.duration_s for step in steps)
+        if self._accepted:
+            self.tell(schedule=steps)
+        else:
+            self._accept_soon()
+
+    async def extend(self, call: int, child: m.SubtaskSpec) -> None:
+        claim = self._claim(m.Extend, call=call, child=child)
+        await self._hosting.store(self._task, LastClaim("extend", claim, headers("extend", self._trace)))
+
+    @asynccontextmanager
+    async def waits(self) -> AsyncIterator[None]:
+        self.held.state = "waiting"
+        self._hosting.offer_changed()
+        self._hosting.slots.give_back()
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._hosting.slots.take_again()
+            self.held.state = "running"
+            self._hosting.offer_changed()
+
+    async def body(self, result: m.Result) -> bytes:
+        return await self._hosting.bus.body(self._task, result.result, result.result_blob)
+
+
+def _put(value: Any, at: list[str | int], part: Any) -> None:
+    for step in at[:-1]:
+        value = value[step]
+    value[at[-1]] = part
+
+
+def _error_of(error: Exception) -> m.ErrorInfo:
+    """How an exception of a handler is told."""
+    if isinstance(error, InputRefused):
+        return m.ErrorInfo(code="input", message=str(error), details={"parameter": error.fields.get("parameter", "")})
+    if isinstance(error, Fail):
+        details = {key: _json_or_text(value) for key, value in error.fields.items()}
+        return m.ErrorInfo(code="handler", message=error.message, details=details)
+    if isinstance(error, Retry):
+        return m.ErrorInfo(code="handler", message=error.message, retryable=True)
+    lines = traceback.format_exception(error)
+    text = "".join(lines[-TRACE_LINES:])[-TEXT_LIMIT:]
+    message = f"{type(error).__name__}: {error}"[:TEXT_LIMIT]
+    retryable = not isinstance(error, AgentError)
+    return m.ErrorInfo(code="handler", message=message, retryable=retryable, details={"type": type(error).__name__, "traceback": text})
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+    return value

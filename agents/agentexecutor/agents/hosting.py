@@ -1,0 +1,265 @@
+"""Serving: awards, calls, cancels and feedback arrive here and become executions; a side thread keeps the offers and coordinates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.abc
+from nats.aio.msg import Msg
+
+from agentexecutor.agents.agent import Agent
+from agentexecutor.agents.bidding import answer_call
+from agentexecutor.agents.book import Book, Held, LastClaim, What
+from agentexecutor.agents.errors import AgentError, NameTaken
+from agentexecutor.agents.execution import Execution
+from agentexecutor.agents.side import Side
+from agentexecutor.agents.slots import Slots
+from agentexecutor.bus.client import Bus, attached
+from agentexecutor.bus.connection import open_connection
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import H_TYPE, decode, encode, headers
+from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.names import TaskName, new_boot
+
+__all__ = ["Hosting", "serve"]
+
+logger = logging.getLogger("agentexecutor.agents")
+
+GRACE_S = 5.0
+"""How long what runs may go on when the agent stops; then it is released."""
+TRACE = ("traceparent", "tracestate")
+
+
+class Hosting:
+    """An agent that serves. Made by `serve`."""
+
+    def __init__(self, agent: Agent, bus: Bus, group: anyio.abc.TaskGroup) -> None:
+        self.agent = agent
+        self.bus = bus
+        self.name = bus.name
+        self.boot = new_boot()
+        self.book = Book(self.boot, agent.capacity)
+        self.slots = Slots(agent.capacity)
+        self.threads = anyio.CapacityLimiter(max(40, agent.capacity))
+        self.state: Any = None
+        self.releasing = False
+        self.taken: NameTaken | None = None
+        """Set when a newer process has this name."""
+        self.side: Side | None = None
+        self._group = group
+        self._offered = [handler.offered() for handler in agent.handlers.values()]
+        self._idle = anyio.Event()
+
+    # what executions need
+
+    def load(self) -> m.Load:
+        """How busy the agent is."""
+        return self.book.load(time.monotonic())
+
+    def offer(self) -> m.Offer:
+        """The standing offer as it is now. Called from the side thread too."""
+        return m.Offer(
+            boot=self.boot,
+            capabilities=self._offered,
+            capacity=self.agent.capacity,
+            labels=self.agent.labels,
+            running=self.book.running(),
+            queue_s=self.load().queue_s,
+            accepting=not self.book.draining,
+        )
+
+    def offer_changed(self) -> None:
+        """Have the offer published now, not only at the next beat."""
+        if self.side is not None:
+            self.side.publish_soon()
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
+        """Run something in the hosting's own task group."""
+        self._group.start_soon(function, *arguments)
+
+    async def store(self, task: TaskName, claim: LastClaim) -> None:
+        """Store a claim, however long it takes."""
+        connection = self.bus.connection
+        await connection.store(connection.subjects.claim(self.name, claim.kind, task), encode(claim.message), claim.headers)
+
+    def tell(self, task: TaskName, progress: m.Progress, trace: dict[str, str]) -> None:
+        """Publish progress."""
+        self.start_soon(self._publish, self.bus.connection.subjects.progress(self.name, task), progress, "progress", trace)
+
+    async def _publish(self, subject: str, message: m.Message, kind: str, trace: dict[str, str] | None = None) -> None:
+        try:
+            await self.bus.connection.publish(subject, encode(message), headers(kind, trace))
+        except AgentExecutorError as error:
+            logger.warning("A %s message could not be sent: %s", kind, error)
+
+    # what arrives
+
+    async def on_award(self, task: TaskName, message: m.Message, got: dict[str, str]) -> None:
+        if not isinstance(message, m.Award):
+            return
+        what, older, again = self.book.judge(message)
+        trace = {name: got[name] for name in TRACE if name in got}
+        if what is What.AGAIN and again is not None:
+            self.start_soon(self.store, task, again)
+        elif what is What.DECLINE or (what is What.RUN and message.capability not in self.agent.handlers):
+            reason = "stopping" if self.book.draining else "queue full" if what is What.DECLINE else f"no handler for {message.capability}"
+            decline = m.Decline(subtask=message.subtask, epoch=message.epoch, boot=self.boot, reason=reason, load=self.load())
+            self.start_soon(self.store, task, LastClaim("decline", decline, headers("decline", trace)))
+        elif what is What.RUN:
+            if older is not None:
+                older.host.cancelled()
+            handler = self.agent.handlers[message.capability]
+            held = Held(message, expected_s=handler.estimate_s or 0.0)
+            held.host = Execution(self, held, handler, trace)
+            self.book.take(held)
+            self.start_soon(self._run, held)
+
+    async def _run(self, held: Held) -> None:
+        try:
+            await held.host.run()
+        except AgentExecutorError as error:
+            logger.warning("Subtask %s of %s: %s", held.award.subtask, held.award.task, error)
+        if not self.book.held:
+            self._idle.set()
+            self._idle = anyio.Event()
+
+    async def on_call(self, task: TaskName, message: m.Message, got: dict[str, str]) -> None:
+        if isinstance(message, m.Call):
+            self.start_soon(self._bid, task, message, {name: got[name] for name in TRACE if name in got})
+
+    async def _bid(self, task: TaskName, call: m.Call, trace: dict[str, str]) -> None:
+        handler = self.agent.handlers.get(call.capability)
+        if handler is None or not call.labels.items() <= self.agent.labels.items():
+            return
+        subject = self.bus.connection.subjects.bid(self.name, call.shard, task)
+        answer: m.Bid | m.Refusal
+        try:
+            if self.book.draining:
+                answer = m.Refusal(subtask=call.subtask, call=call.call, boot=self.boot, reason="stopping")
+            else:
+                answer = await answer_call(call, self.boot, self.agent.capacity, self.load(), handler.estimate_s, handler.cost, handler.bid)
+        except Exception as error:
+            logger.exception("The bid function of %s failed.", call.capability)
+            answer = m.Refusal(subtask=call.subtask, call=call.call, boot=self.boot, reason=f"bid function failed: {error}"[:200])
+        await self._publish(subject, answer, "bid" if isinstance(answer, m.Bid) else "refusal", trace)
+
+    async def on_broadcast(self, message: Msg) -> None:
+        """A call to everybody with the capability."""
+        got = message.headers or {}
+        call = decode(got.get(H_TYPE), message.data)
+        if isinstance(call, m.Call):
+            await self.on_call(TaskName.parse(call.task), call, got)
+
+    async def on_cancel(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
+        if isinstance(message, m.Cancel):
+            held = self.book.cancelled((message.task, message.subtask), message.epoch)
+            if held is not None:
+                held.host.cancelled()
+
+    async def on_feedback(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
+        if isinstance(message, m.FeedbackMessage):
+            for held in list(self.book.held.values()):
+                wanted = message.subtask in (None, held.award.subtask)
+                if held.award.task == message.task and wanted and held.host.context is not None:
+                    held.host.context.take_feedback(message)
+
+    async def on_result(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
+        if isinstance(message, m.Result) and message.subtask is not None:
+            held = self.book.held.get((message.task, message.subtask))
+            if held is not None and held.host.context is not None:
+                held.host.context.child_ended(message)
+
+    async def on_refused(self, task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
+        if isinstance(message, m.Refused):
+            logger.warning("A claim about task %s was refused: %s", task, message.error.message)
+
+    # its end
+
+    async def drain(self, grace_s: float = GRACE_S) -> None:
+        """Take nothing new, let what runs finish, release what does not finish in time."""
+        self.book.draining = True
+        self.offer_changed()
+        with anyio.move_on_after(grace_s):
+            while self.book.held:
+                await self._idle.wait()
+        self.releasing = True
+        with anyio.move_on_after(grace_s):
+            while self.book.held:
+                for held in list(self.book.held.values()):
+                    held.host.stop()
+                await self._idle.wait()
+
+    def name_taken(self, error: NameTaken) -> None:
+        """A newer process has this name: stop at once."""
+        self.taken = error
+        self._group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serve(agent: Agent, bus: Bus, *, name: str | None = None, coordinate: bool = True) -> AsyncIterator[Hosting]:
+    """See `Agent.serve`."""
+    if not agent.handlers:
+        raise AgentError(f"Agent {agent.name!r} has no capabilities.", hint="Decorate a function with @agent.capability(...).")
+    async with AsyncExitStack() as stack:
+        state = await _enter_lifespan(stack, agent)
+        own = bus.connection
+        connection = await stack.enter_async_context(
+            open_connection(own.url, name=name or agent.name, prefix=own.prefix, credentials=own.credentials)
+        )
+        own_bus = await stack.enter_async_context(attached(connection))
+        raised: BaseException | None = None
+        hosting: Hosting | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                hosting = Hosting(agent, own_bus, group)
+                hosting.state = state
+                await _listen(hosting)
+                async with Side(hosting, asyncio.get_running_loop(), coordinate=coordinate).running() as hosting.side:
+                    try:
+                        yield hosting
+                    except BaseException as error:  # noqa: BLE001  # given on unwrapped, below
+                        raised = error
+                    if not hosting.taken:
+                        with anyio.CancelScope(shield=True):
+                            await hosting.drain()
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as group_error:
+            raise (raised or _only(group_error)) from None
+        if hosting is not None and hosting.taken is not None:
+            raise hosting.taken
+        if raised is not None:
+            raise raised
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _enter_lifespan(stack: AsyncExitStack, agent: Agent) -> Any:
+    if agent.lifespan is None:
+        return None
+    manager = agent.lifespan()
+    if hasattr(manager, "__aenter__"):
+        return await stack.enter_async_context(manager)
+    return stack.enter_context(manager)
+
+
+async def _listen(hosting: Hosting) -> None:
+    bus = hosting.bus
+    bus.on_message("award", hosting.on_award)
+    bus.on_message("call", hosting.on_call)
+    bus.on_message("cancel", hosting.on_cancel)
+    bus.on_message("feedback", hosting.on_feedback)
+    bus.on_message("result", hosting.on_result)
+    bus.on_message("refused", hosting.on_refused)
+    for capability in hosting.agent.handlers:
+        await bus.connection.subscribe(bus.connection.subjects.call(capability), hosting.on_broadcast)
