@@ -2,6 +2,7 @@
 
 from agentexecutor.bus.client import Bus, connect
 from agentexecutor.bus.errors import (
+    ApiError,
     BusClosed,
     BusError,
     NoBus,
@@ -16,17 +17,21 @@ from agentexecutor.bus.errors import (
     TaskRefused,
     TaskTimeout,
 )
+from agentexecutor.bus.queries import NoAnswer
 from agentexecutor.bus.server import EmbeddedServer, embedded_server
 from agentexecutor.bus.task import Task
-from agentexecutor.schemas.errors import AgentExecutorError, NameRefused, PlanRefused
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused, PlanRefused, TooLarge
 
 __all__ = [
     "AgentExecutorError",
+    "ApiError",
     "Bus",
     "BusClosed",
     "BusError",
+    "DecodeFailed",
     "EmbeddedServer",
     "NameRefused",
+    "NoAnswer",
     "NoBus",
     "PlanRefused",
     "ServerTooOld",
@@ -40,6 +45,7 @@ __all__ = [
     "TaskLost",
     "TaskRefused",
     "TaskTimeout",
+    "TooLarge",
     "connect",
     "embedded_server",
 ]

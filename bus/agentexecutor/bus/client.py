@@ -7,34 +7,37 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 from weakref import WeakValueDictionary
 
 import anyio
 from msgspec import Raw
-from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from agentexecutor.bus import telemetry
-from agentexecutor.bus.blobs import join, store_body
+from agentexecutor.bus import telemetry as t
+from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.connection import Connection, Headers, open_connection
-from agentexecutor.bus.errors import TaskRefused
-from agentexecutor.bus.queries import Questions
-from agentexecutor.bus.task import Outcome, Task
+from agentexecutor.bus.outcome import Outcome
+from agentexecutor.bus.queries import Questions, first_of, merge_unserved
+from agentexecutor.bus.request import encode_submit, fill_submit
+from agentexecutor.bus.task import Submitted, Task
+from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_TYPE, INLINE_LIMIT, decode, decode_as, encode, headers
+from agentexecutor.schemas.codec import H_ID, H_TYPE, decode, decode_as, headers
 from agentexecutor.schemas.errors import DecodeFailed
-from agentexecutor.schemas.names import TaskName, check_capability, check_name, clean_name, new_id
+from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 from agentexecutor.schemas.plans import Plan
-from agentexecutor.schemas.references import encode_input
-from agentexecutor.schemas.subjects import DEFAULT_PREFIX, class_of
+from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
-__all__ = ["Bus", "MessageHandler", "attached", "connect", "own_name"]
+__all__ = ["AuctionMode", "Bus", "MessageHandler", "attached", "connect", "own_name"]
 
 T = TypeVar("T")
 MessageHandler = Callable[[TaskName, m.Message, Headers], Awaitable[None]]
 AuctionMode = Literal["standing", "call", "broadcast", "auto"]
+ANSWER_S = 10.0
+ALL_ANSWER_S = 3.0
+CHUNK_S = 30.0
 
 
 def own_name() -> str:
@@ -49,19 +52,20 @@ def own_name() -> str:
 
 
 class Bus:
-    """A peer on the bus. Made by `connect`."""
+    """A peer on the bus. Made by `connect`. Several peers may share a name: each hears all that is sent to it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.undecodable = 0
-        """Messages to this peer that did not decode."""
+        self.counters: dict[str, int] = {"undecodable": 0}
+        """Messages to this peer that could not be used."""
         self._handlers: dict[str, list[MessageHandler]] = {}
         self._outcomes: WeakValueDictionary[TaskName, Outcome] = WeakValueDictionary()
         self._questions = Questions(connection)
+        self._submit_template = connection.subjects.submit(TaskName(connection.name, "{task}"), "{class}")
 
     @property
     def name(self) -> str:
-        """The peer's own name."""
+        """The name of this peer."""
         return self.connection.name
 
     # what comes in
@@ -69,13 +73,14 @@ class Bus:
     def on_message(self, kind: str, handler: MessageHandler) -> Callable[[], None]:
         """Have `handler` awaited for every message of a kind that comes to this peer: call award cancel feedback result refused.
 
-        Gives the function that takes it back.
+        One message after another: a handler that has much to do hands it to a task of its own. Gives the function that takes it back.
         """
-        self._handlers.setdefault(kind, []).append(handler)
-        return lambda: self._handlers[kind].remove(handler)
+        handlers = self._handlers.setdefault(kind, [])
+        handlers.append(handler)
+        return lambda: handlers.remove(handler) if handler in handlers else None
 
     async def receive(self, message: Msg) -> None:
-        """Everything that is sent to this peer. What has no Ae-Type is dropped, what does not decode is counted."""
+        """Everything that is sent to this peer. What has no Ae-Type is dropped (R3), what does not decode is counted."""
         got = message.headers or {}
         if H_TYPE not in got:
             return
@@ -84,26 +89,41 @@ class Bus:
             if kind == "answer":
                 self._questions.answered(got, message.data)
                 return
-            content = decode(got[H_TYPE], message.data)
+            content = decode(got[H_TYPE], message.data) if got[H_TYPE] == kind else None
         except (DecodeFailed, ValueError):
-            self.undecodable += 1
+            self.counters["undecodable"] += 1
+            t.count(t.METRIC_UNDECODABLE, 1, {t.ATTR_REASON: "undecodable"})
             return
-        if content is None:
-            return
-        outcome = self._outcomes.get(task)
-        if outcome is not None and isinstance(content, m.Result) and content.subtask is None:
-            outcome.ended(content)
-        elif outcome is not None and isinstance(content, m.Refused):
-            outcome.refused(content)
-        for handler in self._handlers.get(kind, ()):
-            await handler(task, content, got)
+        if content is not None:
+            self._learn(task, content)
+            for handler in tuple(self._handlers.get(kind, ())):
+                await handler(task, content, got)
 
-    def outcome(self, task: TaskName) -> Outcome:
-        """What is known here of how a task ended; shared by all handles of the task."""
+    def _learn(self, task: TaskName, content: m.Message) -> None:
+        outcome = self._outcomes.get(task)
+        if outcome is None:
+            return
+        if isinstance(content, m.Result) and content.subtask is None:
+            outcome.ended(content)
+        elif isinstance(content, m.Refused):
+            outcome.refused(content.id, content.error)
+
+    def _outcome(self, task: TaskName) -> Outcome:
+        """What is known here of how a task ended; shared by all handles of the task, gone with the last."""
         known = self._outcomes.get(task)
         if known is None:
             known = self._outcomes[task] = Outcome()
         return known
+
+    async def look_again(self) -> None:
+        """Have everybody who waits ask how things stand: what was sent to us while we were away is lost."""
+        for outcome in list(self._outcomes.values()):
+            outcome.wake()
+
+    def close(self) -> None:
+        """Tell everybody who waits that nothing will come any more. `connect` does it at its end."""
+        for outcome in list(self._outcomes.values()):
+            outcome.close()
 
     # tasks
 
@@ -126,111 +146,110 @@ class Bus:
     ) -> Task:
         """Publish a task: a capability with its input (an object whose keys are the handler's parameters), or a plan.
 
-        Returns once it is stored, whether or not anybody coordinates. The same `id` with the same content is the same task. Raises
-        PlanRefused, NameRefused, TaskRefused, StoreTimeout (not stored within `store_timeout_s`), BusClosed.
+        Returns once it is stored, whether or not anybody coordinates. The same `id` with the same content is the same task.
+        `deadline_s`: from now; `timeout_s`: for each attempt; `store_timeout_s`: for storing it. Raises PlanRefused, NameRefused,
+        TaskRefused (an option that no coordinator would take), StoreTimeout, StoreRefused, TooLarge, BusClosed.
         """
-        task = TaskName(self.name, check_name("task", id) if id is not None else new_id())
+        task = TaskName(self.name, check_name("task", new_id() if id is None else id))
         options = m.Submit(
             priority=priority,
             deadline_s=deadline_s,
             retries=retries,
             timeout_s=timeout_s,
-            labels=dict(labels or {}),
+            labels=dict(sorted((labels or {}).items())),
             award=award,
             auction=auction,
             tailored=tailored,
-            critics=list(critics),
+            critics=sorted(set(critics)),
         )
         title = what if isinstance(what, str) else "plan"
-        with telemetry.span(telemetry.span_submit(title), kind=telemetry.SpanKind.PRODUCER, attributes={telemetry.AE_TASK: str(task)}):
-            submit = await self._fill(task, what, input, options)
-            payload = encode(submit)
-            made = headers("submit", telemetry.inject())
-            handle = Task(self, task, self.outcome(task), submitted=(class_of(priority), payload, made))
-            await handle.store(store_timeout_s)
-        return handle
+        with t.span(t.SPAN_SUBMIT, title, parent=t.current()) as span:
+            submit = await fill_submit(options, what, input, lambda body: self.put(task, body))
+            payload = encode_submit(task, submit)
+            made = headers("submit", t.inject())
+            if span.is_recording():
+                span.set_attributes(self._span_attributes(task, made[H_ID], payload))
+            subject = self.connection.subjects.submit(task, class_of(priority))
+            return await self._store(task, Submitted(subject, payload, made, anyio.current_time()), title, store_timeout_s)
 
-    async def _fill(self, task: TaskName, what: str | Plan | m.PlanSpec, input: Any, options: m.Submit) -> m.Submit:
-        """The submit message, large bodies stored and named by reference."""
-        if isinstance(what, str):
-            raw = encode_input({} if input is None else input)
-            if not bytes(raw).startswith(b"{"):
-                raise TaskRefused(
-                    "The input is no JSON object.",
-                    hint="Give an object whose keys are the handler's parameters.",
-                    task=str(task),
-                    error=m.ErrorInfo(code="input", message="The input is no JSON object."),
-                )
-            capability = check_capability(what)
-            if len(bytes(raw)) > INLINE_LIMIT:
-                return replace(options, capability=capability, input_blob=await store_body(self.connection, task, bytes(raw)))
-            return replace(options, capability=capability, input=raw)
-        spec = what.spec() if isinstance(what, Plan) else what
-        body = encode(spec)
-        if len(body) > INLINE_LIMIT:
-            return replace(options, plan_blob=await store_body(self.connection, task, body))
-        return replace(options, plan=spec)
+    async def _store(self, task: TaskName, submitted: Submitted, title: str, timeout_s: float | None) -> Task:
+        outcome = self._outcome(task)
+        outcome.expect(submitted.headers[H_ID])
+        await self.connection.store(submitted.subject, submitted.payload, submitted.headers, timeout_s=timeout_s)
+        t.count(t.METRIC_SUBMITS, 1, {t.ATTR_CAPABILITY: title})
+        return Task(self, task, outcome, submitted)
 
-    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, type: type[T] | Any = Any, **options: Any) -> T:
+    def _span_attributes(self, task: TaskName, id: str, payload: bytes) -> dict[str, str | int]:
+        return {
+            t.ATTR_TASK: str(task),
+            t.ATTR_PEER: self.name,
+            t.ATTR_MESSAGING_SYSTEM: "nats",
+            t.ATTR_MESSAGING_OPERATION: "publish",
+            t.ATTR_MESSAGING_TYPE: "send",
+            t.ATTR_MESSAGING_TEMPLATE: self._submit_template,
+            t.ATTR_MESSAGING_ID: id,
+            t.ATTR_MESSAGING_CONVERSATION: str(task),
+            t.ATTR_MESSAGING_SIZE: len(payload),
+        }
+
+    @overload
+    async def run(self, what: str | Plan | m.PlanSpec, input: Any, type: type[T], **options: Any) -> T: ...
+    @overload
+    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, *, type: type[T], **options: Any) -> T: ...
+    @overload
+    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, **options: Any) -> Any: ...
+    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, type: Any = Any, **options: Any) -> Any:
         """Submit and wait for the result, converted to `type`. Options as for `submit`; raises what `submit` and `Task.result` raise."""
         task = await self.submit(what, input, **options)
-        result: T = await task.result(type)
-        return result
+        return await task.result(type)
 
     def task(self, name: str) -> Task:
         """A handle for a task by its full name, ``<owner>.<id>``, from anywhere, at any time. Raises NameRefused."""
         task = TaskName.parse(name)
-        return Task(self, task, self.outcome(task))
+        return Task(self, task, self._outcome(task))
 
     # questions
 
-    async def ask(self, kind: str, task: TaskName | None = None, question: m.Ask | None = None, *, timeout_s: float = 10.0) -> m.Answer:
-        """Ask the coordinators, again every second until one answers. Raises BusError when none does, or when the answer is an error."""
+    async def ask(self, kind: str, task: TaskName | None = None, question: m.Ask | None = None, *, timeout_s: float = ANSWER_S) -> m.Answer:
+        """Ask the coordinators, again every second until one answers. Raises NoAnswer, or BusError when the answer is an error."""
         return await self._questions.ask(kind, task, question or m.Ask(), timeout_s)
 
-    async def ask_body(self, cls: type[T], kind: str, task: TaskName | None = None, question: m.Ask | None = None) -> T:
-        """Ask, and decode the answer's body as `cls`."""
-        answer = await self.ask(kind, task, question)
-        if answer.body_blob is not None:
-            return decode_as(cls, await self.fetch(task or TaskName(self.name, "-"), answer.body_blob))
-        return decode_as(cls, answer.body)
+    async def ask_body(
+        self, cls: type[T], kind: str, task: TaskName | None = None, question: m.Ask | None = None, *, timeout_s: float = ANSWER_S
+    ) -> T:
+        """Ask, and decode the answer's body as `cls`. Raises what `ask` raises, and DecodeFailed."""
+        answer = await self.ask(kind, task, question, timeout_s=timeout_s)
+        return decode_as(cls, await self.body(task or NOBODY, answer.body, answer.body_blob))
 
     async def tasks(self, states: Iterable[str] = (), owner: str | None = None, limit: int = 100) -> v.TasksView:
-        """Tasks, newest first, and how many submits wait in the queue."""
+        """Tasks, newest first, and how many submits wait in the queue. Raises NoAnswer."""
         return await self.ask_body(v.TasksView, "tasks", None, m.Ask(states=list(states), owner=owner, limit=limit))
 
     async def agents(self) -> list[v.AgentView]:
-        """All living agents."""
+        """All living agents. Raises NoAnswer."""
         return (await self.ask_body(v.AgentsView, "agents")).agents
 
     async def unserved(self) -> list[v.UnservedLine]:
-        """Demand that no agent fits, from all coordinators."""
-        answers = await self._questions.ask_all("unserved", m.Ask())
-        return [line for answer in answers for line in decode_as(v.UnservedView, answer.body).unserved]
+        """Demand that no agent fits, from all coordinators. Raises NoAnswer."""
+        answers = await self._questions.ask_all("unserved", m.Ask(), ALL_ANSWER_S)
+        return merge_unserved([decode_as(v.UnservedView, await self.body(NOBODY, got.body, got.body_blob)) for got in answers])
 
     # bodies
 
-    async def fetch(self, task: TaskName, ref: m.BlobRef, *, timeout_s: float = 60.0) -> bytes:
-        """A body by its reference, read through the coordinators. Raises BusError when it is gone."""
-
-        async def read(number: int) -> bytes:
-            return await self._questions.chunk(task, m.Ask(digest=ref.digest, chunk=number), timeout_s)
-
-        return await join(ref, read)
+    async def fetch(self, task: TaskName, ref: m.BlobRef, *, timeout_s: float = CHUNK_S) -> bytes:
+        """A body by its reference, read through the coordinators. `timeout_s`: for each chunk. Raises NoAnswer, BusError when it is gone."""
+        return await self._questions.fetch(task, ref, timeout_s)
 
     async def put(self, task: TaskName, body: bytes) -> m.BlobRef:
-        """Store a body under a task."""
-        return await store_body(self.connection, task, body)
+        """Store a body under a task. Raises StoreTimeout, StoreRefused, BusClosed."""
+        try:
+            return await store_body(self.connection, task, body)
+        except ExceptionGroup as group:
+            raise first_of(group) from None
 
-    async def body(self, task: TaskName, result: Raw, blob: m.BlobRef | None) -> bytes:
-        """The JSON text of a body, wherever it is."""
-        return bytes(result) if blob is None else await self.fetch(task, blob)
-
-    async def claim(self, kind: str, task: TaskName, content: m.Message, type: str, *, timeout_s: float | None = None) -> str:
-        """Store a claim, and give its Ae-Id."""
-        made = headers(type, telemetry.inject())
-        await self.connection.store(self.connection.subjects.claim(self.name, kind, task), encode(content), made, timeout_s=timeout_s)
-        return made[H_ID]
+    async def body(self, task: TaskName, inline: Raw, ref: m.BlobRef | None) -> bytes:
+        """The JSON text of a body, wherever it is. Raises what `fetch` raises."""
+        return bytes(inline) if ref is None else await self.fetch(task, ref)
 
 
 @asynccontextmanager
@@ -245,8 +264,9 @@ async def connect(
 ) -> AsyncIterator[Bus]:
     """Connect to the bus as peer `name`; the streams are made when they are missing.
 
-    `url` None: AGENTEXECUTOR_NATS_URL, else nats://127.0.0.1:4222. `name` None: AGENTEXECUTOR_NAME, else ``<user>-<host>``. Reconnects for ever.
-    Raises NoBus, ServerTooOld, StreamMismatch, NameRefused. Errors of the body come out unwrapped.
+    `url` None: AGENTEXECUTOR_NATS_URL, else nats://127.0.0.1:4222. `name` None: AGENTEXECUTOR_NAME, else ``<user>-<host>``.
+    `credentials`: path of a credentials file. `shards` and `replicas` count only when the streams are made. Reconnects for ever. Raises
+    NoBus, ServerTooOld, StreamMismatch, NameRefused. Errors of the body come out unwrapped.
     """
     opened = open_connection(url, name=name or own_name(), prefix=prefix, credentials=credentials, shards=shards, replicas=replicas)
     async with opened as connection, attached(connection) as bus:
@@ -257,9 +277,10 @@ async def connect(
 async def attached(connection: Connection) -> AsyncIterator[Bus]:
     """A Bus on a connection that is there already (and is not closed here)."""
     bus = Bus(connection)
-    subscription = await connection.subscribe(connection.subjects.all_to(connection.name), bus.receive)
+    forget = connection.on_reconnect(bus.look_again)
     try:
-        yield bus
+        async with listening(connection, connection.subjects.all_to(connection.name), bus.receive):
+            yield bus
     finally:
-        with anyio.CancelScope(shield=True), suppress(Exception):
-            await subscription.unsubscribe()
+        forget()
+        bus.close()

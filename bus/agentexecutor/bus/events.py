@@ -1,134 +1,139 @@
-"""A task's events from its log: the records so far by question, then those that the server republishes, joined by sequence; progress in between."""
+"""A task's events as they come: the log page by page by question, then the records that the server republishes, progress in between.
+
+Both sources hold the same records; they are joined by sequence, so nothing is told twice. A republished record names the sequence before
+its own (Nats-Last-Sequence): where that was not told, something was missed, and the log is asked again (docs/protocol.md section 8).
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
+from agentexecutor.bus.errors import BusClosed, BusError
+from agentexecutor.bus.outcome import Outcome
+from agentexecutor.bus.queries import NoAnswer
+from agentexecutor.bus.story import Story, progress_event
+from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_TYPE, decode_as, decode_record
+from agentexecutor.schemas.codec import H_TYPE, decode, decode_as, decode_record
 from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.views import Event
 
 if TYPE_CHECKING:
     from agentexecutor.bus.client import Bus
     from agentexecutor.bus.connection import Connection
 
-__all__ = ["Applied", "events_of", "follow_events", "until_applied"]
+__all__ = ["follow_events"]
 
-POLL_S = 10.0
-"""Without any news for so long the log is asked again, in case the last record was missed."""
-TEXT_LIMIT = 2000
+SILENCES_S = (2.0, 5.0, 15.0, 30.0, 60.0)
+"""After so long without a record the log is asked, in case the last ones were missed."""
+H_SEQUENCE = "Nats-Sequence"
+H_BEFORE = "Nats-Last-Sequence"
+H_STAMP = "Nats-Time-Stamp"
 
 
-class Applied:
-    """The ids of inputs that records have answered since this began to listen."""
+class Heard(NamedTuple):
+    """A message of the log as the server republishes it. `before`: the sequence of the one before; `payload` None: it is no record."""
 
-    def __init__(self) -> None:
-        self.ids: set[str] = set()
-        self.news = anyio.Event()
+    seq: int
+    before: int
+    time: str
+    payload: bytes | None
 
-    def has(self, id: str) -> bool:
-        return id in self.ids
 
-    def add(self, ids: list[str]) -> None:
-        self.ids.update(ids)
-        self.news.set()
-        self.news = anyio.Event()
+async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callable[[], Awaitable[None]]) -> AsyncGenerator[Event, None]:
+    """All events of a task from the first on, without gap or double; ends with the task's own end.
+
+    `look` is awaited whenever the log holds nothing: it raises when there will never be anything.
+    """
+    story = Story(task)
+    asked_for = 0
+    async with _live(bus.connection, task, outcome) as live:
+        while not story.ended:
+            async for entry in _log(bus, task, story.position):
+                for event in story.tell(entry):
+                    yield event
+            if story.position == 0:
+                await look()
+            while not story.ended and (item := await live.next()) is not None:
+                if isinstance(item, Event):
+                    yield item
+                elif item.before > story.position and item.seq > asked_for:
+                    asked_for = item.seq
+                    live.put_back(item)
+                    break
+                else:
+                    for entry in await _entries(bus, task, item):
+                        for event in story.tell(entry):
+                            yield event
+                    story.skip(item.seq)
+
+
+class _Live:
+    """What comes while we listen, in order."""
+
+    def __init__(self, connection: Connection, task: TaskName) -> None:
+        self._connection = connection
+        self._task = task
+        self._items: deque[Heard | Event] = deque()
+        self._woken = False
+        self._news = asyncio.Event()
+        self._silences = 0
+
+    async def next(self) -> Heard | Event | None:
+        """The next that comes; None when the log has to be asked: it was silent for long, or something was told elsewhere."""
+        if not self._items and not self._woken:
+            with anyio.move_on_after(SILENCES_S[min(self._silences, len(SILENCES_S) - 1)]):
+                await self._news.wait()
+        self._news.clear()
+        if self._items:
+            self._silences = 0
+            return self._items.popleft()
+        self._woken = False
+        self._silences += 1
+        return None
+
+    def put_back(self, item: Heard) -> None:
+        self._items.appendleft(item)
+
+    def wake(self) -> None:
+        self._woken = True
+        self._news.set()
+
+    async def heard(self, message: Msg) -> None:
+        got = message.headers or {}
+        with suppress(KeyError, ValueError):
+            item = Heard(int(got[H_SEQUENCE]), int(got[H_BEFORE]), got[H_STAMP], message.data if H_TYPE in got else None)
+            self._items.append(item)
+            self._news.set()
+
+    async def progress(self, message: Msg) -> None:
+        with suppress(DecodeFailed, ValueError):
+            progress = decode((message.headers or {}).get(H_TYPE), message.data)
+            agent, _ = self._connection.subjects.parse_progress(message.subject)
+            if isinstance(progress, m.Progress):
+                self._items.append(progress_event(self._task, agent, progress))
+                self._news.set()
 
 
 @asynccontextmanager
-async def until_applied(connection: Connection, task: TaskName) -> AsyncIterator[Applied]:
-    """Listen to a task's records for the ids that they answer."""
-    applied = Applied()
-
-    async def came(message: Msg) -> None:
-        with suppress(DecodeFailed):
-            if H_TYPE in (message.headers or {}):
-                record = decode_record(message.data)
-                applied.add(record.applied)
-
-    subscription = await connection.subscribe(connection.subjects.watch(task), came)
-    try:
-        yield applied
-    finally:
-        with anyio.CancelScope(shield=True), suppress(Exception):
-            await subscription.unsubscribe()
-
-
-async def follow_events(bus: Bus, task: TaskName) -> AsyncIterator[v.Event]:
-    """All events of a task from the first on, without gap or double; ends with the task's own end."""
-    connection = bus.connection
-    send, receive = anyio.create_memory_object_stream[tuple[int, v.Event | None]](float("inf"))
-
-    async def record_came(message: Msg) -> None:
-        await send.send((int((message.headers or {}).get("Nats-Sequence", "0")), None))
-
-    async def progress_came(message: Msg) -> None:
-        with suppress(DecodeFailed, ValueError):
-            peer, _ = connection.subjects.parse_progress(message.subject)
-            await send.send((0, _progress(task, peer, decode_as(m.Progress, message.data))))
-
-    subscriptions = [
-        await connection.subscribe(connection.subjects.watch(task), record_came),
-        await connection.subscribe(connection.subjects.all_progress(task), progress_came),
-    ]
-    try:
-        last = 0
-        while True:
-            async for entry in _entries(bus, task, last):
-                last = max(last, entry.seq)
-                for event in events_of(task, entry):
-                    yield event
-                    if event.subtask is None and event.kind in ("completed", "failed", "cancelled"):
-                        return
-            news = False
-            while not news:
-                seq, progress = await _next(receive)
-                if progress is not None:
-                    yield progress
-                else:
-                    news = seq == 0 or seq > last
-    finally:
-        with anyio.CancelScope(shield=True):
-            for subscription in subscriptions:
-                with suppress(Exception):
-                    await subscription.unsubscribe()
-        send.close()
-        receive.close()
-
-
-async def _next(receive: Any) -> tuple[int, v.Event | None]:
-    """The next news; sequence 0 without an event when there was none for a while."""
-    with anyio.move_on_after(POLL_S):
-        news: tuple[int, v.Event | None] = await receive.receive()
-        return news
-    return 0, None
-
-
-async def _entries(bus: Bus, task: TaskName, after: int) -> AsyncIterator[r.LogEntry]:
-    """The log after a sequence, page by page."""
-    while True:
-        answer = await bus.ask("task", task, m.Ask(what="log", after=after))
-        body = bytes(answer.body) if answer.body_blob is None else await bus.fetch(task, answer.body_blob)
-        for raw in msgspec.json.decode(body, type=_Page).records:
-            entry = msgspec.json.decode(raw, type=_Entry)
-            after = max(after, entry.seq)
-            yield r.LogEntry(seq=entry.seq, time=entry.time, record=decode_record(entry.record))
-        if answer.next is None:
-            return
-        after = max(after, answer.next)
-
-
-class _Page(msgspec.Struct):
-    records: list[msgspec.Raw]
+async def _live(connection: Connection, task: TaskName, outcome: Outcome) -> AsyncIterator[_Live]:
+    live = _Live(connection, task)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(listening(connection, connection.subjects.watch(task), live.heard))
+        await stack.enter_async_context(listening(connection, connection.subjects.all_progress(task), live.progress))
+        stack.enter_context(outcome.waking(live.wake))
+        yield live
 
 
 class _Entry(msgspec.Struct):
@@ -137,60 +142,67 @@ class _Entry(msgspec.Struct):
     record: msgspec.Raw
 
 
-def _progress(task: TaskName, peer: str, progress: m.Progress) -> v.Event:
-    data = msgspec.to_builtins(progress)
-    for known in ("subtask", "epoch", "at", "boot"):
-        data.pop(known, None)
-    return v.Event(time=progress.at, task=str(task), kind="progress", subtask=progress.subtask, agent=peer, epoch=progress.epoch, data=data)
+class _Page(msgspec.Struct):
+    records: list[_Entry]
 
 
-def events_of(task: TaskName, entry: r.LogEntry) -> list[v.Event]:
-    """One event for each thing that a record says, in its order."""
-    events: list[v.Event] = []
-    for change in entry.record.changes:
-        kind = str(change.__struct_config__.tag)
-        data = _data(change)
-        data["coordinator"] = entry.record.coordinator
-        subtasks = _subtasks(change)
-        for subtask in subtasks:
-            own = (
-                {**data, "capability": change.add[subtask].capability} if isinstance(change, r.Planned) and subtask in change.add else data
-            )
-            events.append(
-                v.Event(
-                    time=entry.time,
-                    task=str(task),
-                    kind=kind,
-                    subtask=subtask,
-                    agent=getattr(change, "agent", None) or None,
-                    epoch=getattr(change, "epoch", None) or None,
-                    seq=entry.seq,
-                    data=own,
-                )
-            )
-    return events
+async def _log(bus: Bus, task: TaskName, after: int) -> AsyncIterator[r.LogEntry]:
+    """The log after a sequence, page by page, however long nobody answers."""
+    start: int | None = after
+    while start is not None:
+        try:
+            answer = await bus.ask("task", task, m.Ask(what="log", after=start))
+            body = await bus.body(task, answer.body, answer.body_blob)
+        except NoAnswer:
+            continue
+        for entry in _usable(decode_as(_Page, body).records):
+            yield await _whole(bus, task, entry)
+        start = answer.next
 
 
-def _subtasks(change: r.Change) -> list[str | None]:
-    """Whom an event is about; None for the task itself."""
-    if isinstance(change, r.Ready | r.Superseded):
-        return list(change.subtasks)
-    if isinstance(change, r.Cancelled):
-        return [None] if change.subtasks is None else list(change.subtasks)
-    return [getattr(change, "subtask", None)]
+async def _entries(bus: Bus, task: TaskName, item: Heard) -> list[r.LogEntry]:
+    """A republished record; the last one of a task with all before it."""
+    if item.payload is None:
+        return []
+    try:
+        record = decode_record(item.payload)
+        history = record.history
+        if record.history_blob is not None:
+            history = _usable(decode_as(list[_Entry], await _insist(bus, task, record.history_blob)))
+    except DecodeFailed:
+        return []
+    own = r.LogEntry(seq=item.seq, time=item.time, record=replace(record, history=[], history_blob=None))
+    return [await _whole(bus, task, entry) for entry in (*history, own)]
 
 
-def _data(change: r.Change) -> dict[str, Any]:
-    """What a kind adds, as plain JSON; large texts are left out."""
-    if isinstance(change, r.Submitted):
-        return {"priority": change.submit.priority, "capability": change.submit.capability, "deadline_s": change.submit.deadline_s}
-    if isinstance(change, r.Planned):
-        subtasks = {name: {"capability": spec.capability, "after": spec.after} for name, spec in change.add.items()}
-        return {"version": change.version, "cause": change.cause, "parent": change.parent, "subtasks": subtasks, "shares": change.shares}
-    if isinstance(change, r.Completed):
-        size = change.result_blob.bytes if change.result_blob is not None else len(bytes(change.result))
-        return {"took_s": change.took_s, "bytes": size, "usage": change.usage}
-    data: dict[str, Any] = msgspec.to_builtins(change)
-    for known in ("kind", "subtask", "subtasks", "agent", "epoch", "boot"):
-        data.pop(known, None)
-    return data
+def _usable(entries: list[_Entry]) -> list[r.LogEntry]:
+    """Entries decoded; one that cannot be read is left out."""
+    usable = []
+    for entry in entries:
+        with suppress(DecodeFailed):
+            usable.append(r.LogEntry(seq=entry.seq, time=entry.time, record=decode_record(entry.record)))
+    return usable
+
+
+async def _whole(bus: Bus, task: TaskName, entry: r.LogEntry) -> r.LogEntry:
+    """The entry with the subtasks that a large `planned` change names by reference."""
+    changes = list(entry.record.changes)
+    for index, change in enumerate(changes):
+        if isinstance(change, r.Planned) and change.add_blob is not None:
+            with suppress(DecodeFailed):
+                add = decode_as(dict[str, m.SubtaskSpec], await _insist(bus, task, change.add_blob))
+                changes[index] = replace(change, add=add, add_blob=None)
+    return replace(entry, record=replace(entry.record, changes=changes))
+
+
+async def _insist(bus: Bus, task: TaskName, ref: m.BlobRef) -> bytes:
+    """A body, however long nobody answers; ``{}`` when it is gone."""
+    while True:
+        try:
+            return await bus.fetch(task, ref)
+        except NoAnswer:
+            continue
+        except BusClosed:
+            raise
+        except BusError:
+            return b"{}"

@@ -1,27 +1,37 @@
-"""Questions to the coordinators and their answers, matched by id (docs/protocol.md section 7)."""
+"""Questions to the coordinators and their answers, matched by id, asked again until somebody answers (docs/protocol.md section 7)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
 
+from agentexecutor.bus.blobs import join
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import BusError
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, decode, encode, headers
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import H_RE, H_TYPE, decode, encode, headers
 from agentexecutor.schemas.errors import DecodeFailed
-from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.subjects import NOBODY
 
-__all__ = ["Questions"]
+__all__ = ["NoAnswer", "Questions", "first_of", "merge_unserved"]
 
 AGAIN_S = 1.0
+TASKS_NAMED = 8
+"""So many tasks are named in a line of unserved demand."""
+
+
+class NoAnswer(BusError):
+    """No coordinator answered a question of this `kind` in time."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A question that waits: the answers so far, and an event for the first."""
+    """A question that waits: the answers so far (Ae-Type and payload), and an event for the next."""
 
     answers: list[tuple[str, bytes]] = field(default_factory=list)
     news: anyio.Event = field(default_factory=anyio.Event)
@@ -43,75 +53,114 @@ class Questions:
             question.news = anyio.Event()
 
     async def ask(self, kind: str, task: TaskName | None, question: m.Ask, timeout_s: float) -> m.Answer:
-        """The first answer. Raises BusError when nobody answers, or when the answer is an error."""
-        _, payload = await self._first(kind, task, question, timeout_s)
-        answer = decode("answer", payload)
-        if not isinstance(answer, m.Answer):
-            raise DecodeFailed("not an answer", kind="answer", reason="another type")
-        if answer.error is not None:
-            raise BusError(answer.error.message, error=answer.error)
-        return answer
+        """The first answer. Raises NoAnswer, BusError (the answer is an error), BusClosed."""
+        type, payload = await self._first(kind, task, question, timeout_s)
+        return _usable(type, payload)
 
-    async def chunk(self, task: TaskName, question: m.Ask, timeout_s: float) -> bytes:
-        """The bytes of one chunk of a body. Raises BusError when it is gone."""
-        kind, payload = await self._first("blob", task, question, timeout_s)
-        if kind == "chunk":
-            return payload
-        answer = decode("answer", payload)
-        error = answer.error if isinstance(answer, m.Answer) else None
-        raise BusError(
-            error.message if error else f"A body of task {task} cannot be read.", hint="Bodies are kept as long as their task.", error=error
-        )
+    async def ask_all(self, kind: str, question: m.Ask, timeout_s: float) -> list[m.Answer]:
+        """One answer of each coordinator, of as many as they say there are; of those that answered when the time is over. Raises NoAnswer."""
+        answers: dict[str, m.Answer] = {}
+        with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
+            while not answers or len(answers) < max(answer.of for answer in answers.values()):
+                news = waiting.news
+                await self._send(kind, None, question, id)
+                with anyio.move_on_after(AGAIN_S):
+                    await news.wait()
+                answers = {answer.coordinator: answer for answer in map(_read, waiting.answers) if answer is not None}
+        if not answers:
+            raise _no_answer(kind, timeout_s)
+        return [answer for answer in answers.values() if answer.error is None]
+
+    async def fetch(self, task: TaskName, ref: m.BlobRef, timeout_s: float) -> bytes:
+        """A body by its reference, chunk by chunk. `timeout_s`: for each chunk. Raises BusError (it is gone, or is not what was stored), NoAnswer."""
+
+        async def read(number: int) -> bytes:
+            type, payload = await self._first("blob", task, m.Ask(digest=ref.digest, chunk=number), timeout_s)
+            if type == "chunk":
+                return payload
+            _usable(type, payload)
+            raise DecodeFailed("The answer to a question for a chunk holds none.", kind=type, reason="another type")
+
+        try:
+            return await join(ref, read)
+        except ExceptionGroup as group:
+            raise first_of(group) from None
 
     async def _first(self, kind: str, task: TaskName | None, question: m.Ask, timeout_s: float) -> tuple[str, bytes]:
-        made = headers("ask")
-        waiting = self._open[made[H_ID]] = _Open()
-        give_up = anyio.current_time() + timeout_s
-        try:
-            while anyio.current_time() < give_up:
+        with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
+            while not waiting.answers:
                 news = waiting.news
-                await self._send(kind, task, question, made)
-                with anyio.move_on_after(min(AGAIN_S, give_up - anyio.current_time())):
+                await self._send(kind, task, question, id)
+                with anyio.move_on_after(AGAIN_S):
                     await news.wait()
-                if waiting.answers:
-                    return waiting.answers[0]
-        finally:
-            del self._open[made[H_ID]]
-        raise BusError(
-            f"No coordinator answered within {timeout_s:g} s.",
-            hint="Is one running? Agents coordinate by default; `agentexecutor coordinator` starts one without an agent.",
-            kind=kind,
-        )
+        if not waiting.answers:
+            raise _no_answer(kind, timeout_s)
+        return waiting.answers[0]
 
-    async def ask_all(self, kind: str, question: m.Ask, timeout_s: float = 3.0) -> list[m.Answer]:
-        """The answers of all coordinators: as many as the first says there are, or those that come within a second. Raises BusError when none does."""
-        made = headers("ask")
-        waiting = self._open[made[H_ID]] = _Open()
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, _Open]]:
+        id = new_id()
+        waiting = self._open[id] = _Open()
         try:
-            with anyio.move_on_after(timeout_s):
-                while not waiting.answers:
-                    await self._send(kind, None, question, made)
-                    with anyio.move_on_after(AGAIN_S):
-                        await waiting.news.wait()
-            answers = self._decoded(waiting)
-            with anyio.move_on_after(AGAIN_S):
-                while answers and len(answers) < max(answer.of for answer in answers):
-                    await waiting.news.wait()
-                    answers = self._decoded(waiting)
+            yield id, waiting
         finally:
-            del self._open[made[H_ID]]
-        if not answers:
-            raise BusError(
-                f"No coordinator answered within {timeout_s:g} s.", hint="Is one running? See `agentexecutor doctor`.", kind=kind
-            )
-        return answers
+            del self._open[id]
 
-    @staticmethod
-    def _decoded(waiting: _Open) -> list[m.Answer]:
-        """One answer of each coordinator."""
-        answers = [answer for kind, payload in waiting.answers if isinstance(answer := decode(kind, payload), m.Answer)]
-        return list({answer.coordinator: answer for answer in answers}.values())
-
-    async def _send(self, kind: str, task: TaskName | None, question: m.Ask, made: Headers) -> None:
+    async def _send(self, kind: str, task: TaskName | None, question: m.Ask, id: str) -> None:
         subject = self._connection.subjects.ask(self._connection.name, kind, task or NOBODY)
-        await self._connection.publish(subject, encode(question), made)
+        await self._connection.publish(subject, encode(question), headers("ask", id=id))
+
+
+def _usable(type: str, payload: bytes) -> m.Answer:
+    answer = decode(type, payload)
+    if not isinstance(answer, m.Answer):
+        raise DecodeFailed(f"A {type} is no answer.", kind=type, reason="another type")
+    if answer.error is not None:
+        raise BusError(answer.error.message, error=answer.error)
+    return answer
+
+
+def _read(got: tuple[str, bytes]) -> m.Answer | None:
+    """An answer among several; one that does not decode is passed over."""
+    try:
+        answer = decode(*got)
+    except DecodeFailed:
+        return None
+    return answer if isinstance(answer, m.Answer) else None
+
+
+def _no_answer(kind: str, timeout_s: float) -> NoAnswer:
+    return NoAnswer(
+        f"No coordinator answered within {timeout_s:g} s.",
+        hint="Is one running? Agents coordinate by default; `agentexecutor coordinator` starts one without an agent.",
+        kind=kind,
+    )
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, out of the group that a task group puts around it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def merge_unserved(views: list[v.UnservedView]) -> list[v.UnservedLine]:
+    """What several coordinators cannot serve, one line for each capability with its labels, largest first."""
+    merged: dict[tuple[str, tuple[tuple[str, str], ...]], v.UnservedLine] = {}
+    for line in (line for view in views for line in view.unserved):
+        key = line.capability, tuple(sorted(line.labels.items()))
+        other = merged.get(key)
+        merged[key] = line if other is None else _joined(other, line)
+    return sorted(merged.values(), key=lambda line: (-line.subtasks, line.capability))
+
+
+def _joined(one: v.UnservedLine, other: v.UnservedLine) -> v.UnservedLine:
+    return v.UnservedLine(
+        capability=one.capability,
+        labels=one.labels,
+        subtasks=one.subtasks + other.subtasks,
+        oldest_s=max(one.oldest_s, other.oldest_s),
+        reason=one.reason,
+        tasks=[*one.tasks, *other.tasks][:TASKS_NAMED],
+    )

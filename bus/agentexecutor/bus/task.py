@@ -2,65 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, TypeVar
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import anyio
 import msgspec
+from nats.aio.msg import Msg
 
+from agentexecutor.bus import telemetry as t
 from agentexecutor.bus.connection import Headers
-from agentexecutor.bus.errors import BusError, TaskCancelled, TaskFailed, TaskLost, TaskRefused, TaskTimeout
-from agentexecutor.bus.events import follow_events, until_applied
-from agentexecutor.bus.telemetry import trace_id_of
+from agentexecutor.bus.errors import BusClosed, BusError, StoreTimeout, TaskCancelled, TaskFailed, TaskLost, TaskRefused, TaskTimeout
+from agentexecutor.bus.events import follow_events
+from agentexecutor.bus.outcome import Outcome
+from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT
+from agentexecutor.schemas.codec import H_ID, H_STATE, decode_as, decode_record, encode, headers
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Feedback
 
 if TYPE_CHECKING:
     from agentexecutor.bus.client import Bus
 
-__all__ = ["Outcome", "Task"]
+__all__ = ["Submitted", "Task"]
 
 T = TypeVar("T")
 ASK_AFTER_S = (2.0, 5.0, 15.0, 30.0, 60.0)
+"""A client that waits for a result asks after so many seconds, the last for ever."""
+ANSWER_S = 5.0
+"""Seconds for the answer to such a question; without one the waiting goes on."""
 RESUBMIT_S = 3.5 * 24 * 3600
 """Half the keeping time: later nobody can tell whether the task has been."""
-APPLIED_S = 5.0
+STORE_S = 60.0
+NOTED_S = 5.0
+"""Seconds to wait until a cancel or feedback is on record, or refused."""
+ENDED = ("completed", "failed", "cancelled")
 
 
-class Outcome:
-    """How a task ended, as far as this peer was told."""
+class Submitted(NamedTuple):
+    """A submit as it was sent, for sending it again. `at`: when it was first stored, by anyio's clock."""
 
-    def __init__(self) -> None:
-        self.result: m.Result | None = None
-        self.refusals: dict[str, m.Refused] = {}
-        self.news = anyio.Event()
-
-    def ended(self, result: m.Result) -> None:
-        self.result = result
-        self._tell()
-
-    def refused(self, refused: m.Refused) -> None:
-        self.refusals[refused.id] = refused
-        self._tell()
-
-    def _tell(self) -> None:
-        self.news.set()
-        self.news = anyio.Event()
+    subject: str
+    payload: bytes
+    headers: Headers
+    at: float
 
 
 class Task:
-    """A handle. Made by `Bus.submit` and `Bus.task`; handles of one task are interchangeable."""
+    """A handle for a task. Made by `Bus.submit` and `Bus.task`; handles of one task are interchangeable."""
 
-    def __init__(self, bus: Bus, task: TaskName, outcome: Outcome, *, submitted: tuple[str, bytes, Headers] | None = None) -> None:
+    def __init__(self, bus: Bus, task: TaskName, outcome: Outcome, submitted: Submitted | None = None) -> None:
         self._bus = bus
         self._task = task
         self._outcome = outcome
         self._submitted = submitted
-        self._first_at = anyio.current_time()
-        self._trace_id = trace_id_of(submitted[2].get(H_TRACEPARENT)) if submitted is not None else None
+        self._trace_id = None if submitted is None else t.trace_id_of(submitted.headers)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -71,145 +71,195 @@ class Task:
         return str(self._task)
 
     @property
-    def trace_id(self) -> str | None:
-        """The trace in which the task is found, 32 hex digits; None when nobody traces (or, for a task by name, before `state`)."""
-        return self._trace_id
+    def task_name(self) -> TaskName:
+        """The full name, taken apart."""
+        return self._task
 
-    async def store(self, timeout_s: float | None) -> None:
-        """Store the submit (again). Raises StoreTimeout, StoreRefused, TooLarge."""
-        if self._submitted is None:
-            raise TaskLost(f"Task {self.name} was not submitted by this process.", task=self.name)
-        klass, payload, made = self._submitted
-        connection = self._bus.connection
-        await connection.store(connection.subjects.submit(self._task, klass), payload, made, timeout_s=timeout_s)
+    @property
+    def trace_id(self) -> str | None:
+        """The trace in which the task is found, 32 hex digits; None when nobody traces, or before a coordinator has told."""
+        return self._trace_id
 
     # the result
 
-    async def result(self, type: type[T] | Any = Any, *, timeout_s: float | None = None) -> T:
+    @overload
+    async def result(self, *, timeout_s: float | None = None) -> Any: ...
+    @overload
+    async def result(self, type: type[T], *, timeout_s: float | None = None) -> T: ...
+    async def result(self, type: Any = Any, *, timeout_s: float | None = None) -> Any:
         """Wait for the result, converted to `type`.
 
-        Raises TaskFailed, TaskCancelled, TaskRefused, TaskLost, and TaskTimeout after `timeout_s` (the task goes on). What does not convert
-        raises msgspec.ValidationError.
+        Raises TaskFailed, TaskCancelled, TaskRefused, TaskLost (nobody knows the task), TaskTimeout after `timeout_s` (the task goes on),
+        DecodeFailed (the result is no `type`), BusClosed.
         """
-        try:
-            with anyio.fail_after(timeout_s):
-                ended = await self._wait()
-        except TimeoutError:
-            raise TaskTimeout(
-                f"Task {self.name} has not ended within {timeout_s:g} s.", hint="It goes on; ask for its result again.", task=self.name
-            ) from None
-        self._raise_unless_completed(ended)
-        body = await self._bus.body(self._task, ended.result, ended.result_blob)
-        converted: T = msgspec.json.decode(body, type=type)
-        return converted
+        with anyio.move_on_after(timeout_s):
+            ended = await self._ended()
+            self._raise_unless_completed(ended)
+            body = await self._bus.body(self._task, ended.result, ended.result_blob)
+            return decode_as(type, body)
+        raise TaskTimeout(
+            f"Task {self.name} has not ended within {timeout_s:g} s.", hint="It goes on; ask for its result again.", task=self.name
+        )
 
-    async def _wait(self) -> m.Result:
-        delays = iter(ASK_AFTER_S if self._submitted is not None else (0.0, *ASK_AFTER_S))
-        while True:
-            delay = next(delays, ASK_AFTER_S[-1])
-            with anyio.move_on_after(delay):
-                while not self._told():
-                    await self._outcome.news.wait()
-            if self._outcome.result is not None:
-                return self._outcome.result
-            self._raise_if_refused()
-            await self._look()
+    async def _ended(self) -> m.Result:
+        """How the task ended: heard from its coordinator, or asked for, at first soon and then every minute."""
+        delays = chain(() if self._submitted is not None else (0.0,), ASK_AFTER_S, repeat(ASK_AFTER_S[-1]))
+        async with self._noticing_the_end():
+            while (ended := self._told()) is None:
+                await self._outcome.wait(next(delays))
+                if (ended := self._told()) is not None:
+                    break
+                with self._outcome.interrupting():
+                    await self._look()
+        return ended
 
-    def _told(self) -> bool:
-        return self._outcome.result is not None or self._submit_id in self._outcome.refusals
-
-    @property
-    def _submit_id(self) -> str:
-        return "" if self._submitted is None else self._submitted[2][H_ID]
-
-    def _raise_if_refused(self) -> None:
-        refused = self._outcome.refusals.get(self._submit_id)
-        if refused is not None:
-            raise TaskRefused(f"Task {self.name} was refused: {refused.error.message}", task=self.name, error=refused.error)
+    def _told(self) -> m.Result | None:
+        """The task's end, when it was told. Raises TaskRefused, BusClosed."""
+        if self._submitted is not None and (error := self._outcome.refusal(self._submitted.headers[H_ID])) is not None:
+            raise self._refused(error)
+        if self._outcome.result is None and self._outcome.closed:
+            raise BusClosed(
+                f"The connection was closed before task {self.name} ended.", hint="Connect again, and ask for its result.", task=self.name
+            )
+        return self._outcome.result
 
     async def _look(self) -> None:
-        """Ask how the task stands; submit it again when nobody knows it."""
+        """Ask how the task stands, and submit it again when nobody knows it. Raises TaskLost; without an answer nothing happens."""
         try:
-            state = await self.state()
-        except BusError:
+            state = await self.state(timeout_s=ANSWER_S)
+        except BusClosed:
+            raise
+        except (BusError, DecodeFailed):
             return
-        if state.state in ("completed", "failed", "cancelled") and self._outcome.result is None:
-            self._outcome.ended(
-                m.Result(task=self.name, state=state.state, result=state.result, result_blob=state.result_blob, error=state.error)  # type: ignore[arg-type]  # one of the three
+        if state.state in ENDED:
+            end = m.Result(
+                task=self.name,
+                state=state.state,  # type: ignore[arg-type]  # one of the three
+                result=state.result,
+                result_blob=state.result_blob,
+                error=state.error,
             )
+            self._outcome.ended(end)
         elif state.state == "unknown":
-            if self._submitted is None or anyio.current_time() - self._first_at > RESUBMIT_S:
-                raise TaskLost(
-                    f"Nobody knows a task {self.name}.",
-                    hint="Ended tasks are kept for 7 days. Is the name right (<owner>.<id>)?",
-                    task=self.name,
-                )
-            await self.store(None)
+            await self._submit_again()
+
+    async def _submit_again(self) -> None:
+        if self._submitted is None:
+            raise TaskLost(
+                f"Nobody knows a task {self.name}.",
+                hint="Is the name right (<owner>.<id>)? Ended tasks are kept for 7 days. Only who submitted it can submit it again.",
+                task=self.name,
+            )
+        if anyio.current_time() - self._submitted.at > RESUBMIT_S:
+            raise TaskLost(
+                f"Nobody knows task {self.name} any more, and it is too old to be submitted again.",
+                hint="It may have been executed: look for its effects before you submit it under another id.",
+                task=self.name,
+            )
+        t.count(t.METRIC_RESUBMITS)
+        with suppress(StoreTimeout):
+            await self._bus.connection.store(*self._submitted[:3], timeout_s=STORE_S)
 
     def _raise_unless_completed(self, ended: m.Result) -> None:
+        error = ended.error
         if ended.state == "failed":
-            error = ended.error or m.ErrorInfo(code="handler", message="no reason given")
+            error = error or m.ErrorInfo(code="handler", message="no reason was given")
             raise TaskFailed(
                 f"Task {self.name} failed ({error.code}): {error.message}",
-                hint=f"agentexecutor show {self.name}",
+                hint=f"`agentexecutor show {self.name}` tells more.",
                 task=self.name,
                 error=error,
             )
         if ended.state == "cancelled":
-            reason = ended.error.message if ended.error is not None else ""
-            raise TaskCancelled(f"Task {self.name} was cancelled. {reason}".strip(), task=self.name, reason=reason)
+            reason = error.message if error is not None else ""
+            raise TaskCancelled(f"Task {self.name} was cancelled{f': {reason}' if reason else '.'}", task=self.name, reason=reason)
 
-    # looking and acting
+    def _refused(self, error: m.ErrorInfo) -> TaskRefused:
+        return TaskRefused(f"Task {self.name} was refused: {error.message}", task=self.name, error=error)
 
-    async def state(self) -> v.StateView:
-        """How the task stands: waiting, submitted, running, completed, failed, cancelled or unknown. Raises BusError when no coordinator answers."""
-        state = await self._bus.ask_body(v.StateView, "task", self._task, m.Ask(what="state"))
+    # looking
+
+    async def state(self, *, timeout_s: float = 10.0) -> v.StateView:
+        """How the task stands: waiting, submitted, running, completed, failed, cancelled or unknown. Raises NoAnswer."""
+        state = await self._bus.ask_body(v.StateView, "task", self._task, m.Ask(what="state"), timeout_s=timeout_s)
         self._trace_id = self._trace_id or state.trace_id
         return state
 
-    async def view(self) -> v.TaskView:
-        """All of it, as ``show`` prints it. Raises TaskLost when nobody knows it, BusError when no coordinator answers."""
-        view = await self._bus.ask_body(v.TaskView, "task", self._task, m.Ask(what="view"))
+    async def view(self, *, timeout_s: float = 10.0) -> v.TaskView:
+        """All of it, as ``show`` prints it. Raises TaskLost (nobody knows it), NoAnswer."""
+        view = await self._bus.ask_body(v.TaskView, "task", self._task, m.Ask(what="view"), timeout_s=timeout_s)
         if view.state == "unknown":
             raise TaskLost(f"Nobody knows a task {self.name}.", hint="Is the name right (<owner>.<id>)?", task=self.name)
         self._trace_id = self._trace_id or view.trace_id
         return view
 
-    def events(self) -> AsyncIterator[v.Event]:
-        """Everything that happens to the task, from its first event on; ends with the task."""
-        return follow_events(self._bus, self._task)
+    def events(self) -> AsyncGenerator[v.Event, None]:
+        """Everything that happens to the task, from its first event on; ends with the task's own end.
+
+        Raises TaskLost, TaskRefused (there will be no events), BusClosed.
+        """
+        return follow_events(self._bus, self._task, self._outcome, self._look_for_it)
+
+    async def _look_for_it(self) -> None:
+        self._told()
+        with self._outcome.interrupting():
+            await self._look()
+        self._told()
+
+    # acting
 
     async def cancel(self, reason: str = "") -> None:
-        """End the task, and wait (a little) until that is on record. Only its owner may."""
-        await self._say("cancel", m.CancelTask(reason=reason), "cancel-task")
+        """End the task, and wait up to 5 s until that is on record. Raises StoreTimeout, TaskRefused."""
+        if self._outcome.result is None:
+            await self._say("cancel", "cancel-task", m.CancelTask(reason=reason), over=lambda: self._outcome.result is not None)
 
-    async def feedback(self, feedback: Feedback) -> None:
-        """Say something about the task or a subtask, and wait (a little) until it is on record. Raises TaskRefused when it cannot be used."""
-        data = m.NULL if feedback.data is None else msgspec.Raw(msgspec.json.encode(feedback.data))
+    async def feedback(self, feedback: Feedback, *, sender: str | None = None) -> None:
+        """Say something about the task or a subtask, and wait up to 5 s until it is on record. Raises StoreTimeout, TaskRefused.
+
+        `sender`: who says it, the task's owner unless given (a critic says it under its own name).
+        """
+        try:
+            data = m.NULL if feedback.data is None else msgspec.Raw(msgspec.json.encode(feedback.data))
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise PlanRefused(f"The feedback's data have no JSON form: {error}.", hint="Use what JSON knows.") from error
         said = m.FeedbackClaim(subtask=feedback.subtask, verdict=feedback.verdict, text=feedback.text, data=data)
-        await self._say("feedback", said, "feedback-claim")
+        await self._say("feedback", "feedback-claim", said, sender)
 
-    async def _say(self, kind: str, content: m.Message, type: str) -> None:
+    async def _say(
+        self, kind: str, type: str, content: m.Message, sender: str | None = None, *, over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Store a claim, and wait until a record answers it, a coordinator refuses it, or it is `over`."""
         connection = self._bus.connection
-        async with until_applied(connection, self._task) as applied:
-            id = await self._bus.claim(kind, self._task, content, type, timeout_s=60.0)
-            with anyio.move_on_after(APPLIED_S):
-                while not applied.has(id):
-                    refused = self._outcome.refusals.get(id)
-                    if refused is not None:
-                        raise TaskRefused(refused.error.message, task=self.name, error=refused.error)
-                    if kind == "cancel" and self._outcome.result is not None:
-                        return
-                    await self._news(applied.news, self._outcome.news)
+        made = headers(type, t.inject())
+        id = made[H_ID]
+        noted = False
 
-    @staticmethod
-    async def _news(*events: anyio.Event) -> None:
-        """Wait for the first of several events."""
+        async def came(message: Msg) -> None:
+            nonlocal noted
+            with suppress(DecodeFailed):
+                noted = noted or id in decode_record(message.data).applied
+            if noted:
+                self._outcome.wake()
 
-        async def one(event: anyio.Event, scope: anyio.CancelScope) -> None:
-            await event.wait()
-            scope.cancel()
+        self._outcome.expect(id)
+        try:
+            async with listening(connection, connection.subjects.watch(self._task), came):
+                subject = connection.subjects.claim(sender or self._task.owner, kind, self._task)
+                await connection.store(subject, encode(content), made, timeout_s=STORE_S)
+                with anyio.move_on_after(NOTED_S):
+                    while not (noted or over() or self._outcome.refusal(id) or self._outcome.closed):
+                        await self._outcome.wait(math.inf)
+            if (error := self._outcome.refusal(id)) is not None:
+                raise self._refused(error)
+        finally:
+            self._outcome.forget(id)
 
-        async with anyio.create_task_group() as group:
-            for event in events:
-                group.start_soon(one, event, group.cancel_scope)
+    def _noticing_the_end(self) -> Any:
+        """For a task of somebody else, whose result is sent to them: wake up when its last record goes by."""
+        connection = self._bus.connection
+
+        async def came(message: Msg) -> None:
+            if (message.headers or {}).get(H_STATE) in ENDED:
+                self._outcome.wake()
+
+        return listening(connection, connection.subjects.watch(self._task), came, wanted=self._task.owner != self._bus.name)

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
 
+from agentexecutor.coordinator.inputs import Key
 from agentexecutor.coordinator.records import encode_entry
+from agentexecutor.coordinator.turns import SplitWanted
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_RE, INLINE_LIMIT, encode, headers
-from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, INLINE_LIMIT, decode, encode, headers, to_rfc3339
+from agentexecutor.schemas.errors import DecodeFailed
+from agentexecutor.schemas.names import TaskName, check_name
+from agentexecutor.schemas.subjects import Subjects
 
-__all__ = ["Head", "Line", "answer", "answer_headers", "log_lines", "log_page", "newest", "not_here"]
+__all__ = [
+    "Asked",
+    "Head",
+    "Line",
+    "answer_headers",
+    "log_lines",
+    "log_page",
+    "newest",
+    "not_here",
+    "read_question",
+    "task_line",
+    "unserved_splits",
+]
 
 _loose = msgspec.json.Decoder(r.LooseRecord)
 
@@ -33,9 +49,27 @@ class Head(NamedTuple):
 
     stamp: float
     name: TaskName
-    shard: int
     state: str
-    time: str
+
+
+class Asked(NamedTuple):
+    """A question that can be read. `id`: its Ae-Id."""
+
+    peer: str
+    kind: str
+    task: TaskName
+    id: str
+    ask: m.Ask
+
+
+def read_question(subjects: Subjects, subject: str, payload: bytes, headers: Mapping[str, str]) -> Asked:
+    """A question as it came. Raises DecodeFailed, NameRefused."""
+    peer, kind, task = subjects.parse_ask(subject)
+    id = check_name("Ae-Id", headers.get(H_ID, ""))
+    ask = decode(headers.get(H_TYPE), payload)
+    if not isinstance(ask, m.Ask):
+        raise DecodeFailed("This is no question.", kind=headers.get(H_TYPE), reason="Ae-Type")
+    return Asked(peer, kind, task, id, ask)
 
 
 def answer_headers(kind: str, re: str) -> dict[str, str]:
@@ -43,11 +77,6 @@ def answer_headers(kind: str, re: str) -> dict[str, str]:
     made = headers(kind)
     made[H_RE] = re
     return made
-
-
-def answer(re: str, coordinator: str, of: int, body: bytes | None, *, error: m.ErrorInfo | None = None, next: int | None = None) -> m.Answer:
-    """An answer whose body is encoded already."""
-    return m.Answer(re=re, coordinator=coordinator, of=max(1, of), error=error, body=m.NULL if body is None else Raw(body), next=next)
 
 
 def not_here(message: str) -> m.ErrorInfo:
@@ -94,13 +123,29 @@ def newest(heads: Iterable[Head], question: m.Ask) -> list[Head]:
     """Those that the question asks for, newest first."""
     wanted = set(question.states)
     fitting = (
-        head
-        for head in heads
-        if (not wanted or head.state in wanted) and (question.owner is None or head.name.owner == question.owner)
+        head for head in heads if (not wanted or head.state in wanted) and (question.owner is None or head.name.owner == question.owner)
     )
     return heapq.nlargest(question.limit, fitting)
 
 
 def task_line(head: Head, priority: int) -> v.TaskLine:
     """A line of the list of tasks."""
-    return v.TaskLine(task=str(head.name), state=head.state, at=head.time, priority=priority)
+    return v.TaskLine(task=str(head.name), state=head.state, at=to_rfc3339(head.stamp), priority=priority)
+
+
+def unserved_splits(now: float, waiting: Mapping[Key, SplitWanted]) -> list[v.UnservedLine]:
+    """Subtasks that wait for an agent to be split for; `now`: monotonic seconds."""
+    by_capability: dict[str, list[tuple[Key, SplitWanted]]] = {}
+    for key, wanted in waiting.items():
+        by_capability.setdefault(wanted.need.demand.capability, []).append((key, wanted))
+    return [
+        v.UnservedLine(
+            capability=capability,
+            labels=wants[0][1].need.demand.labels,
+            subtasks=len(wants),
+            oldest_s=round(now - min(wanted.since for _, wanted in wants), 3),
+            reason=f"no agent offers {capability}, which is to be split among those that do",
+            tasks=list(dict.fromkeys(str(key.task) for key, _ in wants))[:8],
+        )
+        for capability, wants in by_capability.items()
+    ]

@@ -19,7 +19,18 @@ from agentexecutor.schemas.codec import INLINE_LIMIT
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
 from agentexecutor.schemas.references import compose, take
 
-__all__ = ["LARGE", "BodyCache", "check_ref", "fill_input", "fitting_feedback", "gather", "join_lists", "list_length", "list_of_split", "refusal_of"]
+__all__ = [
+    "LARGE",
+    "BodyCache",
+    "check_ref",
+    "fill_input",
+    "fitting_feedback",
+    "gather",
+    "join_lists",
+    "list_length",
+    "list_of_split",
+    "refusal_of",
+]
 
 LARGE = 1_000_000
 """Bytes: work on larger bodies goes to a thread, the loop has leases to renew."""

@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from agentexecutor.coordinator.inputs import Input
 from agentexecutor.coordinator.model import TaskState
+from agentexecutor.coordinator.states import TaskStateName
 from agentexecutor.schemas.names import TaskName
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Entry:
     busy: bool = False
     told: bool = False
     """Market and timers know of it."""
+    fenced: bool = False
+    """We have appended to it: whoever held it before will be refused."""
     gone: bool = False
     """Let go: nothing of it may be recorded, sent or acknowledged here any more."""
 
@@ -78,7 +81,7 @@ class Ended(NamedTuple):
     """What is remembered of an ended task. `at`: monotonic seconds."""
 
     shard: int
-    state: str
+    state: TaskStateName
     epochs: int
     at: float
 

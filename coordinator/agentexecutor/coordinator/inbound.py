@@ -16,7 +16,7 @@ from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameR
 from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.subjects import FromSubject, Subjects
 
-__all__ = ["Claimed", "Submitted", "Unusable", "read_claim", "read_submit"]
+__all__ = ["Claimed", "Submitted", "Unusable", "large_result", "read_claim", "read_submit"]
 
 _TYPE_OF_KIND = {"cancel": "cancel-task", "feedback": "feedback-claim"}
 """Where the Ae-Type is not the kind in the subject."""
@@ -38,6 +38,7 @@ class Submitted(NamedTuple):
     """A submit that can be used. Its plan may still have to be fetched (`SubmitIn.submit.plan_blob`)."""
 
     shard: int
+    klass: str
     task: TaskName
     input: SubmitIn
 
@@ -78,7 +79,7 @@ def read_submit(subjects: Subjects, subject: str, payload: bytes, headers: dict[
         traceparent=headers.get(H_TRACEPARENT),
         tracestate=headers.get(H_TRACESTATE),
     )
-    return Submitted(shard, task, made)
+    return Submitted(shard, klass, task, made)
 
 
 def _check(task: TaskName, peer: str) -> None:
@@ -96,8 +97,10 @@ def _decode(headers: dict[str, str], payload: bytes, wanted: str, at: FromSubjec
         raise _unusable("unknown", f"Its Ae-Type is {kind!r}, its subject stands for {wanted!r}.", headers, at)
     try:
         check_name("Ae-Id", headers.get(H_ID, ""))
+        if not payload.isascii():
+            payload.decode()  # bodies are passed on undecoded: what is no UTF-8 stops here
         message = decode(kind, payload)
-    except (DecodeFailed, NameRefused) as error:
+    except (DecodeFailed, NameRefused, UnicodeDecodeError) as error:
         raise _unusable("undecodable", str(error), headers, at) from error
     if message is None:
         raise _unusable("unknown", f"There is no type {kind!r}.", headers, at)

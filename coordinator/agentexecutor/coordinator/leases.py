@@ -71,6 +71,8 @@ class _Shard:
     heard: float = 0.0
     sent_at: float = 0.0
     tried_at: float = 0.0
+    lost_at: float = float("-inf")
+    """An acknowledgement of something that was sent before counts no more."""
     asked: bool = False
     giving_up: bool = False
     not_before: float = 0.0
@@ -131,13 +133,13 @@ class Leases:
             known.seq, known.holder, known.on_record = 0, "", False
         elif seq != known.seq:
             self.lease_seen(now, shard, lease, seq)
-        else:
-            known.holder = "" if not known.on_record else known.holder
+        elif not known.on_record and now - known.heard > self._settings.lease_silence_s:
+            known.holder = ""
 
     def won(self, sent_at: float, shard: int, seq: int) -> None:
         """A renewal or a take that was sent at `sent_at` was acknowledged."""
         known = self._shards[shard]
-        if known.seq is not None and seq < known.seq:
+        if sent_at < known.lost_at or (known.seq is not None and seq < known.seq):
             return
         known.seq, known.holder, known.sent_at, known.heard = seq, self._peer, sent_at, sent_at
         known.ours = known.on_record = True
@@ -147,6 +149,7 @@ class Leases:
         known = self._shards[shard]
         known.ours = known.giving_up = False
         known.seq = None
+        known.lost_at = now
         known.heard = now
         known.not_before = now + self._settings.lease_renew_s
 

@@ -11,11 +11,20 @@ import msgspec
 from msgspec import Raw
 
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_ID, H_ROLLUP, H_STATE, H_TTL, H_TYPE, INLINE_LIMIT, decode_as, decode_record
+from agentexecutor.schemas.codec import H_ROLLUP, H_STATE, H_TTL, INLINE_LIMIT, decode_as, decode_record, headers
 from agentexecutor.schemas.messages import BlobRef
-from agentexecutor.schemas.names import new_id
 
-__all__ = ["ADD_LIMIT", "decode_history", "encode_change", "encode_entry", "encode_history", "encode_record", "pages", "record_headers", "size"]
+__all__ = [
+    "ADD_LIMIT",
+    "decode_history",
+    "encode_change",
+    "encode_entry",
+    "encode_history",
+    "encode_record",
+    "pages",
+    "record_headers",
+    "size",
+]
 
 ADD_LIMIT = 65_536
 """Bytes: the subtasks that a `planned` change adds travel by reference when they are larger."""
@@ -95,7 +104,8 @@ def pages(changes: Sequence[Raw], limit: int = INLINE_LIMIT) -> list[list[Raw]]:
 
 def record_headers(state: str, *, keep_s: int | None = None) -> dict[str, str]:
     """Headers of a record. `keep_s`: it is the task's last one, replaces all others, and expires after so many seconds."""
-    made = {H_TYPE: "record", H_ID: new_id(), H_STATE: state}
+    made = headers("record")
+    made[H_STATE] = state
     if keep_s is not None:
         made[H_ROLLUP] = "sub"
         made[H_TTL] = f"{keep_s}s"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgspec import Raw
 
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Tasks, Waiting
 from agentexecutor.coordinator.evolve import evolve
-from agentexecutor.coordinator.inputs import AwardIn, Drop, Effect, Key, SetTimer, TimerIn, Want
+from agentexecutor.coordinator.inputs import AwardIn, Decision, Drop, Effect, Key, NeedSplit, SetTimer, SplitIn, TimerIn, Want
 from agentexecutor.coordinator.machine import decide, pending
 from agentexecutor.coordinator.market import Assign, Market, SendCall
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -27,7 +28,7 @@ from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.subjects import shard_of
 
-__all__ = ["Desk", "Turn"]
+__all__ = ["Desk", "SplitWanted", "Turn"]
 
 
 @dataclass(slots=True)
@@ -46,6 +47,14 @@ class Turn:
     stale: bool = False
 
 
+class SplitWanted(NamedTuple):
+    """A subtask whose list is to be shared out among agents. `since`: monotonic seconds."""
+
+    need: NeedSplit
+    length: int
+    since: float
+
+
 class Desk:
     """Takes turns. `wake`: called with a task that has got an input; `draw`: a random integer for each decision."""
 
@@ -59,6 +68,7 @@ class Desk:
         self.tasks = Tasks()
         self.calls: list[SendCall] = []
         """Calls for proposals to be sent."""
+        self.splits: dict[Key, SplitWanted] = {}
         self._shards = shards
         self._wake = wake
         self._draw = draw
@@ -91,17 +101,17 @@ class Desk:
             elif decision.stale:
                 turn.refused.append((waiting, decision.effects))
             else:
-                self._take(entry, state, turn, waiting, decision.changes, decision.applied, monotonic, now)
-                self._arrange(entry, decision.effects, turn.effects, monotonic)
-                if isinstance(waiting.input, AwardIn) and not decision.changes:
-                    self.market.drop(Key(entry.name, waiting.input.subtask))
+                self._take(state, turn, waiting, decision, monotonic, now)
+        self._close(entry, state, now)
+        return turn
+
+    def _close(self, entry: Entry, state: TaskState, now: float) -> None:
         entry.soft_due = False
+        entry.told = True
         if entry.soft and not self.timers.has(entry.name, SOFT):
             self.timers.set(entry.name, SOFT, now + self.settings.soft_accept_s)
-        entry.told = True
         if state.ended:
             self.timers.drop(entry.name)
-        return turn
 
     def _more(self, entry: Entry, monotonic: float) -> bool:
         """Whether an input waits; the market is asked first whether it has an agent for what this turn made ready."""
@@ -113,40 +123,54 @@ class Desk:
         entry.inputs.extendleft(reversed(entry.soft))
         entry.soft = []
 
-    def _take(
-        self,
-        entry: Entry,
-        state: TaskState,
-        turn: Turn,
-        waiting: Waiting,
-        changes: list[r.Change],
-        applied: list[str],
-        monotonic: float,
-        now: float,
-    ) -> None:
+    def _take(self, state: TaskState, turn: Turn, waiting: Waiting, decision: Decision, monotonic: float, now: float) -> None:
+        """The input counts: the state evolves at once, the next input is decided on what this one has made of it."""
         turn.answered.append(waiting)
-        for change in changes:
+        for change in decision.changes:
             encoded = encode_change(change)
             turn.changes.append(change)
             turn.encoded.append(encoded)
             turn.size += len(encoded)
             self._tell_market(state, change, monotonic)
             evolve(state, change, now)
-        if applied:
-            state.applied.update(applied)
-            turn.applied += applied
+        if decision.applied:
+            state.applied.update(decision.applied)
+            turn.applied += decision.applied
+        self._arrange(state.name, decision.effects, turn.effects, monotonic)
+        if isinstance(waiting.input, AwardIn) and not decision.changes:
+            self.market.drop(Key(state.name, waiting.input.subtask))
 
-    def _arrange(self, entry: Entry, effects: list[Effect], later: list[Effect], monotonic: float) -> None:
+    def _arrange(self, task: TaskName, effects: list[Effect], later: list[Effect], monotonic: float) -> None:
         """Do what is memory only; the rest waits until the changes are stored."""
         for effect in effects:
             if isinstance(effect, Want):
-                self.market.want(monotonic, Key(entry.name, effect.subtask), effect.demand)
+                self.market.want(monotonic, Key(task, effect.subtask), effect.demand)
             elif isinstance(effect, SetTimer):
-                self.timers.set(entry.name, effect.kind, effect.due, effect.subtask, effect.epoch)
+                self.timers.set(task, effect.kind, effect.due, effect.subtask, effect.epoch)
             elif isinstance(effect, Drop):
-                self.market.drop(Key(entry.name, effect.subtask))
+                self.market.drop(Key(task, effect.subtask))
             else:
                 later.append(effect)
+
+    # splits
+
+    def want_split(self, task: TaskName, need: NeedSplit, length: int, monotonic: float) -> None:
+        """A list of `length` items is to be shared out. Without an agent that fits, and no number of shares asked for, it waits for the first."""
+        key = Key(task, need.subtask)
+        since = self.splits[key].since if key in self.splits else monotonic
+        self.splits[key] = SplitWanted(need, length, since)
+        self.cut_splits(monotonic)
+
+    def cut_splits(self, monotonic: float) -> None:
+        """Answer the splits that can be cut now."""
+        for key, wanted in list(self.splits.items()):
+            entry = self.tasks.get(key.task)
+            capacities: list[tuple[str | None, int]] = [*self.market.capacities(monotonic, wanted.need.demand)]
+            if entry is None or capacities or wanted.need.split.into is not None:
+                del self.splits[key]
+                if entry is not None:
+                    entry.inputs.append(Waiting(SplitIn(key.subtask, wanted.length, capacities)))
+                    self._wake(entry)
 
     # market and timers
 
@@ -190,7 +214,7 @@ class Desk:
                     self.market.accepted(monotonic, key, subtask.epoch)
         entry.told = True
         later: list[Effect] = []
-        self._arrange(entry, pending(state, self.clock.now(monotonic), self.settings), later, monotonic)
+        self._arrange(entry.name, pending(state, self.clock.now(monotonic), self.settings), later, monotonic)
         return later
 
     def release(self, entry: Entry) -> None:
@@ -200,8 +224,13 @@ class Desk:
             entry.told = False
         self.timers.drop(entry.name)
 
-    def retry(self, entry: Entry, monotonic: float) -> None:
-        """Have the task's next turn at `monotonic`."""
+    def start_over(self, entry: Entry, monotonic: float) -> None:
+        """Something went wrong: load the task anew at `monotonic`. What was not acknowledged comes again by itself."""
+        entry.unload()
+        entry.inputs.clear()
+        entry.soft.clear()
+        entry.questions.clear()
+        entry.soft_due = False
         self.timers.set(entry.name, SOFT, self.clock.now(monotonic))
 
     def poll(self, monotonic: float) -> None:
@@ -217,7 +246,13 @@ class Desk:
         entry.inputs.append(Waiting(award))
         self._wake(entry)
 
-    def is_parked(self, entry: Entry, monotonic: float) -> bool:
+    def park(self, count: int, monotonic: float) -> None:
+        """Some of the tasks that nobody can serve leave memory; the market keeps their demand."""
+        for entry in self.tasks.some(count):
+            if entry.idle and not entry.soft and self._is_parked(entry, monotonic):
+                self.tasks.park(entry)
+
+    def _is_parked(self, entry: Entry, monotonic: float) -> bool:
         """Whether nothing of the task can go on before another agent comes."""
         state = entry.state
         if state is None or state.ended or state.state == "unknown":
@@ -227,6 +262,17 @@ class Desk:
             return False
         looked = self.market.looked(monotonic, keys)
         return all(looked.get(key.subtask) == "parked" for key in keys)
+
+    def looked(self, state: TaskState, monotonic: float) -> dict[str, str]:
+        """How the market sees the task's ready subtasks: calling or parked."""
+        ready = [Key(state.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
+        seen = self.market.looked(monotonic, ready) if ready else {}
+        return seen | {key.subtask: "parked" for key in ready if key in self.splits}
+
+    def priority(self, task: TaskName) -> int:
+        """A task's priority, as far as it is in memory."""
+        entry = self.tasks.get(task)
+        return entry.state.submit.priority if entry is not None and entry.state is not None and entry.state.submit is not None else 0
 
     def next_due(self) -> float | None:
         """When a timer or the market is due next, monotonic."""

@@ -112,7 +112,7 @@ def _escaped(value: Any) -> Any:
             return [escape(inner) for inner in item]
         return item
 
-    return escape(msgspec.to_builtins(value, enc_hook=keep, str_keys=True))
+    return escape(msgspec.to_builtins(value, enc_hook=keep, str_keys=True, order="deterministic"))
 
 
 def _may_hold_marks(raw: bytes) -> bool:

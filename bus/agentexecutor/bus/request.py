@@ -1,0 +1,84 @@
+"""From what a user submits to the message that travels: names and plans checked, large bodies stored and named by reference.
+
+The same content gives the same bytes, because the task's digest is made of them (docs/protocol.md section 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from agentexecutor.bus.errors import TaskRefused
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import INLINE_LIMIT, decode, encode
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import Plan, Subtask, check_plan, dependencies
+
+__all__ = ["encode_submit", "fill_submit"]
+
+MAIN = "main"
+"""Name of the subtask of a task that is one capability."""
+
+Put = Callable[[bytes], Awaitable[m.BlobRef]]
+
+
+async def fill_submit(options: m.Submit, what: str | Plan | m.PlanSpec, input: Any, put: Put) -> m.Submit:
+    """The submit with its capability and input, or with its plan; `put` stores what is large. Raises NameRefused, PlanRefused."""
+    if isinstance(what, str):
+        spec = Subtask(what, {} if input is None else input).spec()
+        _check(m.PlanSpec(subtasks={MAIN: spec}))
+        if len(spec.input) > INLINE_LIMIT:
+            return replace(options, capability=what, input_blob=await put(bytes(spec.input)))
+        return replace(options, capability=what, input=spec.input)
+    if input is not None:
+        raise PlanRefused("A plan has no input of its own.", hint="Give the inputs to its subtasks.", path=[])
+    plan = what.spec() if isinstance(what, Plan) else what
+    _check(plan)
+    plan = await _lift(plan, put)
+    body = encode(plan)
+    if len(body) > INLINE_LIMIT:
+        return replace(options, plan_blob=await put(body))
+    return replace(options, plan=plan)
+
+
+def _check(plan: m.PlanSpec) -> None:
+    check_plan(plan)
+    for name, spec in plan.subtasks.items():
+        if spec.input_blob is None and not _is_object(spec.input):
+            raise PlanRefused(
+                f"The input of {name!r} is no JSON object.", hint="Give an object whose keys are the handler's parameters.", path=[name]
+            )
+
+
+def _is_object(raw: Raw) -> bool:
+    return bytes(memoryview(raw)[:16]).lstrip().startswith(b"{")
+
+
+async def _lift(plan: m.PlanSpec, put: Put) -> m.PlanSpec:
+    """The plan without its large inputs: each is stored, and `after` says what it refers to."""
+    large = {name: spec for name, spec in plan.subtasks.items() if len(spec.input) > INLINE_LIMIT}
+    if not large:
+        return plan
+    subtasks = dict(plan.subtasks)
+    for name, spec in large.items():
+        subtasks[name] = replace(spec, input=m.EMPTY, input_blob=await put(bytes(spec.input)), after=dependencies(spec))
+    return replace(plan, subtasks=subtasks)
+
+
+def encode_submit(task: TaskName, submit: m.Submit) -> bytes:
+    """The submit's bytes, read back as a coordinator will read them. Raises TaskRefused when it would refuse them."""
+    payload = encode(submit)
+    try:
+        decode("submit", payload)
+    except DecodeFailed as error:
+        raise TaskRefused(
+            f"Task {task} cannot be submitted: {error.fields['reason']}.",
+            hint="Correct the option that is named ($.name).",
+            task=str(task),
+            error=m.ErrorInfo(code="input", message=str(error)),
+        ) from error
+    return payload

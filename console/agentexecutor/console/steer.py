@@ -1,0 +1,83 @@
+"""`cancel` and `feedback`: say something to a task, in its owner's name."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import click
+
+from agentexecutor.bus.client import Bus, connect
+from agentexecutor.bus.task import Task
+from agentexecutor.console.options import command, run, task_argument
+from agentexecutor.console.output import Output
+from agentexecutor.console.tasks import unknown
+from agentexecutor.schemas.messages import Verdict
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import Feedback
+
+__all__ = ["cancel", "feedback"]
+
+ENDED = ("completed", "failed", "cancelled")
+
+
+@command(
+    "agentexecutor cancel ada-laptop.r3Kd93bQz0LmXw71TyUe2p",
+    'agentexecutor cancel r3Kd93bQz0LmXw71TyUe2p --reason "not needed any more"',
+)
+@task_argument
+@click.option("--reason", default="", metavar="TEXT", help="Why; it is kept with the task.")
+def cancel(task: TaskName, reason: str, nats: str | None, *, as_json: bool) -> None:
+    """Cancel a task: what runs is stopped, what is done is kept in its log.
+
+    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name.
+    """
+    run(_cancel, Output(json=as_json), nats, task, reason)
+
+
+async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) -> None:
+    async with connect(nats, name=name.owner) as bus:
+        task = await _known(bus, name)
+        before = (await task.state()).state
+        if before not in ENDED:
+            await task.cancel(reason)
+        after = (await task.state()).state
+    if out.json:
+        out.object({"task": str(name), "state": after})
+    elif before in ENDED:
+        out.say(f"{name} had ended before: {before}.")
+    else:
+        out.say(f"{name} is {after}.")
+
+
+@command(
+    'agentexecutor feedback ada-laptop.r3Kd93bQz0LmXw71TyUe2p --verdict revise --subtask features --text "use bigrams"',
+    "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict accept",
+)
+@task_argument
+@click.option("--verdict", type=click.Choice(get_args(Verdict)), required=True, help="accept, revise or reject.")
+@click.option("--subtask", metavar="S", help="The subtask that it is about; without it: the task.")
+@click.option("--text", default="", metavar="T", help="What the agent shall know.")
+def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) -> None:
+    """Say something about a task or a subtask; the agent that runs it hears it.
+
+    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name.
+    """
+    run(_feedback, Output(json=as_json), nats, task, Feedback(**said))
+
+
+async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedback) -> None:
+    async with connect(nats, name=name.owner) as bus:
+        task = await _known(bus, name)
+        await task.feedback(said)
+    if out.json:
+        out.object({"task": str(name), "subtask": said.subtask, "verdict": said.verdict, "text": said.text})
+    else:
+        out.say(f"{name} has it: {said.verdict}" + (f" for {said.subtask}." if said.subtask else "."))
+
+
+async def _known(bus: Bus, name: TaskName) -> Task:
+    """The task; UsageError when nobody knows it."""
+    task = bus.task(str(name))
+    if (await task.state()).state == "unknown":
+        raise unknown(name)
+    return task

@@ -1,0 +1,164 @@
+"""`submit`: publish a task, wait for it with its plan in sight, print what became of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import click
+from msgspec import Raw
+from msgspec.structs import replace
+
+from agentexecutor.bus import telemetry
+from agentexecutor.bus.client import Bus, connect
+from agentexecutor.bus.errors import TaskCancelled, TaskError, TaskFailed
+from agentexecutor.bus.task import Task
+from agentexecutor.console.exits import Exit, UsageError
+from agentexecutor.console.live import LivePlan, follow
+from agentexecutor.console.options import command, read_json, read_text, run
+from agentexecutor.console.output import Output, print_error
+from agentexecutor.console.show import print_view
+from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.messages import PlanSpec
+from agentexecutor.schemas.names import TaskName, check_capability
+from agentexecutor.schemas.plans import check_plan
+from agentexecutor.schemas.views import TaskView
+
+__all__ = ["submit", "whole_view"]
+
+AUCTIONS = ("standing", "call", "broadcast", "auto")
+LAST_EVENTS_S = 2.0
+"""How long the last events may come after the result."""
+
+
+@command(
+    'agentexecutor submit greet \'{"name": "Ada"}\'',
+    "agentexecutor submit text.classify @texts.json --priority 5 --deadline 60",
+    "agentexecutor submit --plan plan.json --award capacity",
+    'echo \'{"name": "Ada"}\' | agentexecutor submit greet - --no-wait',
+)
+@click.argument("capability", required=False)
+@click.argument("input", required=False)
+@click.option("--plan", metavar="FILE", help="A plan as JSON (docs/protocol.md section 7) in a file, or - for stdin.")
+@click.option("--no-wait", is_flag=True, help="Print the task's name and go.")
+@click.option("--id", metavar="ID", help="The task's id; the same id with the same content is the same task.")
+@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds in which the task must be done.")
+@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, metavar="N", help="Larger runs first; 0 when not given.")
+@click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices.")
+@click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto.")
+def submit(capability: str | None, input: str | None, plan: str | None, nats: str | None, *, as_json: bool, **options: Any) -> None:
+    """Submit CAPABILITY with INPUT, or a plan, and wait for the result.
+
+    INPUT is a JSON object whose keys are the handler's parameters: the text itself, @FILE, or - for stdin. While it waits it shows the
+    plan, the auctions and the progress; then it prints the task as `show` does. Ends with 0 when the task completed, 1 when it failed,
+    4 when it was cancelled or missed its deadline.
+    """
+    what, value = _what(capability, input, plan)
+    telemetry.setup("agentexecutor-submit")
+    named: list[str] = []
+    try:
+        run(_submit, Output(json=as_json), nats, what, value, options, named)
+    except KeyboardInterrupt:
+        if named:
+            print_error(f"Interrupted; the task goes on. `agentexecutor watch {named[0]}` shows it, `agentexecutor cancel` ends it.")
+        raise click.exceptions.Exit(Exit.INTERRUPTED) from None
+
+
+def _what(capability: str | None, input: str | None, plan: str | None) -> tuple[str | PlanSpec, dict[str, Any] | None]:
+    """The capability with its input, or the plan. Raises UsageError, PlanRefused, NameRefused."""
+    if plan is not None:
+        if capability is not None:
+            raise UsageError("CAPABILITY and --plan exclude each other.", hint="Give one of them.")
+        where = "The plan in stdin" if plan == "-" else f"The plan in {plan}"
+        spec: PlanSpec = read_json(read_text(plan, "The plan"), where, PlanSpec)
+        check_plan(spec)
+        return spec, None
+    if capability is None or input is None:
+        raise UsageError("CAPABILITY and INPUT are missing.", hint='For example: agentexecutor submit greet \'{"name": "Ada"}\'.')
+    return check_capability(capability), _read_input(input)
+
+
+def _read_input(given: str) -> dict[str, Any]:
+    where, text = "INPUT", given.encode()
+    if given == "-" or given.startswith("@"):
+        text = read_text(given.removeprefix("@"), "The file")
+        where = "INPUT from stdin" if given == "-" else f"INPUT in {given[1:]}"
+    value: Any = read_json(text, where)
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} is no JSON object.", hint='Its keys are the handler\'s parameters, as in {"name": "Ada"}.')
+    return value
+
+
+async def _submit(out: Output, nats: str | None, what: str | PlanSpec, value: Any, options: dict[str, Any], named: list[str]) -> None:
+    async with connect(nats) as bus:
+        task = await bus.submit(
+            what,
+            value,
+            id=options["id"],
+            deadline_s=options["deadline"],
+            priority=options["priority"],
+            award=options["award"],
+            auction=options["auction"],
+        )
+        named.append(task.name)
+        if options["no_wait"]:
+            _print_name(out, task.name)
+            return
+        ended = await (_result(task) if out.json else _result_in_sight(task, out))
+        print_view(out, await whole_view(bus, task))
+        if ended is not None:
+            raise ended
+
+
+def _print_name(out: Output, name: str) -> None:
+    if out.json:
+        out.object({"task": name})
+    else:
+        out.say(name)
+        out.say(f"See it with: agentexecutor watch {name}")
+
+
+async def _result(task: Task) -> TaskFailed | TaskCancelled | None:
+    """Wait for the end; the error that it was, if any."""
+    try:
+        await task.result(Raw)
+    except (TaskFailed, TaskCancelled) as error:
+        return error
+    return None
+
+
+async def _result_in_sight(task: Task, out: Output) -> TaskFailed | TaskCancelled | None:
+    """The same, with the plan shown meanwhile."""
+    shown = anyio.Event()
+    refused: TaskError | None = None
+    ended = None
+
+    async def show(view: LivePlan) -> None:
+        try:
+            await follow(task, view)
+        except AgentExecutorError as error:
+            view.note(str(error))
+        shown.set()
+
+    with LivePlan(out.console, transient=True) as view:
+        async with anyio.create_task_group() as group:
+            group.start_soon(show, view)
+            try:
+                ended = await _result(task)
+            except TaskError as error:
+                refused = error
+            else:
+                with anyio.move_on_after(LAST_EVENTS_S):
+                    await shown.wait()
+            group.cancel_scope.cancel()
+    if refused is not None:
+        raise refused
+    return ended
+
+
+async def whole_view(bus: Bus, task: Task) -> TaskView:
+    """A task's view, its own result put in when it travels by reference. Raises TaskLost, BusError."""
+    view = await task.view()
+    if view.result_blob is None:
+        return view
+    return replace(view, result=Raw(await bus.fetch(TaskName.parse(task.name), view.result_blob)))

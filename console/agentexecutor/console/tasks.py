@@ -1,0 +1,119 @@
+"""`tasks`, `show`, `watch`: look at tasks."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import click
+
+from agentexecutor.bus.client import connect
+from agentexecutor.bus.errors import TaskLost
+from agentexecutor.bus.task import Task
+from agentexecutor.console.exits import Exit, UsageError, of_task
+from agentexecutor.console.lines import line_of
+from agentexecutor.console.options import command, run, task_argument
+from agentexecutor.console.output import Output
+from agentexecutor.console.show import print_view
+from agentexecutor.console.submit import whole_view
+from agentexecutor.schemas.messages import ErrorInfo
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.views import Event
+
+__all__ = ["show", "tasks", "unknown", "watch"]
+
+
+def unknown(task: TaskName) -> UsageError:
+    """The error for a task that nobody knows."""
+    return UsageError(
+        f"Nobody knows a task {task}.", hint="`agentexecutor tasks` lists those that are known; ended ones are kept for 7 days."
+    )
+
+
+@command(
+    "agentexecutor tasks",
+    "agentexecutor tasks --state running --owner ada-laptop",
+    "agentexecutor tasks --json | jq -r .task",
+)
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only these: submitted, running, completed, failed, cancelled.")
+@click.option("--owner", metavar="NAME", help="Only this owner's.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="At most so many.")
+def tasks(states: tuple[str, ...], owner: str | None, limit: int, nats: str | None, *, as_json: bool) -> None:
+    """List tasks, newest first."""
+    run(_tasks, Output(json=as_json), nats, states, owner, limit)
+
+
+async def _tasks(out: Output, nats: str | None, states: tuple[str, ...], owner: str | None, limit: int) -> None:
+    async with connect(nats) as bus:
+        view = await bus.tasks(states, owner, limit)
+    if out.json:
+        for line in view.tasks:
+            out.object(line)
+        return
+    if view.tasks:
+        out.table(["task", "state", ">priority", "last record"], ([t.task, t.state, t.priority, t.at] for t in view.tasks))
+    else:
+        out.say("No tasks." if not states and owner is None else "No such tasks.")
+    if view.waiting:
+        out.say(f"{view.waiting} more wait in the queue for a coordinator.")
+
+
+@command(
+    "agentexecutor show ada-laptop.r3Kd93bQz0LmXw71TyUe2p",
+    "agentexecutor show r3Kd93bQz0LmXw71TyUe2p --json | jq .result",
+)
+@task_argument
+def show(task: TaskName, nats: str | None, *, as_json: bool) -> None:
+    """Show a task: its subtasks, every bid with its reason, attempts, the result.
+
+    TASK is <owner>.<id>, or the id alone for a task of one's own.
+    """
+    run(_show, Output(json=as_json), nats, task)
+
+
+async def _show(out: Output, nats: str | None, task: TaskName) -> None:
+    async with connect(nats) as bus:
+        try:
+            view = await whole_view(bus, bus.task(str(task)))
+        except TaskLost as error:
+            raise unknown(task) from error
+    print_view(out, view)
+
+
+@command(
+    "agentexecutor watch ada-laptop.r3Kd93bQz0LmXw71TyUe2p",
+    "agentexecutor watch r3Kd93bQz0LmXw71TyUe2p --json | jq -r 'select(.kind == \"awarded\") | .agent'",
+)
+@task_argument
+def watch(task: TaskName, nats: str | None, *, as_json: bool) -> None:
+    """Print a task's events from its first on, until it ends.
+
+    Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline. TASK is <owner>.<id>, or the id
+    alone for a task of one's own.
+    """
+    code = run(_watch, Output(json=as_json), nats, task)
+    if code is not Exit.DONE:
+        raise click.exceptions.Exit(code)
+
+
+async def _watch(out: Output, nats: str | None, name: TaskName) -> Exit:
+    async with connect(nats) as bus:
+        task = bus.task(str(name))
+        if (await task.state()).state == "unknown":
+            raise unknown(name)
+        last = await _print_events(out, task)
+    if last is None:
+        return Exit.DONE
+    error = last.data.get("error") or {}
+    return of_task(last.kind, ErrorInfo(code=str(error.get("code", "")), message=""))
+
+
+async def _print_events(out: Output, task: Task) -> Event | None:
+    last = None
+    async with aclosing(task.events()) as events:
+        async for event in events:
+            last = event
+            if out.json:
+                out.object(event)
+            else:
+                out.say(line_of(event))
+    return last

@@ -1,0 +1,87 @@
+"""`up`: a NATS server of one's own and a coordinator, until stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from agentexecutor.bus import telemetry
+from agentexecutor.bus.client import own_name
+from agentexecutor.bus.connection import DEFAULT_URL, open_connection
+from agentexecutor.bus.server import EmbeddedServer, embedded_server
+from agentexecutor.console.coordinator import coordinate_until_stopped
+from agentexecutor.console.exits import UsageError
+from agentexecutor.console.options import command, log_to_stderr, run, unique_name
+from agentexecutor.console.output import Output
+
+__all__ = ["up"]
+
+
+@command("agentexecutor up", "agentexecutor up --store /var/lib/agentexecutor --port 4333")
+@click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=Path(".agentexecutor"), show_default=True, metavar="DIR",
+              help="Where the streams are kept.")  # fmt: skip
+@click.option("--port", type=click.IntRange(0, 65_535), default=4222, show_default=True, metavar="N", help="0 takes a free one.")
+def up(store: Path, port: int, nats: str | None, *, as_json: bool) -> None:
+    """Start a NATS server on 127.0.0.1 and a coordinator; both run until stopped.
+
+    What is submitted, decided and done is kept in the store and is there again the next time.
+    """
+    if nats is not None:
+        raise UsageError("`up` starts a bus of its own, so --nats has no meaning here.", hint="Use --port, or `agentexecutor coordinator`.")
+    log_to_stderr()
+    telemetry.setup("agentexecutor-up")
+    run(_up, Output(json=as_json), store, port)
+
+
+async def _up(out: Output, store: Path, port: int) -> None:
+    _refuse_taken(port)
+    with _locked(store):
+        async with embedded_server(store, port) as server, open_connection(server.url, name=unique_name(own_name())) as connection:
+            await coordinate_until_stopped(connection, lambda: _announce(out, server, connection.name))
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UsageError(
+                f"Port {port} cannot be used: {error.strerror}.",
+                hint="If a NATS server runs there, use it as it is (`agentexecutor coordinator`); else choose another with --port N.",
+            ) from error
+
+
+@contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    """Keep a second server out of the store: two would spoil it."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        lock = (store / "up.lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{store} cannot be used: {error.strerror or error}.", hint="Choose another folder with --store DIR.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"Another `agentexecutor up` uses {store}.", hint="Stop it, or choose another folder with --store DIR."
+            ) from error
+        yield
+
+
+def _announce(out: Output, server: EmbeddedServer, name: str) -> None:
+    if out.json:
+        out.object({"nats": server.url, "port": server.port, "store": str(server.store), "coordinator": name})
+    out.say(f"NATS is up at {server.url}, its streams are kept in {server.store}; coordinating as {name}.")
+    out.say("Next, in other terminals:")
+    if server.url != DEFAULT_URL:
+        out.say(f"  export AGENTEXECUTOR_NATS_URL={server.url}")
+    out.say("  agentexecutor agent FILE.py:NAME")
+    out.say('  agentexecutor submit CAPABILITY \'{"key": "value"}\'')
+    out.say("Stop with Ctrl-C.")

@@ -1,0 +1,280 @@
+"""Work on a task that needs large bodies read or stored on its way: awards, splits, joined results, logs, answers.
+
+Pure: an errand is a generator that yields what it needs (a BlobRef: read this body; bytes: store this body; a function: call it where it does not
+hold up the loop) and is sent what came of it. The shell runs errands; a test runs them by hand. A body that is gone or is not what it should be is
+thrown into the errand, which answers for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from agentexecutor.coordinator import bodies, records
+from agentexecutor.coordinator.answers import Line, log_lines, log_page
+from agentexecutor.coordinator.entry import Entry
+from agentexecutor.coordinator.evolve import fold
+from agentexecutor.coordinator.inputs import (
+    BrokenIn,
+    ClaimIn,
+    ComposedIn,
+    Demand,
+    GiveAward,
+    Key,
+    NeedCompose,
+    NeedSplit,
+    SplitIn,
+    SubmitIn,
+)
+from agentexecutor.coordinator.machine import award_of
+from agentexecutor.coordinator.model import TaskState
+from agentexecutor.coordinator.turns import Turn
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import INLINE_LIMIT, decode_as, decode_record, encode, to_rfc3339
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
+from agentexecutor.schemas.names import TaskName
+
+__all__ = [
+    "Errand",
+    "Loaded",
+    "Need",
+    "by_reference",
+    "compose",
+    "fetch_plan",
+    "give_award",
+    "last_page",
+    "list_to_split",
+    "load",
+    "make_answer",
+    "make_call",
+    "page_of_log",
+    "store_plans",
+]
+
+Need = m.BlobRef | bytes | Callable[[], Any]
+T = TypeVar("T")
+Errand = Generator[Need, Any, T]
+
+UNFIT = (AgentExecutorError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What work on a body raises when the body is gone or is not what it should be."""
+
+
+class Stored(Protocol):
+    """A stored message of a task's log, as the bus gives it."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def time(self) -> str: ...
+    @property
+    def payload(self) -> bytes | None: ...
+
+
+def _read(ref: m.BlobRef) -> Errand[bytes]:
+    body: bytes = yield ref
+    return body
+
+
+def _store(body: bytes) -> Errand[m.BlobRef]:
+    ref: m.BlobRef = yield body
+    return ref
+
+
+# what comes in
+
+
+def fetch_plan(input: SubmitIn) -> Errand[SubmitIn]:
+    """A submit with the plan that it names by reference, or with the error that tells why there is none."""
+    ref = input.submit.plan_blob
+    if ref is None:
+        return input
+    try:
+        plan = decode_as(m.PlanSpec, (yield from _read(ref)))
+    except UNFIT as error:
+        return dataclasses.replace(input, error=bodies.refusal_of(error))
+    return dataclasses.replace(input, submit=replace(input.submit, plan=plan))
+
+
+def by_reference(input: ClaimIn) -> Errand[ClaimIn]:
+    """A result that came inline though it is large: stored, and named by reference from here on."""
+    claim = input.claim
+    if not isinstance(claim, m.Done):
+        return input
+    ref = yield from _store(bytes(claim.result))
+    return dataclasses.replace(input, claim=replace(claim, result=m.NULL, result_blob=ref))
+
+
+# inputs and results
+
+
+def _complete_input(state: TaskState, subtask: str, raw: Raw, ref: m.BlobRef | None) -> Errand[tuple[Raw, m.BlobRef | None, list[m.Fill]]]:
+    """A subtask's complete input: inline, or by reference when it is large; and what the agent fills in itself."""
+    if ref is not None:
+        raw = Raw((yield from _read(ref)))
+    if len(raw) > bodies.LARGE:
+        filled, fill = yield partial(bodies.fill_input, state, subtask, raw)
+    else:
+        filled, fill = bodies.fill_input(state, subtask, raw)
+    if filled is raw and ref is not None:
+        return m.EMPTY, ref, fill
+    if len(filled) > INLINE_LIMIT:
+        return m.EMPTY, (yield from _store(bytes(filled))), fill
+    return filled, None, fill
+
+
+def give_award(state: TaskState, effect: GiveAward, coordinator: str) -> Errand[m.Award | BrokenIn | None]:
+    """The award's message; None when it does not stand any more."""
+    subtask = state.subtasks.get(effect.subtask)
+    if subtask is None or subtask.epoch != effect.epoch or subtask.state != "awarded":
+        return None
+    award = award_of(state, effect.subtask)
+    try:
+        input, ref, fill = yield from _complete_input(state, effect.subtask, award.input, award.input_blob)
+    except UNFIT as error:
+        return BrokenIn(effect.subtask, effect.epoch, bodies.refusal_of(error))
+    feedback = bodies.fitting_feedback(award.feedback) if award.feedback else award.feedback
+    return replace(award, input=input, input_blob=ref, fill=fill, feedback=feedback, coordinator=coordinator)
+
+
+def make_call(state: TaskState | None, key: Key, demand: Demand, call: str, shard: int, reply_by_s: float) -> Errand[m.Call]:
+    """A call for proposals; with the input when bids are to be made for it."""
+    message = m.Call(
+        task=str(key.task),
+        subtask=key.subtask,
+        capability=demand.capability,
+        call=call,
+        shard=shard,
+        reply_by_s=reply_by_s,
+        labels=demand.labels,
+        priority=demand.priority,
+        deadline=None if demand.deadline is None else to_rfc3339(demand.deadline),
+    )
+    subtask = None if state is None else state.subtasks.get(key.subtask)
+    if not demand.tailored or state is None or subtask is None:
+        return message
+    try:
+        input, ref, fill = yield from _complete_input(state, key.subtask, subtask.spec.input, subtask.spec.input_blob)
+    except UNFIT:
+        return message  # its award will tell
+    return replace(message, input=input, input_blob=ref, fill=fill)
+
+
+def list_to_split(state: TaskState, need: NeedSplit) -> Errand[int | SplitIn]:
+    """The length of the list that a subtask is split over, or the answer that there is none."""
+    try:
+        raw = need.input if need.input_blob is None else Raw((yield from _read(need.input_blob)))
+        held, fill = bodies.list_of_split(state, raw, need.split.over)
+        if fill is not None:
+            held = Raw((yield from _read(fill.blob)))
+        length: int = (yield partial(bodies.list_length, held, fill)) if len(held) > bodies.LARGE else bodies.list_length(held, fill)
+    except UNFIT as error:
+        return SplitIn(need.subtask, 0, [], bodies.refusal_of(error))
+    return length
+
+
+def compose(need: NeedCompose) -> Errand[ComposedIn]:
+    """A result put together from others."""
+    try:
+        parts: dict[str, Raw | bytes] = {}
+        for name, part in need.parts.items():
+            parts[name] = (yield from _read(part)) if isinstance(part, m.BlobRef) else part
+        body = bodies.join_lists(parts) if need.join else bodies.gather(parts)
+    except UNFIT as error:
+        return ComposedIn(need.subtask, error=bodies.refusal_of(error))
+    if len(body) > INLINE_LIMIT:
+        return ComposedIn(need.subtask, result_blob=(yield from _store(body)))
+    return ComposedIn(need.subtask, Raw(body))
+
+
+# the log
+
+
+def store_plans(turn: Turn) -> Errand[None]:
+    """Subtasks that a turn adds travel by reference when they are large."""
+    for index, change in enumerate(turn.changes):
+        if isinstance(change, r.Planned) and len(turn.encoded[index]) > records.ADD_LIMIT:
+            ref = yield from _store(encode(change.add))
+            turn.encoded[index] = records.encode_change(replace(change, add={}, add_blob=ref))
+
+
+def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], coordinator: str) -> Errand[bytes]:
+    """The record that ends a turn; when it ends the task it carries the history."""
+    if not state.ended:
+        return records.encode_record(coordinator, turn.at, page, applied=turn.applied)
+    history, ref = entry.history, None
+    if records.size(history) > INLINE_LIMIT:
+        ref = yield from _store(records.encode_history(history))
+        history = []
+    return records.encode_record(coordinator, turn.at, page, applied=turn.applied, history=history, history_blob=ref, digest=state.digest)
+
+
+@dataclasses.dataclass(slots=True)
+class Loaded:
+    """A task as its log tells it. `unreadable`: records that could not be read; they only move the head."""
+
+    state: TaskState
+    history: list[Raw]
+    unreadable: list[tuple[int, str]]
+
+
+def load(name: TaskName, shard: int, stored: Sequence[Stored]) -> Errand[Loaded]:
+    """Fold a task's log, what its records refer to read. Raises TransitionError."""
+    found: list[tuple[int, r.Record]] = []
+    history: list[Raw] = []
+    unreadable: list[tuple[int, str]] = []
+    for item in stored:
+        if item.payload is None:
+            continue
+        try:
+            found.append((item.seq, (yield from _hydrate(decode_record(item.payload)))))
+            history.append(records.encode_entry(item.seq, item.time, item.payload))
+        except DecodeFailed as error:
+            unreadable.append((item.seq, str(error)))
+    state = fold(name, shard, found)
+    if stored:
+        state.head = stored[-1].seq
+    return Loaded(state, history, unreadable)
+
+
+def _hydrate(record: r.Record) -> Errand[r.Record]:
+    """A record with all that it names by reference."""
+    if record.history_blob is not None:
+        history = records.decode_history((yield from _read(record.history_blob)))
+        record = replace(record, history=history, history_blob=None)
+    for part in [*(entry.record for entry in record.history), record]:
+        for index, change in enumerate(part.changes):
+            if isinstance(change, r.Planned) and change.add_blob is not None:
+                add = decode_as(dict[str, m.SubtaskSpec], (yield from _read(change.add_blob)))
+                part.changes[index] = replace(change, add=add, add_blob=None)
+    return record
+
+
+# answers
+
+
+def page_of_log(stored: Sequence[Stored], after: int, *, more: bool) -> Errand[tuple[bytes, int | None]]:
+    """The body for ``ask log``, and the sequence after which it goes on (None: that is all)."""
+    lines: list[Line] = []
+    for item in stored:
+        if item.payload is None:
+            continue
+        record = decode_record(item.payload)
+        history = None if record.history_blob is None else (yield from _read(record.history_blob))
+        lines += log_lines(item.seq, item.time, item.payload, history)
+    return log_page(lines, after, more=more)
+
+
+def make_answer(reply: m.Answer, body: bytes | None) -> Errand[m.Answer]:
+    """An answer with its body, by reference when that is large."""
+    if body is None:
+        return reply
+    if len(body) > INLINE_LIMIT:
+        return replace(reply, body_blob=(yield from _store(body)))
+    return replace(reply, body=Raw(body))

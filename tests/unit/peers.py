@@ -1,0 +1,203 @@
+"""Scripted peers on a plain Connection: an agent that does exactly what it is told, a client that asks. For tests of coordinators."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+from msgspec import Raw
+from nats.aio.msg import Msg
+
+from agentexecutor.bus.connection import Connection, open_connection
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, encode, headers
+from agentexecutor.schemas.names import TaskName, new_boot, new_id
+from agentexecutor.schemas.subjects import NOBODY, class_of
+
+PATIENCE_S = 20.0
+
+
+class Peer:
+    """Hears all that comes to it, in order, and finds what a test waits for."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.name = connection.name
+        self.subjects = connection.subjects
+        self.heard: list[tuple[str, TaskName, Any, dict[str, str]]] = []
+        self._more = anyio.Event()
+
+    async def hear(self, message: Msg) -> None:
+        at = self.subjects.parse_to(message.subject)
+        await self.take(at.second, at.task, message)
+
+    async def take(self, what: str, task: TaskName, message: Msg) -> None:
+        kind = (message.headers or {}).get(H_TYPE)
+        body = message.data if kind == "chunk" else decode(kind, message.data)
+        self.heard.append((what, task, body, dict(message.headers or {})))
+        self._more.set()
+
+    async def expect(self, kind: str, fits: Callable[[Any], bool] = lambda _: True, *, re: str | None = None) -> Any:
+        """The first message of a kind that fits, heard already or to come; it is taken out."""
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                for index, (what, _, body, made) in enumerate(self.heard):
+                    if what == kind and (re is None or made.get(H_RE) == re) and fits(body):
+                        del self.heard[index]
+                        return body
+                self._more = anyio.Event()
+                await self._more.wait()
+
+    def count(self, kind: str) -> int:
+        return sum(what == kind for what, *_ in self.heard)
+
+    # what clients do
+
+    async def submit(self, task_id: str, submit: m.Submit | None = None, *, id: str | None = None, **fields: Any) -> TaskName:
+        task = TaskName(self.name, task_id)
+        submit = submit or m.Submit(**fields)
+        subject = self.subjects.submit(task, class_of(submit.priority))
+        await self.connection.store(subject, encode(submit), headers("submit", id=id), timeout_s=PATIENCE_S)
+        return task
+
+    async def claim(self, kind: str, task: TaskName, message: m.Message, *, id: str | None = None) -> str:
+        made = headers(TYPE_OF[type(message)], id=id)
+        await self.connection.store(self.subjects.claim(self.name, kind, task), encode(message), made, timeout_s=PATIENCE_S)
+        return made[H_ID]
+
+    async def ask(self, kind: str, task: TaskName = NOBODY, **fields: Any) -> Any:
+        """Ask until somebody answers; the Answer (or the chunk's bytes)."""
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                made = headers("ask")
+                await self.connection.publish(self.subjects.ask(self.name, kind, task), encode(m.Ask(**fields)), made)
+                with anyio.move_on_after(1.0):
+                    return await self.expect("answer", re=made[H_ID])
+
+    async def state(self, task: TaskName) -> v.StateView:
+        answer = await self.ask("task", task)
+        return msgspec.json.decode(answer.body, type=v.StateView)
+
+    async def view(self, task: TaskName) -> v.TaskView:
+        answer = await self.ask("task", task, what="view")
+        return msgspec.json.decode(answer.body, type=v.TaskView)
+
+    async def until(self, task: TaskName, fits: Callable[[v.TaskView], bool]) -> v.TaskView:
+        """Ask for the view until it fits."""
+        with anyio.fail_after(PATIENCE_S):
+            while not fits(view := await self.view(task)):
+                await anyio.sleep(0.02)
+            return view
+
+    async def agents(self) -> list[v.AgentView]:
+        return msgspec.json.decode((await self.ask("agents")).body, type=v.AgentsView).agents
+
+    async def until_agents(self, count: int) -> None:
+        """Wait until the coordinator has heard so many agents."""
+        with anyio.fail_after(PATIENCE_S):
+            while len(await self.agents()) < count:
+                await anyio.sleep(0.02)
+
+    async def result(self, task: TaskName) -> m.Result:
+        name = str(task)
+        return await self.expect("result", lambda result: result.task == name and result.subtask is None)
+
+
+class ScriptedAgent(Peer):
+    """Offers capabilities and names what it runs; accepts and ends only when told to (or by `work`)."""
+
+    def __init__(self, connection: Connection, capabilities: list[str], capacity: int, labels: dict[str, str]) -> None:
+        super().__init__(connection)
+        self.boot = new_boot()
+        self.capabilities = [m.Capability(name=name, estimate_s=0.01) for name in capabilities]
+        self.capacity = capacity
+        self.labels = labels
+        self.running: dict[tuple[str, str], m.Running] = {}
+        self.offering = True
+
+    async def offer(self) -> None:
+        offer = m.Offer(
+            boot=self.boot,
+            capabilities=self.capabilities,
+            capacity=self.capacity,
+            labels=self.labels,
+            running=list(self.running.values()),
+        )
+        await self.connection.publish(self.subjects.offer(self.name), encode(offer), headers("offer"))
+
+    async def keep_offering(self, every_s: float) -> None:
+        while True:
+            if self.offering:
+                await self.offer()
+            await anyio.sleep(every_s)
+
+    async def award(self, subtask: str | None = None) -> m.Award:
+        return await self.expect("award", lambda award: subtask is None or award.subtask == subtask)
+
+    def _of(self, award: m.Award) -> dict[str, Any]:
+        return {"subtask": award.subtask, "epoch": award.epoch, "boot": self.boot}
+
+    async def accept(self, award: m.Award) -> str:
+        self.running[award.task, award.subtask] = m.Running(task=award.task, subtask=award.subtask, epoch=award.epoch)
+        return await self.claim("accept", TaskName.parse(award.task), m.Accept(**self._of(award), schedule=[m.Step(name="all")]))
+
+    async def decline(self, award: m.Award) -> str:
+        return await self.claim("decline", TaskName.parse(award.task), m.Decline(**self._of(award), reason="busy"))
+
+    async def done(self, award: m.Award, result: Any = None, **more: Any) -> str:
+        made = m.Done(**self._of(award), **({"result": Raw(encode(result))} | more))
+        id = await self.claim("done", TaskName.parse(award.task), made)
+        self.running.pop((award.task, award.subtask), None)
+        return id
+
+    async def failed(self, award: m.Award, message: str = "broken", **more: Any) -> str:
+        error = m.ErrorInfo(code="handler", message=message, retryable=more.pop("retryable", True))
+        id = await self.claim("failed", TaskName.parse(award.task), m.Failed(**self._of(award), error=error, **more))
+        self.running.pop((award.task, award.subtask), None)
+        return id
+
+    async def bid(self, task: TaskName, shard: int, bid: m.Bid | m.Refusal) -> None:
+        await self.connection.publish(self.subjects.bid(self.name, shard, task), encode(bid), headers(TYPE_OF[type(bid)]))
+
+    async def listen(self, capability: str) -> None:
+        """Take part in broadcast auctions."""
+
+        async def called(message: Msg) -> None:
+            await self.take("call", NOBODY, message)
+
+        await self.connection.subscribe(self.subjects.call(capability), called)
+        await self.connection.nats.flush()
+
+    async def work(self, handle: Callable[[m.Award], Any] | Callable[[m.Award], Awaitable[Any]]) -> None:
+        """Do every award as it comes."""
+        while True:
+            award = await self.expect("award", lambda award: award.boot == self.boot)
+            await self.done(award, handle(award))
+
+
+@asynccontextmanager
+async def client(url: str, name: str = "me", **options: Any) -> AsyncIterator[Peer]:
+    async with open_connection(url, name=name, **options) as connection:
+        peer = Peer(connection)
+        await connection.subscribe(connection.subjects.all_to(name), peer.hear)
+        await connection.nats.flush()
+        yield peer
+
+
+@asynccontextmanager
+async def agent(
+    url: str, name: str, *capabilities: str, capacity: int = 1, labels: dict[str, str] | None = None, every_s: float = 0.2
+) -> AsyncIterator[ScriptedAgent]:
+    async with open_connection(url, name=name) as connection:
+        scripted = ScriptedAgent(connection, list(capabilities), capacity, labels or {})
+        await connection.subscribe(connection.subjects.all_to(name), scripted.hear)
+        await connection.nats.flush()
+        async with anyio.create_task_group() as group:
+            group.start_soon(scripted.keep_offering, every_s)
+            yield scripted
+            group.cancel_scope.cancel()
