@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from scripted import scripted
 
 from agentexecutor.bus import BusClosed, BusError, TaskCancelled, TaskFailed, TaskLost, TaskRefused, TaskTimeout, connect, embedded_server
 from agentexecutor.bus import task as tasks
@@ -22,7 +23,6 @@ from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import encode, headers
 from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName
-from integration.scripted import scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,8 @@ def never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "ASK_AFTER_S", NEVER)
 
 
-async def test_the_result_is_told_and_converted(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_the_result_is_told_and_converted(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", id="t1")
         await coordinator.say("me", T1, done({"n": 3}))
@@ -57,7 +58,8 @@ async def test_the_result_is_told_and_converted(server: EmbeddedServer, never_as
         assert coordinator.asked == []
 
 
-async def test_a_result_that_comes_before_the_acknowledgement_counts(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_a_result_that_comes_before_the_acknowledgement_counts(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
 
         async def at_once() -> None:
@@ -69,7 +71,8 @@ async def test_a_result_that_comes_before_the_acknowledgement_counts(server: Emb
             assert await bus.run("a", type=int, id="t1") == 1
 
 
-async def test_a_child_s_result_is_not_the_task_s(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_a_child_s_result_is_not_the_task_s(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", id="t1")
         child = m.Result(task="me.t1", subtask="main", call=1, state="completed", result=msgspec.Raw(b"1"))
@@ -87,11 +90,17 @@ async def test_a_child_s_result_is_not_the_task_s(server: EmbeddedServer, never_
             "error",
             m.ErrorInfo(code="handler", message="broken", details={"x": 1}),
         ),
-        (m.Result(task="me.t1", state="cancelled", error=m.ErrorInfo(code="cancelled", message="enough")), TaskCancelled, "reason", "enough"),
+        (
+            m.Result(task="me.t1", state="cancelled", error=m.ErrorInfo(code="cancelled", message="enough")),
+            TaskCancelled,
+            "reason",
+            "enough",
+        ),
     ],
 )
+@pytest.mark.usefixtures("never_asks")
 async def test_an_end_that_is_no_result_is_an_error(
-    server: EmbeddedServer, never_asks: None, end: m.Result, error: type[TaskError], field: str, value: object
+    server: EmbeddedServer, end: m.Result, error: type[TaskError], field: str, value: object
 ) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", id="t1")
@@ -102,7 +111,8 @@ async def test_an_end_that_is_no_result_is_an_error(
         assert raised.value.fields["task"] == "me.t1"
 
 
-async def test_a_lost_message_is_asked_for(server: EmbeddedServer, asks_at_once: None) -> None:
+@pytest.mark.usefixtures("asks_at_once")
+async def test_a_lost_message_is_asked_for(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         coordinator.silent = 1
         coordinator.states[T1] = v.StateView(state="completed", result=msgspec.Raw(b"[1]"), trace_id="ab" * 16)
@@ -112,7 +122,8 @@ async def test_a_lost_message_is_asked_for(server: EmbeddedServer, asks_at_once:
         assert len(coordinator.submits) == 1
 
 
-async def test_an_open_task_is_waited_for(server: EmbeddedServer, asks_at_once: None) -> None:
+@pytest.mark.usefixtures("asks_at_once")
+async def test_an_open_task_is_waited_for(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         coordinator.states[T1] = v.StateView(state="waiting")
         task = await bus.submit("a", id="t1")
@@ -127,7 +138,8 @@ async def test_an_open_task_is_waited_for(server: EmbeddedServer, asks_at_once: 
         assert len(coordinator.submits) == 1
 
 
-async def test_what_nobody_knows_is_submitted_again_as_it_was(server: EmbeddedServer, asks_at_once: None) -> None:
+@pytest.mark.usefixtures("asks_at_once")
+async def test_what_nobody_knows_is_submitted_again_as_it_was(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", {"x": 1}, id="t1")
 
@@ -142,9 +154,8 @@ async def test_what_nobody_knows_is_submitted_again_as_it_was(server: EmbeddedSe
         assert (first, first_headers["Ae-Id"], one) == (second, second_headers["Ae-Id"], other)
 
 
-async def test_what_is_too_old_is_not_submitted_again(
-    server: EmbeddedServer, asks_at_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("asks_at_once")
+async def test_what_is_too_old_is_not_submitted_again(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "RESUBMIT_S", -1.0)
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", id="t1")
@@ -153,7 +164,8 @@ async def test_what_is_too_old_is_not_submitted_again(
         assert len(coordinator.submits) == 1
 
 
-async def test_a_handle_by_name_asks_at_once_and_never_submits(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_a_handle_by_name_asks_at_once_and_never_submits(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         with pytest.raises(TaskLost, match="Nobody knows"):
             await bus.task("me.t1").result()
@@ -165,11 +177,12 @@ async def test_a_handle_by_name_asks_at_once_and_never_submits(server: EmbeddedS
 async def test_patience_runs_out(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus:
         task = await bus.submit("a", id="t1")
-        with pytest.raises(TaskTimeout, match="within 0.1 s"):
+        with pytest.raises(TaskTimeout, match=r"within 0\.1 s"):
             await task.result(timeout_s=0.1)
 
 
-async def test_only_the_refusal_of_one_s_own_submit_counts(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_only_the_refusal_of_one_s_own_submit_counts(server: EmbeddedServer) -> None:
     error = m.ErrorInfo(code="refused", message="exists with other content")
     async with connect(server.url, name="me") as bus, connect(server.url, name="me") as other, scripted(server.url) as coordinator:
         mine = await bus.submit("a", {"x": 1}, id="t1")
@@ -183,7 +196,8 @@ async def test_only_the_refusal_of_one_s_own_submit_counts(server: EmbeddedServe
         assert await mine.result() == "mine"
 
 
-async def test_several_clients_share_a_name(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_several_clients_share_a_name(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as one, connect(server.url, name="me") as two, scripted(server.url) as coordinator:
         first = await one.submit("a", id="t1")
         second = await two.submit("a", id="t2")
@@ -193,7 +207,8 @@ async def test_several_clients_share_a_name(server: EmbeddedServer, never_asks: 
 
 
 @pytest.mark.parametrize("size", [300_000, 10_000_000])
-async def test_a_large_result_is_fetched(server: EmbeddedServer, never_asks: None, size: int) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_a_large_result_is_fetched(server: EmbeddedServer, size: int) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", id="t1")
         text = "x" * size
@@ -212,7 +227,8 @@ async def test_a_body_that_is_gone_or_another_is_an_error(server: EmbeddedServer
             await bus.fetch(T1, m.BlobRef(digest=ref.digest, bytes=4, chunks=1))
 
 
-async def test_nothing_is_kept_of_tasks_that_nobody_holds(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_nothing_is_kept_of_tasks_that_nobody_holds(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         kept = await bus.submit("a", id="kept")
         for number in range(20):
@@ -225,7 +241,8 @@ async def test_nothing_is_kept_of_tasks_that_nobody_holds(server: EmbeddedServer
         assert list(bus._outcomes) == [kept.task_name]
 
 
-async def test_the_end_of_somebody_else_s_task_is_noticed(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_the_end_of_somebody_else_s_task_is_noticed(server: EmbeddedServer) -> None:
     async with connect(server.url, name="you") as bus, scripted(server.url) as coordinator:
         coordinator.states[T1] = v.StateView(state="running")
         task = bus.task("me.t1")
@@ -240,7 +257,8 @@ async def test_the_end_of_somebody_else_s_task_is_noticed(server: EmbeddedServer
             assert await task.result() == 5
 
 
-async def test_what_cannot_be_used_stops_nothing(server: EmbeddedServer, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_what_cannot_be_used_stops_nothing(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
         task = await bus.submit("a", id="t1")
         to, publish = coordinator.subjects.to, coordinator.connection.publish
@@ -285,20 +303,20 @@ async def test_handlers_hear_their_kind_until_they_are_taken_back(server: Embedd
         assert heard == [(T1, cancel, "cancel"), (T1, done(1), "result"), (T1, done(2), "result")]
 
 
-async def test_closing_tells_who_waits(server: EmbeddedServer, never_asks: None) -> None:
-    async with anyio.create_task_group() as group:
-        async with connect(server.url, name="me") as bus:
-            task = await bus.submit("a", id="t1")
-            waiting = anyio.Event()
+@pytest.mark.usefixtures("never_asks")
+async def test_closing_tells_who_waits(server: EmbeddedServer) -> None:
+    async with anyio.create_task_group() as group, connect(server.url, name="me") as bus:  # closed while the group still waits
+        task = await bus.submit("a", id="t1")
+        waiting = anyio.Event()
 
-            async def wait() -> None:
-                waiting.set()
-                with pytest.raises(BusClosed):
-                    await task.result()
+        async def wait() -> None:
+            waiting.set()
+            with pytest.raises(BusClosed):
+                await task.result()
 
-            group.start_soon(wait)
-            await waiting.wait()
-            await anyio.wait_all_tasks_blocked()
+        group.start_soon(wait)
+        await waiting.wait()
+        await anyio.wait_all_tasks_blocked()
 
 
 async def test_errors_of_the_body_come_out_unwrapped(server: EmbeddedServer) -> None:
@@ -307,23 +325,27 @@ async def test_errors_of_the_body_come_out_unwrapped(server: EmbeddedServer) -> 
             raise KeyError("x")
 
 
-async def test_a_server_that_went_away_and_came_back(tmp_path: Path, never_asks: None) -> None:
+@pytest.mark.usefixtures("never_asks")
+async def test_a_server_that_went_away_and_came_back(tmp_path: Path) -> None:
     """What was sent while we were away is lost: after a reconnect it is asked for at once."""
     async with AsyncExitStack() as second, AsyncExitStack() as first:
         running = await first.enter_async_context(embedded_server(tmp_path))
         async with connect(running.url, name="me") as bus:
             task = await bus.submit("a", id="t1")
             async with anyio.create_task_group() as group:
+                got = anyio.Event()
 
                 async def wait() -> None:
                     assert await task.result() == 9
+                    got.set()
 
                 group.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
                 await first.aclose()
                 await second.enter_async_context(embedded_server(tmp_path, port=running.port))
-                coordinator = await second.enter_async_context(scripted(running.url))
-                coordinator.states[T1] = v.StateView(state="completed", result=msgspec.Raw(b"9"))
+                async with scripted(running.url) as coordinator:
+                    coordinator.states[T1] = v.StateView(state="completed", result=msgspec.Raw(b"9"))
+                    await got.wait()
             assert await bus.submit("a", id="t2"), "the connection works as before"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import msgspec
 import pytest
+from scripted import Scripted, scripted
 
 from agentexecutor.bus import NameRefused, PlanRefused, StoreTimeout, TaskRefused, connect
 from agentexecutor.bus.blobs import load_body
@@ -17,7 +18,6 @@ from agentexecutor.schemas.codec import decode
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Plan, Subtask
 from agentexecutor.schemas.references import Ref
-from integration.scripted import Scripted, scripted
 
 pytestmark = pytest.mark.anyio
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import agent, client
+from peers import QUICK, agent, client, coordinating
 
-from agentexecutor.bus.connection import open_connection
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import EmbeddedServer
-from agentexecutor.coordinator.settings import Settings
-from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TYPE, headers
 from agentexecutor.schemas.names import TaskName, new_id
@@ -24,20 +19,7 @@ from agentexecutor.schemas.subjects import shard_of
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Settings(
-    accept_timeout_s=0.4, lost_after_s=1.0, heartbeat_s=0.3, soft_accept_s=0.2, backoff_s=0.05, suspend_s=0.1, bidding_s=0.3, keep_s=60
-)
 INPUT = Raw(b'{"x":1}')
-
-
-@asynccontextmanager
-async def coordinating(url: str, name: str = "coord", settings: Settings = QUICK) -> AsyncIterator[Coordinator]:
-    """A coordinator that is stopped in good order at the end."""
-    async with open_connection(url, name=name) as connection, anyio.create_task_group() as group:
-        coordinator = Coordinator(connection, settings=settings)
-        await group.start(coordinator.run)
-        yield coordinator
-        coordinator.stop()
 
 
 async def test_submit_award_accept_done_result(server: EmbeddedServer) -> None:
@@ -369,7 +351,12 @@ async def test_a_late_claim_after_all_was_forgotten(server: EmbeddedServer) -> N
 
 
 async def test_call_and_broadcast_auctions(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, agent(server.url, "a2", "echo") as a2, client(server.url) as me:
+    async with (
+        coordinating(server.url),
+        agent(server.url, "a1", "echo") as a1,
+        agent(server.url, "a2", "echo") as a2,
+        client(server.url) as me,
+    ):
         await me.until_agents(2)
         task = await me.submit("t1", capability="echo", auction="call", tailored=True, input=INPUT)
         for bidder, seconds in ((a1, 5.0), (a2, 1.0)):

@@ -1,25 +1,43 @@
-"""Scripted peers on a plain Connection: an agent that does exactly what it is told, a client that asks. For tests of coordinators."""
+"""Scripted peers on a plain Connection: an agent that does exactly what it is told, a client that asks; and the coordinator to be tested."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
 from msgspec import Raw
 from nats.aio.msg import Msg
 
+from agentexecutor.bus.blobs import join, store_body
 from agentexecutor.bus.connection import Connection, open_connection
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, encode, headers
-from agentexecutor.schemas.names import TaskName, new_boot, new_id
+from agentexecutor.schemas.names import TaskName, new_boot
 from agentexecutor.schemas.subjects import NOBODY, class_of
 
 PATIENCE_S = 20.0
+QUICK = Settings(
+    accept_timeout_s=0.4, lost_after_s=1.0, heartbeat_s=0.3, soft_accept_s=0.2, backoff_s=0.05, suspend_s=0.1, bidding_s=0.3, keep_s=60
+)
+"""Settings with short waits."""
+
+T = TypeVar("T")
+
+
+async def _until(look: Callable[[], Awaitable[T]], fits: Callable[[T], bool]) -> T:
+    """Look again and again until it fits: what is waited for is in another process's memory."""
+    with anyio.fail_after(PATIENCE_S):
+        while True:
+            seen = await look()
+            if fits(seen):
+                return seen
+            await anyio.sleep(0.02)
 
 
 class Peer:
@@ -41,6 +59,7 @@ class Peer:
         body = message.data if kind == "chunk" else decode(kind, message.data)
         self.heard.append((what, task, body, dict(message.headers or {})))
         self._more.set()
+        self._more = anyio.Event()
 
     async def expect(self, kind: str, fits: Callable[[Any], bool] = lambda _: True, *, re: str | None = None) -> Any:
         """The first message of a kind that fits, heard already or to come; it is taken out."""
@@ -50,7 +69,6 @@ class Peer:
                     if what == kind and (re is None or made.get(H_RE) == re) and fits(body):
                         del self.heard[index]
                         return body
-                self._more = anyio.Event()
                 await self._more.wait()
 
     def count(self, kind: str) -> int:
@@ -87,25 +105,54 @@ class Peer:
         answer = await self.ask("task", task, what="view")
         return msgspec.json.decode(answer.body, type=v.TaskView)
 
+    async def until_state(self, task: TaskName, state: str) -> None:
+        """Ask for the task's state until it is this one."""
+        await _until(lambda: self.state(task), lambda seen: seen.state == state)
+
     async def until(self, task: TaskName, fits: Callable[[v.TaskView], bool]) -> v.TaskView:
         """Ask for the view until it fits."""
-        with anyio.fail_after(PATIENCE_S):
-            while not fits(view := await self.view(task)):
-                await anyio.sleep(0.02)
-            return view
+        return await _until(lambda: self.view(task), lambda view: bool(view.subtasks) and fits(view))
+
+    async def story(self, task: TaskName) -> list[tuple[str, str]]:
+        """(coordinator, kind of change) of the task's whole log."""
+        answer = await self.ask("task", task, what="log")
+        records = (await self.value(task, answer, "body"))["records"]
+        return [(entry["record"]["coordinator"], change["kind"]) for entry in records for change in entry["record"]["changes"]]
+
+    async def until_story(self, task: TaskName, fits: Callable[[list[tuple[str, str]]], bool]) -> None:
+        """Ask for the log until it fits."""
+        await _until(lambda: self.story(task), fits)
 
     async def agents(self) -> list[v.AgentView]:
         return msgspec.json.decode((await self.ask("agents")).body, type=v.AgentsView).agents
 
     async def until_agents(self, count: int) -> None:
         """Wait until the coordinator has heard so many agents."""
-        with anyio.fail_after(PATIENCE_S):
-            while len(await self.agents()) < count:
-                await anyio.sleep(0.02)
+        await _until(self.agents, lambda agents: len(agents) >= count)
+
+    async def put(self, task: TaskName, value: Any) -> m.BlobRef:
+        """Store a value as a large body."""
+        return await store_body(self.connection, task, encode(value))
+
+    async def fetch(self, task: TaskName, ref: m.BlobRef) -> Any:
+        """Read a large body by asking, as peers do."""
+
+        async def read(chunk: int) -> bytes:
+            body = await self.ask("blob", task, digest=ref.digest, chunk=chunk)
+            assert isinstance(body, bytes), body
+            return body
+
+        return msgspec.json.decode(await join(ref, read))
+
+    async def value(self, task: TaskName, message: Any, name: str = "result") -> Any:
+        """What a message carries, inline or by reference."""
+        ref = getattr(message, f"{name}_blob")
+        return await self.fetch(task, ref) if ref is not None else msgspec.json.decode(getattr(message, name))
 
     async def result(self, task: TaskName) -> m.Result:
         name = str(task)
-        return await self.expect("result", lambda result: result.task == name and result.subtask is None)
+        result: m.Result = await self.expect("result", lambda result: result.task == name and result.subtask is None)
+        return result
 
 
 class ScriptedAgent(Peer):
@@ -119,6 +166,7 @@ class ScriptedAgent(Peer):
         self.labels = labels
         self.running: dict[tuple[str, str], m.Running] = {}
         self.offering = True
+        self.ended: set[tuple[str, str, int]] = set()
 
     async def offer(self) -> None:
         offer = m.Offer(
@@ -137,7 +185,8 @@ class ScriptedAgent(Peer):
             await anyio.sleep(every_s)
 
     async def award(self, subtask: str | None = None) -> m.Award:
-        return await self.expect("award", lambda award: subtask is None or award.subtask == subtask)
+        award: m.Award = await self.expect("award", lambda award: subtask is None or award.subtask == subtask)
+        return award
 
     def _of(self, award: m.Award) -> dict[str, Any]:
         return {"subtask": award.subtask, "epoch": award.epoch, "boot": self.boot}
@@ -152,13 +201,13 @@ class ScriptedAgent(Peer):
     async def done(self, award: m.Award, result: Any = None, **more: Any) -> str:
         made = m.Done(**self._of(award), **({"result": Raw(encode(result))} | more))
         id = await self.claim("done", TaskName.parse(award.task), made)
-        self.running.pop((award.task, award.subtask), None)
+        self._end(award)
         return id
 
     async def failed(self, award: m.Award, message: str = "broken", **more: Any) -> str:
         error = m.ErrorInfo(code="handler", message=message, retryable=more.pop("retryable", True))
         id = await self.claim("failed", TaskName.parse(award.task), m.Failed(**self._of(award), error=error, **more))
-        self.running.pop((award.task, award.subtask), None)
+        self._end(award)
         return id
 
     async def bid(self, task: TaskName, shard: int, bid: m.Bid | m.Refusal) -> None:
@@ -173,11 +222,16 @@ class ScriptedAgent(Peer):
         await self.connection.subscribe(self.subjects.call(capability), called)
         await self.connection.nats.flush()
 
-    async def work(self, handle: Callable[[m.Award], Any] | Callable[[m.Award], Awaitable[Any]]) -> None:
-        """Do every award as it comes."""
+    def _end(self, award: m.Award) -> None:
+        self.running.pop((award.task, award.subtask), None)
+        self.ended.add((award.task, award.subtask, award.epoch))
+
+    async def work(self, handle: Callable[[m.Award], Any]) -> None:
+        """Do every award as it comes; one that comes again is not done twice."""
         while True:
-            award = await self.expect("award", lambda award: award.boot == self.boot)
-            await self.done(award, handle(award))
+            award = await self.award()
+            if (award.task, award.subtask, award.epoch) not in self.ended:
+                await self.done(award, handle(award))
 
 
 @asynccontextmanager
@@ -201,3 +255,13 @@ async def agent(
             group.start_soon(scripted.keep_offering, every_s)
             yield scripted
             group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def coordinating(url: str, name: str = "coord", settings: Settings = QUICK) -> AsyncIterator[Coordinator]:
+    """A coordinator that is stopped in good order at the end."""
+    async with open_connection(url, name=name) as connection, anyio.create_task_group() as group:
+        coordinator = Coordinator(connection, settings=settings)
+        await group.start(coordinator.run)
+        yield coordinator
+        coordinator.stop()

@@ -115,6 +115,14 @@ def test_a_step_goes_when_it_is_finished_and_a_schedule_may_be_revised() -> None
     assert (row.state, row.step, row.fraction, row.schedule_s) == ("running", "", 0.1, 9.0)
 
 
+def test_a_new_version_of_the_plan_adds_to_the_picture() -> None:
+    state = after(
+        event("planned", subtasks={"a": {"capability": "x"}}),
+        event("replanned", version=2, cause="revise", subtasks={"b": {"capability": "y"}}),
+    )
+    assert (state.version, list(state.rows)) == (2, ["a", "b"])
+
+
 def test_the_end_of_the_task_ends_what_was_open() -> None:
     for kind, data, error in (
         ("failed", {"error": {"code": "deadline", "message": "30 s"}}, "deadline: 30 s"),

@@ -181,12 +181,22 @@ class Execution:
             self._hosting.start_soon(self._accept)
 
     async def _accept(self) -> None:
+        with suppress(AgentExecutorError):
+            await self._hosting.store(self._task, self._accept_claim())
+
+    def _accept_claim(self) -> LastClaim:
         claim = self._claim(m.Accept, schedule=self._schedule)
         last = LastClaim("accept", claim, headers("accept", self._trace))
         if self.held.last is None:
             self.held.last = last
-        with suppress(AgentExecutorError):
-            await self._hosting.store(self._task, last)
+        return last
+
+    def overdue_accept(self) -> tuple[TaskName, LastClaim] | None:
+        """The accept that a blocked main loop cannot send, once. Called from the side thread."""
+        if self._accepted or self._unwanted:
+            return None
+        self._accepted = True
+        return self._task, self._accept_claim()
 
     # the handler's host
 

@@ -60,11 +60,14 @@ class Signature:
 def _refused(error: Exception) -> InputRefused:
     """What msgspec says (``... - at `$.texts[0]```), told by the parameter."""
     text, _, path = str(error).partition(" - at `$")
-    name = path.strip("`.").split(".")[0].split("[")[0] if path else ""
-    if not name and "`" in text:
+    path = path.strip("`").lstrip(".")
+    name = path.split(".")[0].split("[")[0]
+    if not name and "field `" in text:
         name = text.rsplit("`", 2)[1]
-    where = f"parameter {name!r}" + (f" (at {path.strip('`').lstrip('.')})" if path and path.strip("`.") != name else "")
-    return InputRefused(f"The input does not fit: {where}: {text}.", hint="Correct the input.", parameter=name)
+    where = f"parameter {name!r}" if name else "as a whole"
+    if path != name and path:
+        where += f" (at {path})"
+    return InputRefused(f"The input does not fit, {where}: {text}.", hint="Correct the input.", parameter=name)
 
 
 def _hints(handler: Callable[..., Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Side:
             coordinator = Coordinator(connection, boot=self._hosting.boot) if self._coordinate else None
             async with anyio.create_task_group() as group:
                 group.start_soon(self._offers, connection)
-                group.start_soon(self._look_at_main)
+                group.start_soon(self._look_at_main, connection)
                 async with anyio.create_task_group() as coordinating:
                     if coordinator is not None:
                         await coordinating.start(coordinator.run)
@@ -138,8 +138,8 @@ class Side:
                 )
                 self._main.call_soon_threadsafe(self._hosting.name_taken, error)
 
-    async def _look_at_main(self) -> None:
-        """Warn when a handler blocks the main loop; offers and leases go on."""
+    async def _look_at_main(self, connection: Connection) -> None:
+        """When a handler blocks the main loop: say the accepts that it cannot say, and warn. Offers and leases go on anyway."""
         warned = False
         asked_at = 0.0
         while True:
@@ -149,7 +149,10 @@ class Side:
                 asked_at = now
                 with suppress(RuntimeError):
                     self._main.call_soon_threadsafe(self._main_answers)
-            elif now - asked_at > BLOCKED_S and not warned:
+                await anyio.sleep(LOOK_S)
+                continue
+            await self._accept_for_main(connection)
+            if now - asked_at > BLOCKED_S and not warned:
                 warned = True
                 logger.warning(
                     "A handler of %s blocks the event loop for over %g s; make it a plain function, which runs in a thread.",
@@ -157,6 +160,16 @@ class Side:
                     BLOCKED_S,
                 )
             await anyio.sleep(LOOK_S)
+
+    async def _accept_for_main(self, connection: Connection) -> None:
+        for held in list(self._hosting.book.held.values()):
+            overdue = held.host.overdue_accept()
+            if overdue is not None:
+                task, claim = overdue
+                with suppress(AgentExecutorError):
+                    await connection.store(
+                        connection.subjects.claim(connection.name, claim.kind, task), encode(claim.message), claim.headers, timeout_s=1.0
+                    )
 
     def _main_answers(self) -> None:
         self._answered_at = time.monotonic()

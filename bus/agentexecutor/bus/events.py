@@ -155,24 +155,29 @@ async def _log(bus: Bus, task: TaskName, after: int) -> AsyncIterator[r.LogEntry
             body = await bus.body(task, answer.body, answer.body_blob)
         except NoAnswer:
             continue
-        for entry in _usable(decode_as(_Page, body).records):
-            yield await _whole(bus, task, entry)
+        for stored in _usable(decode_as(_Page, body).records):
+            for entry in await _unfolded(bus, task, stored):
+                yield entry
         start = answer.next
 
 
 async def _entries(bus: Bus, task: TaskName, item: Heard) -> list[r.LogEntry]:
-    """A republished record; the last one of a task with all before it."""
-    if item.payload is None:
-        return []
+    """A republished message as entries; none when it is no record."""
     try:
-        record = decode_record(item.payload)
-        history = record.history
-        if record.history_blob is not None:
-            history = _usable(decode_as(list[_Entry], await _insist(bus, task, record.history_blob)))
+        record = None if item.payload is None else decode_record(item.payload)
     except DecodeFailed:
         return []
-    own = r.LogEntry(seq=item.seq, time=item.time, record=replace(record, history=[], history_blob=None))
-    return [await _whole(bus, task, entry) for entry in (*history, own)]
+    return [] if record is None else await _unfolded(bus, task, r.LogEntry(seq=item.seq, time=item.time, record=record))
+
+
+async def _unfolded(bus: Bus, task: TaskName, entry: r.LogEntry) -> list[r.LogEntry]:
+    """An entry with what it refers to; the last one of a task after all those that it holds as its history."""
+    record = entry.record
+    history = record.history
+    if record.history_blob is not None:
+        history = _usable(decode_as(list[_Entry], await _insist(bus, task, record.history_blob, b"[]")))
+    own = replace(entry, record=replace(record, history=[], history_blob=None)) if history else entry
+    return [await _whole(bus, task, one) for one in (*history, own)]
 
 
 def _usable(entries: list[_Entry]) -> list[r.LogEntry]:
@@ -186,17 +191,16 @@ def _usable(entries: list[_Entry]) -> list[r.LogEntry]:
 
 async def _whole(bus: Bus, task: TaskName, entry: r.LogEntry) -> r.LogEntry:
     """The entry with the subtasks that a large `planned` change names by reference."""
-    changes = list(entry.record.changes)
+    changes = entry.record.changes
     for index, change in enumerate(changes):
         if isinstance(change, r.Planned) and change.add_blob is not None:
-            with suppress(DecodeFailed):
-                add = decode_as(dict[str, m.SubtaskSpec], await _insist(bus, task, change.add_blob))
-                changes[index] = replace(change, add=add, add_blob=None)
-    return replace(entry, record=replace(entry.record, changes=changes))
+            add = decode_as(dict[str, m.SubtaskSpec], await _insist(bus, task, change.add_blob, b"{}"))
+            changes = [*changes[:index], replace(change, add=add, add_blob=None), *changes[index + 1 :]]
+    return entry if changes is entry.record.changes else replace(entry, record=replace(entry.record, changes=changes))
 
 
-async def _insist(bus: Bus, task: TaskName, ref: m.BlobRef) -> bytes:
-    """A body, however long nobody answers; ``{}`` when it is gone."""
+async def _insist(bus: Bus, task: TaskName, ref: m.BlobRef, gone: bytes) -> bytes:
+    """A body, however long nobody answers; `gone` when it is not there any more."""
     while True:
         try:
             return await bus.fetch(task, ref)
@@ -205,4 +209,4 @@ async def _insist(bus: Bus, task: TaskName, ref: m.BlobRef) -> bytes:
         except BusClosed:
             raise
         except BusError:
-            return b"{}"
+            return gone

@@ -59,14 +59,13 @@ class Questions:
 
     async def ask_all(self, kind: str, question: m.Ask, timeout_s: float) -> list[m.Answer]:
         """One answer of each coordinator, of as many as they say there are; of those that answered when the time is over. Raises NoAnswer."""
-        answers: dict[str, m.Answer] = {}
         with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
-            while not answers or len(answers) < max(answer.of for answer in answers.values()):
-                news = waiting.news
+            while not _all_answered(waiting):
                 await self._send(kind, None, question, id)
                 with anyio.move_on_after(AGAIN_S):
-                    await news.wait()
-                answers = {answer.coordinator: answer for answer in map(_read, waiting.answers) if answer is not None}
+                    while not _all_answered(waiting):
+                        await waiting.news.wait()
+        answers = _by_coordinator(waiting)
         if not answers:
             raise _no_answer(kind, timeout_s)
         return [answer for answer in answers.values() if answer.error is None]
@@ -89,10 +88,10 @@ class Questions:
     async def _first(self, kind: str, task: TaskName | None, question: m.Ask, timeout_s: float) -> tuple[str, bytes]:
         with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
             while not waiting.answers:
-                news = waiting.news
                 await self._send(kind, task, question, id)
                 with anyio.move_on_after(AGAIN_S):
-                    await news.wait()
+                    while not waiting.answers:
+                        await waiting.news.wait()
         if not waiting.answers:
             raise _no_answer(kind, timeout_s)
         return waiting.answers[0]
@@ -118,6 +117,16 @@ def _usable(type: str, payload: bytes) -> m.Answer:
     if answer.error is not None:
         raise BusError(answer.error.message, error=answer.error)
     return answer
+
+
+def _by_coordinator(waiting: _Open) -> dict[str, m.Answer]:
+    """One answer of each coordinator that has answered."""
+    return {answer.coordinator: answer for answer in map(_read, waiting.answers) if answer is not None}
+
+
+def _all_answered(waiting: _Open) -> bool:
+    answers = _by_coordinator(waiting)
+    return bool(answers) and len(answers) >= max(answer.of for answer in answers.values())
 
 
 def _read(got: tuple[str, bytes]) -> m.Answer | None:

@@ -34,7 +34,10 @@ __all__ = ["agent", "load_agent"]
 @click.option("--capacity", type=click.IntRange(1, 1_000_000), metavar="N", help="How many subtasks at once; else what the agent says.")
 @click.option("--no-coordinate", is_flag=True, help="Take no share of coordinating.")
 def agent(where: str, name: str | None, capacity: int | None, nats: str | None, *, no_coordinate: bool, as_json: bool) -> None:
-    """Serve the Agent called NAME in a file or module until stopped; what runs then is finished or given back."""
+    """Serve an agent from a file or module, until stopped.
+
+    NAME is the Agent object in it. When it is stopped, what runs is finished or given back. It takes a share of coordinating besides.
+    """
     log_to_stderr()
     loaded = load_agent(where)
     if capacity is not None:

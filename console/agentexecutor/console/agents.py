@@ -15,7 +15,7 @@ __all__ = ["agents", "unserved"]
     "agentexecutor agents --json | jq -r 'select(.free > 0) | .name'",
 )
 def agents(nats: str | None, *, as_json: bool) -> None:
-    """List the living agents: capabilities, capacity, what they run."""
+    """List the living agents and what they run."""
     run(_agents, Output(json=as_json), nats)
 
 
@@ -42,7 +42,7 @@ def _cells(agent: AgentView) -> list[object]:
     "agentexecutor unserved --json | jq -r .capability",
 )
 def unserved(nats: str | None, *, as_json: bool) -> None:
-    """List demand that no living agent fits: the capability, what is asked of the agent, how much waits."""
+    """List demand that no living agent fits."""
     run(_unserved, Output(json=as_json), nats)
 
 

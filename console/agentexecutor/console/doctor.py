@@ -16,9 +16,9 @@ WIDTH = 16
 
 @command("agentexecutor doctor", "agentexecutor doctor --nats nats://10.0.0.5:4222", "agentexecutor doctor --json | jq 'select(.ok | not)'")
 def doctor(nats: str | None, *, as_json: bool) -> None:
-    """Check this machine and the bus, one thing after another.
+    """Check this machine and the bus.
 
-    Ends with 0 when all is well, 3 when there is no bus, 1 when something else is wrong.
+    One thing after another, each with what to do about it. Ends with 0 when all is well, 3 when there is no bus, 1 when something else is wrong.
     """
     checks = run(_doctor, Output(json=as_json), nats)
     if no_bus(checks):

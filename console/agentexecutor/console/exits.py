@@ -58,5 +58,11 @@ def root_of(error: BaseException) -> BaseException:
 
 def sentence(error: BaseException) -> str:
     """An error as people read it: what is wrong, and what to do next."""
-    text = str(error).strip() or type(error).__name__
-    return text if isinstance(error, AgentExecutorError) else f"{type(error).__name__}: {text}"
+    if not isinstance(error, AgentExecutorError):
+        return f"{type(error).__name__}: {str(error).strip() or type(error).__name__}"
+    message = error.message.rstrip()
+    if "\n" in message:
+        return f"{message}\n{error.hint}".strip()
+    if error.hint and not message.endswith((".", "!", "?")):
+        message += "."
+    return f"{message} {error.hint}".strip()

@@ -110,6 +110,7 @@ def _plain(data: dict[str, Any]) -> str:
 _SAYS: dict[str, Callable[[dict[str, Any]], str]] = {
     "submitted": _submitted,
     "planned": _planned,
+    "replanned": _planned,
     "awarded": _awarded,
     "accepted": _accepted,
     "progress": _progress,

@@ -131,13 +131,13 @@ def draw(state: PlanState, now: float, height: int, *, title: str = "", note: st
     """The whole picture for a terminal of `height` lines: head, subtasks, the last auctions."""
     auctions = state.auctions[-AUCTIONS_SHOWN:]
     auction_lines = sum(1 + len(auction.bids[:2]) for auction in auctions)
-    room = max(ROWS_AT_LEAST, height - auction_lines - 8)
+    room = max(ROWS_AT_LEAST, height - auction_lines - 10)
     parts: list[RenderableType] = [Text(title, style="bold")] if title else []
     parts.append(_head(state, now))
     if state.rows:
-        parts.append(_table(state, now, room))
+        parts += ["", _table(state, now, room)]
     if auctions:
-        parts.append(_auctions(auctions))
+        parts += ["", _auctions(auctions)]
     if note:
         parts.append(Text(note, style="yellow"))
     return Group(*parts)
@@ -212,6 +212,8 @@ def _cells(state: PlanState, row: Row, now: float) -> list[RenderableType]:
 def _duration(row: Row, now: float) -> str:
     if row.started_at is None or row.state in ("blocked", "ready"):
         return ""
+    if row.took_s is not None:
+        return seconds(row.took_s)
     until = now if row.state not in ENDED else row.ended_at or row.started_at
     passed = seconds(max(0.0, until - row.started_at))
     return f"{passed} of {seconds(row.schedule_s)}" if row.schedule_s and row.state == "running" else passed
@@ -223,7 +225,11 @@ def _auctions(auctions: list[Auction]) -> RenderableType:
         table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]  # left or right
     for auction in auctions:
         for number, bid in enumerate(auction.bids[:3]):
-            first = f"{auction.subtask} ({auction.policy}, {auction.mode}, {auction.considered} bids)" if number == 0 else ""
+            first = (
+                f"{auction.subtask} ({auction.policy}, {auction.mode}, {auction.considered} bid{'s' if auction.considered > 1 else ''})"
+                if number == 0
+                else ""
+            )
             won = Text("won", style="green") if bid.won else Text("")
             table.add_row(first, bid.agent, f"{bid.score:.3g}", won, bid.reason)
     return table

@@ -43,11 +43,17 @@ STYLES = {
 """Colours of states. The words say the same: nothing is told by colour alone."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on: the entry point ends the program, rich would end it as if a task had failed."""
+        raise BrokenPipeError
+
+
 def make_console() -> Console:
     """A console on stdout: as wide as the window, or without limit and colour in a pipe."""
     if sys.stdout.isatty():
-        return Console(highlight=False, markup=False, emoji=False)
-    return Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH, force_terminal=False, color_system=None)
+        return _Console(highlight=False, markup=False, emoji=False)
+    return _Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH, force_terminal=False, color_system=None)
 
 
 def cell(value: Any) -> Text:
@@ -103,10 +109,18 @@ class Output:
         """A table for people; columns that begin with ``>`` are numbers."""
         if self.json:
             return
+        plain = not self.console.is_terminal
+        if not plain:
+            self.console.print()
         if title:
             self.console.print(Text(title, style="bold"))
-        plain = not self.console.is_terminal
-        table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0), header_style="" if plain else "bold")
+        table = Table(
+            box=None if plain else box.SIMPLE_HEAD,
+            pad_edge=False,
+            show_edge=False,
+            padding=(0, 2, 0, 0),
+            header_style="" if plain else "bold",
+        )
         for column in columns:
             table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
         for row in rows:

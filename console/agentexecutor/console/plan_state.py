@@ -132,7 +132,7 @@ def _of_task(state: PlanState, event: Event, at: float) -> None:
         case "submitted":
             state.state = "submitted" if not state.ended else state.state
             state.started_at = at
-        case "planned":
+        case "planned" | "replanned":
             _planned(state, event.data, at)
         case "completed" | "failed" | "cancelled":
             _ended(state, event, at)
@@ -194,7 +194,8 @@ def _awarded(row: Row, event: Event, at: float) -> None:
     row.agent, row.epoch = event.agent, event.epoch
     row.attempt = int(event.data.get("attempt", 1))
     row.started_at, row.ended_at = at, None
-    row.fraction, row.step, row.text, row.error = None, "", "", ""
+    row.fraction, row.took_s = None, None
+    row.step, row.text, row.error = "", "", ""
 
 
 def _auction(row: Row, event: Event, at: float) -> Auction:

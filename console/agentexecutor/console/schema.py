@@ -18,7 +18,10 @@ __all__ = ["schema"]
 @command("agentexecutor schema schemas/", "agentexecutor schema schemas/ --json | jq -r .file")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def schema(folder: Path, nats: str | None, *, as_json: bool) -> None:  # noqa: ARG001 - every command takes --nats
-    """Write JSON Schema (draft 2020-12) files into DIR, one for each message type, for plans and for what --json prints."""
+    """Write JSON Schema files for all messages.
+
+    Draft 2020-12, into DIR: one for each message type, for plans and for what --json prints.
+    """
     out = Output(json=as_json)
     made = export_schemas()
     try:

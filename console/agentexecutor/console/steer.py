@@ -27,9 +27,10 @@ ENDED = ("completed", "failed", "cancelled")
 @task_argument
 @click.option("--reason", default="", metavar="TEXT", help="Why; it is kept with the task.")
 def cancel(task: TaskName, reason: str, nats: str | None, *, as_json: bool) -> None:
-    """Cancel a task: what runs is stopped, what is done is kept in its log.
+    """Cancel a task.
 
-    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name.
+    What runs is stopped; what is done stays in its log. The message is published under the owner's name. TASK is <owner>.<id>, or the id
+    alone for a task of one's own.
     """
     run(_cancel, Output(json=as_json), nats, task, reason)
 
@@ -58,9 +59,10 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
 @click.option("--subtask", metavar="S", help="The subtask that it is about; without it: the task.")
 @click.option("--text", default="", metavar="T", help="What the agent shall know.")
 def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) -> None:
-    """Say something about a task or a subtask; the agent that runs it hears it.
+    """Say something about a task or a subtask.
 
-    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name.
+    The agent that runs it hears it. The message is published under the owner's name. TASK is <owner>.<id>, or the id alone for a task of
+    one's own.
     """
     run(_feedback, Output(json=as_json), nats, task, Feedback(**said))
 

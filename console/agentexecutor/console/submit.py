@@ -47,11 +47,11 @@ LAST_EVENTS_S = 2.0
 @click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices.")
 @click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto.")
 def submit(capability: str | None, input: str | None, plan: str | None, nats: str | None, *, as_json: bool, **options: Any) -> None:
-    """Submit CAPABILITY with INPUT, or a plan, and wait for the result.
+    """Submit a task and wait for its result.
 
-    INPUT is a JSON object whose keys are the handler's parameters: the text itself, @FILE, or - for stdin. While it waits it shows the
-    plan, the auctions and the progress; then it prints the task as `show` does. Ends with 0 when the task completed, 1 when it failed,
-    4 when it was cancelled or missed its deadline.
+    The task is a CAPABILITY with its INPUT, or a plan. INPUT is a JSON object whose keys are the handler's parameters: the text
+    itself, @FILE, or - for stdin. While it waits it shows the plan, the auctions and the progress; then it prints the task as `show` does.
+    Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
     """
     what, value = _what(capability, input, plan)
     telemetry.setup("agentexecutor-submit")

@@ -63,7 +63,7 @@ async def _tasks(out: Output, nats: str | None, states: tuple[str, ...], owner: 
 )
 @task_argument
 def show(task: TaskName, nats: str | None, *, as_json: bool) -> None:
-    """Show a task: its subtasks, every bid with its reason, attempts, the result.
+    """Show a task: subtasks, bids with reasons, result.
 
     TASK is <owner>.<id>, or the id alone for a task of one's own.
     """
@@ -85,10 +85,10 @@ async def _show(out: Output, nats: str | None, task: TaskName) -> None:
 )
 @task_argument
 def watch(task: TaskName, nats: str | None, *, as_json: bool) -> None:
-    """Print a task's events from its first on, until it ends.
+    """Print a task's events until it ends.
 
-    Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline. TASK is <owner>.<id>, or the id
-    alone for a task of one's own.
+    Begins with its first event. Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
+    TASK is <owner>.<id>, or the id alone for a task of one's own.
     """
     code = run(_watch, Output(json=as_json), nats, task)
     if code is not Exit.DONE:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -21,21 +22,34 @@ from agentexecutor.console.output import Output
 
 __all__ = ["up"]
 
+DEFAULT_PORT = 4222
+
 
 @command("agentexecutor up", "agentexecutor up --store /var/lib/agentexecutor --port 4333")
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=Path(".agentexecutor"), show_default=True, metavar="DIR",
               help="Where the streams are kept.")  # fmt: skip
-@click.option("--port", type=click.IntRange(0, 65_535), default=4222, show_default=True, metavar="N", help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, show_default=True, metavar="N", help="0 takes a free one.")
 def up(store: Path, port: int, nats: str | None, *, as_json: bool) -> None:
-    """Start a NATS server on 127.0.0.1 and a coordinator; both run until stopped.
+    """Start a NATS server and a coordinator, until stopped.
 
-    What is submitted, decided and done is kept in the store and is there again the next time.
+    The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time.
     """
     if nats is not None:
-        raise UsageError("`up` starts a bus of its own, so --nats has no meaning here.", hint="Use --port, or `agentexecutor coordinator`.")
+        port = _port_of(nats)
     log_to_stderr()
     telemetry.setup("agentexecutor-up")
     run(_up, Output(json=as_json), store, port)
+
+
+def _port_of(nats: str) -> int:
+    """The port of an address on this machine, as --nats gives it. Raises UsageError."""
+    try:
+        address = urlsplit(nats if "://" in nats else f"nats://{nats}")
+        if address.hostname in ("127.0.0.1", "localhost"):
+            return address.port or DEFAULT_PORT
+    except ValueError:
+        pass
+    raise UsageError(f"`up` cannot serve at {nats}: it listens on 127.0.0.1 only.", hint="Use --port N, or `agentexecutor coordinator`.")
 
 
 async def _up(out: Output, store: Path, port: int) -> None:

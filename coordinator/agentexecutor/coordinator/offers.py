@@ -55,15 +55,19 @@ class KnownAgent:
         return self.offer.capacity if self.offer is not None else 0
 
     @property
+    def working(self) -> int:
+        """Awards of ours that hold a slot: those that wait for children do not."""
+        return sum((str(key.task), key.subtask) not in self.waiting for key in self.ours) if self.waiting else len(self.ours)
+
+    @property
     def busy(self) -> int:
         """Slots in use, as far as we know."""
-        waiting = sum(1 for key in self.ours if (str(key.task), key.subtask) in self.waiting)
-        return len(self.ours) - waiting + len(self.others)
+        return self.working + len(self.others)
 
     def free(self, share: float) -> int:
         """Slots that we may still give: of what is free, no more than our share of its capacity."""
         limit = self.capacity if share >= 1 else max(1, int(self.capacity * share))
-        return min(self.capacity - self.busy, limit - len(self.ours))
+        return min(self.capacity - self.busy, limit - self.working)
 
     def fits(self, capability: str, labels: dict[str, str]) -> bool:
         """Offers it, has the labels, and takes new work."""

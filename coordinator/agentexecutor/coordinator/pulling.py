@@ -1,17 +1,30 @@
-"""When submits are pulled again: before the server gives a pull up, and before nothing is outstanding. What is let in is decided by `admission`."""
+"""When and how submits are pulled: again before the server gives a pull up, and before nothing is outstanding. What is let in is decided by `admission`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from agentexecutor.coordinator.admission import Admission
 
-__all__ = ["Pulling"]
+__all__ = ["Pull", "Pulling"]
 
-FEW = 64
-"""A class of a shard is asked for again when no more than so many submits are outstanding there."""
+BATCH = 64
+FEW = 32
+"""With ample room a class of a shard is asked for again when no more than so many submits are outstanding there."""
+EXPIRES_S = 5.0
 AGAIN_S = 4.0
-"""Below the five seconds after which the server gives a pull up."""
+SHORT_S = 0.5
+"""With little room a pull is given up soon: what one class does not use another can have."""
+
+
+class Pull(NamedTuple):
+    """Ask for up to `batch` submits of a class of a shard; the server gives the pull up after `expires_s`."""
+
+    shard: int
+    klass: str
+    batch: int
+    expires_s: float
 
 
 class Pulling:
@@ -20,12 +33,19 @@ class Pulling:
     def __init__(self, limit: int) -> None:
         self._admission = Admission(limit)
         self._asked_at: dict[tuple[int, str], float] = {}
+        self._enough: dict[tuple[int, str], int] = {}
 
-    def due(self, now: float, open_tasks: int, outstanding: Mapping[tuple[int, str], int]) -> list[tuple[int, str, int]]:
-        """What to pull now (shard, class, batch); `now`: monotonic seconds, `outstanding`: by shard and class."""
+    def due(self, now: float, open_tasks: int, outstanding: Mapping[tuple[int, str], int]) -> list[Pull]:
+        """What to pull now; `now`: monotonic seconds, `outstanding`: by shard and class."""
         room = self._admission.room(open_tasks, sum(outstanding.values()))
-        counted = {at: asked if asked > FEW and now < self._asked_at.get(at, 0.0) + AGAIN_S else 0 for at, asked in outstanding.items()}
-        pulls = self._admission.shares(room, sorted({shard for shard, _ in outstanding}), counted)
-        for shard, klass, _ in pulls:
+        counted = {
+            at: 0 if asked <= self._enough.get(at, 0) or now >= self._asked_at.get(at, now) + AGAIN_S else asked
+            for at, asked in outstanding.items()
+        }
+        pulls = []
+        for shard, klass, batch in self._admission.shares(room, sorted({shard for shard, _ in outstanding}), counted):
+            ample = batch >= BATCH
             self._asked_at[shard, klass] = now
+            self._enough[shard, klass] = FEW if ample else 0
+            pulls.append(Pull(shard, klass, min(batch, BATCH), EXPIRES_S if ample else SHORT_S))
         return pulls

@@ -31,7 +31,7 @@ from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
 from agentexecutor.bus.follow import Followed, follow
 from agentexecutor.bus.log import StoredRecord, TaskLog
-from agentexecutor.bus.streams import LEASE, OFFERS
+from agentexecutor.bus.streams import LEASE, OFFERS, ensure_streams
 from agentexecutor.coordinator import answers, bodies, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Twice, Waiting
@@ -189,6 +189,8 @@ class Coordinator:
         self._leases.reconnected(now)
         self._market.listen_again(now)
         with suppress(BusError):
+            # A server that was started again has lost its memory streams: leases and offers.
+            await ensure_streams(self._connection, shards=self._connection.shards, replicas=1)
             if await self._log.last_sequence() < self._last_seq:
                 self._last_seq = 0
                 for shard in self._shards.values():
@@ -646,8 +648,8 @@ class Coordinator:
         outstanding = {
             (number, klass): consumers.outstanding(number, klass) for number, consumers in open_shards.items() for klass in CLASSES
         }
-        for number, klass, batch in self._pulling.due(now, self._tasks.active, outstanding):
-            await open_shards[number].pull(number, klass, batch)
+        for pull in self._pulling.due(now, self._tasks.active, outstanding):
+            await open_shards[pull.shard].pull(pull.shard, pull.klass, pull.batch, expires_s=pull.expires_s)
 
     # leases and shards
 

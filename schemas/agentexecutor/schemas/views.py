@@ -151,8 +151,8 @@ class Event(View, frozen=True, kw_only=True):
 
     time: str
     task: str
-    kind: str
     subtask: str | None = None
+    kind: str
     agent: str | None = None
     epoch: int | None = None
     seq: int = 0

@@ -9,18 +9,13 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
-from itertools import batched
-from typing import TypeVar
 
+import msgspec
 from anyio.to_thread import run_sync
 
-from agentexecutor.agents import Asked, Context
-from agentexecutor.console.demo import features
+from agentexecutor.agents import Agent, Asked, Context, Retry
+from agentexecutor.console.demo import data, features, model
 from agentexecutor.console.demo.lifeline import hold_on
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 __all__ = ["MODULES", "a1", "a2", "evaluator", "loader", "seconds_for", "trainer"]
 
@@ -70,7 +65,8 @@ async def count_features(ctx: Context, texts: list[str]) -> features.Features:
             done = min(start + size, len(texts))
             ctx.progress(done / len(texts), f"{done:,} of {len(texts):,} texts")
     async with ctx.step("pack"):
-        return await run_sync(features.stack, parts)
+        stacked = await run_sync(features.stack, parts)
+    return msgspec.structs.replace(stacked, shares=[len(texts)])
 
 
 def _count(texts: list[str]) -> features.Features:
@@ -79,7 +75,7 @@ def _count(texts: list[str]) -> features.Features:
 
 def _feature_agent(name: str, capacity: int) -> Agent:
     agent = Agent(name, capacity=capacity, lifespan=prepared)
-    agent.capability("text.features", bid=seconds_for)(count_features)
+    agent.capability("text.features", estimate_s=0.5, bid=seconds_for)(count_features)
     return agent
 
 
@@ -121,15 +117,11 @@ async def train(ctx: Context, counts: features.Features, labels: list[str]) -> m
     """Tf-idf and logistic regression. The first attempt fails: the demo wants a retry to be seen."""
     await ctx.schedule(("weigh", 0.3), ("fit", 1.2))
     async with ctx.step("weigh"):
-        rows, weights = await run_sync(_weighed, counts)
+        rows, weights = await run_sync(lambda: model.weigh(features.unpack(counts)))
         if ctx.attempt == 1:
-            raise Retry("This attempt fails on purpose, to show a retry.")
+            raise Retry("fails on purpose")
     async with ctx.step("fit"):
         return await run_sync(model.fit, rows, labels, weights, counts.shares, ctx.progress)
-
-
-def _weighed(counts: features.Features) -> tuple[csr_matrix, model.Weights]:
-    return model.weigh(features.unpack(counts))
 
 
 @evaluator.capability("text.evaluate", estimate_s=0.3)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 import anyio
 import click
 from rich.console import Console
+from rich.text import Text
 
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, connect
@@ -26,6 +27,7 @@ from agentexecutor.console.live import LivePlan, follow
 from agentexecutor.console.options import command, run
 from agentexecutor.console.output import Output
 from agentexecutor.console.plan_state import PlanState
+from agentexecutor.console.show import print_view
 from agentexecutor.schemas.views import Event
 
 __all__ = ["demo"]
@@ -72,16 +74,17 @@ async def _until_stopped(out: Output) -> None:
 
 
 async def _demo(out: Output) -> None:
-    out.say("AgentExecutor demo: 37,243 tweets, labelled negative, neutral or positive by people.")
+    out.say(Text("AgentExecutor demo: learning from 37,243 tweets that people labelled", style="bold"))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(embedded_server())
-        workers = await stack.enter_async_context(crew(server.url))
+        workers = await stack.enter_async_context(crew(server.url, server.store))
         bus = await stack.enter_async_context(connect(server.url, name=CLIENT))
         share = await stack.enter_async_context(coordinating(server.url))
         roll = await stack.enter_async_context(calling(bus.connection, _announce(out)))
-        out.say(f"NATS at {server.url} until the end; {len(workers)} agents start, each in a process of its own:")
+        out.say(f"NATS is up at {server.url}, for this run only.")
+        out.say(f"{len(workers)} agents start, each in a process of its own:")
         await _all_ready(roll, workers)
-        out.say(f"All are there. They share the coordinating of {bus.connection.shards} shards with this process ({STARTER}).")
+        out.say(f"All of them, and this process ({STARTER}), take a share of coordinating.")
         await _show(out, bus, share, roll)
 
 
@@ -117,9 +120,11 @@ async def _show(out: Output, bus: Bus, share: Share, roll: RollCall) -> None:
 
 
 async def _report(out: Output, task: Task, state: PlanState, chronicle: Chronicle, took_s: float) -> None:
-    """The result, or the error that the task ended with."""
-    score = await task.result(Scored)
+    """The result; of a task that did not complete, all that is known. Raises TaskFailed, TaskCancelled."""
     shown = await task.view()
+    if shown.state != "completed":
+        print_view(out, shown)
+    score = await task.result(Scored)
     if out.json:
         out.object(demo_object(shown, score, chronicle, took_s))
     else:
@@ -141,7 +146,7 @@ class _Show(LivePlan):
             self._say(changed_hands)
         if not self._share.killed and _in_the_middle(self.state):
             self._share.kill()
-            self._say(f"Now {STARTER}, the coordinator that holds this task, is killed: no goodbye, its leases run out. The agents work on.")
+            self._say(f"{STARTER}, the coordinator that holds this task, is killed. No goodbye.")
 
     def _say(self, sentence: str) -> None:
         self.console.print(f">>> {sentence}", style="bold yellow", soft_wrap=True)

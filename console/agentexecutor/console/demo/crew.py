@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -66,14 +65,14 @@ class Worker:
 
 
 @asynccontextmanager
-async def crew(url: str, members: tuple[Member, ...] = CREW) -> AsyncIterator[list[Worker]]:
-    """Start the agents on the bus at `url`; when the block ends they are stopped, after some seconds by force."""
-    with lifeline.held() as line, tempfile.TemporaryDirectory(prefix="agentexecutor-demo-") as folder:
+async def crew(url: str, folder: Path, members: tuple[Member, ...] = CREW) -> AsyncIterator[list[Worker]]:
+    """Start the agents on the bus at `url`, their logs in `folder`; when the block ends they are stopped, after some seconds by force."""
+    with lifeline.held() as line:
         environment = _environment(url, line)
         workers: list[Worker] = []
         try:
             for member in members:
-                workers.append(await _start(member, environment, line, Path(folder)))
+                workers.append(await _start(member, environment, line, folder))  # noqa: PERF401 - what was started before an error must be stopped
             yield workers
         finally:
             with anyio.CancelScope(shield=True):
@@ -89,7 +88,7 @@ def _environment(url: str, line: int) -> dict[str, str]:
 
 async def _start(member: Member, environment: dict[str, str], line: int, folder: Path) -> Worker:
     command = [sys.executable, "-c", PROGRAM, "agent", f"{MODULE}:{member.agent}", "--name", member.name]
-    log = folder / f"{member.name}.log"
+    log = folder / f"agent-{member.name}.log"
     with log.open("wb") as written:
         process = await anyio.open_process(
             command,

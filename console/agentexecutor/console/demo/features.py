@@ -71,9 +71,10 @@ def unpack(features: Features) -> csr_matrix:
 
 def stack(parts: Sequence[Features]) -> Features:
     """The features of several shares as those of one, in their order."""
-    from scipy.sparse import vstack  # noqa: PLC0415 - as above
+    from scipy.sparse import csr_matrix, vstack  # noqa: PLC0415 - as above
 
-    return pack(vstack([unpack(part) for part in parts]).tocsr(), [size for part in parts for size in part.shares])
+    none = csr_matrix((0, COLUMNS), dtype=np.float32)
+    return pack(vstack([none, *(unpack(part) for part in parts)]).tocsr(), [size for part in parts for size in part.shares])
 
 
 def pack_array(array: np.ndarray[Any, Any]) -> str:

@@ -94,11 +94,14 @@ def fit(
         learner.partial_fit(rows, labels, classes=names)
         if told is not None:
             told(epoch / EPOCHS, f"epoch {epoch} of {EPOCHS}")
+    coefficients, intercepts = learner.coef_, learner.intercept_
+    if len(coefficients) < len(names):  # of two labels scikit-learn keeps the second one's row
+        coefficients, intercepts = np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
     return Model(
         labels=names,
         weights=weights,
-        coefficients=pack_array(learner.coef_.astype("<f4")),
-        intercepts=[float(value) for value in learner.intercept_],
+        coefficients=pack_array(coefficients.astype("<f4")),
+        intercepts=[float(value) for value in intercepts],
         texts=len(labels),
         shares=list(shares),
     )

@@ -67,7 +67,11 @@ class RollCall:
         held = Counter(self.holders.values())
         least, rest = divmod(self._connection.shards, len(coordinators))
         allowed = {least, least + 1} if rest else {least}
-        return held.total() == self._connection.shards and set(held) <= set(coordinators) and all(held[name] in allowed for name in coordinators)
+        return (
+            held.total() == self._connection.shards
+            and set(held) <= set(coordinators)
+            and all(held[name] in allowed for name in coordinators)
+        )
 
     def task_held_by(self, coordinator: str, owner: str) -> str:
         """An id for a task of `owner` that this coordinator will hold."""

@@ -15,6 +15,14 @@ from agentexecutor.schemas.views import Event, TaskView
 __all__ = ["Chronicle", "Scored", "demo_object", "print_report"]
 
 BIDS_SHOWN = 3
+CLOSER = (
+    "  The demo's server is gone, and its data with it. One that stays, and an agent,",
+    "  each in a terminal of its own:",
+    "    agentexecutor up",
+    "    agentexecutor agent examples/hello/agent.py:agent",
+    """    agentexecutor submit greet '{"name": "Ada"}'""",
+    "  Then: agentexecutor tasks, show TASK, watch TASK, agents. README.md goes on.",
+)
 
 
 class ScoredClass(msgspec.Struct, frozen=True):
@@ -27,7 +35,7 @@ class ScoredClass(msgspec.Struct, frozen=True):
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """The task's result as far as the report needs it. (The agents' own types bring NumPy along, which the starting process does without.)"""
+    """The task's result as far as the report needs it; the agents' own type would bring NumPy into the starting process."""
 
     accuracy: float
     baseline: float
@@ -56,7 +64,7 @@ class Chronicle:
         before, self.last = self.last, coordinator
         if before is None or before == coordinator:
             return None
-        return f"{coordinator} has found the task without a coordinator and goes on from its log."
+        return f"{coordinator} finds the task without a coordinator and goes on from its log."
 
     def counts(self) -> dict[str, int]:
         """Coordinator → records that it wrote, in the order in which they appeared."""
@@ -71,35 +79,47 @@ def demo_object(view: TaskView, score: Scored, chronicle: Chronicle, took_s: flo
 
 
 def print_report(out: Output, state: PlanState, view: TaskView, score: Scored, chronicle: Chronicle, took_s: float) -> None:
-    """The end of the show, for people."""
-    out.table(["subtask", "capability", "agents", ">started", ">took", "state"], _lines(state), title="What was done")
-    out.table(["subtask", "bid by", "bid", ">score", "", "reason"], _bids(state), title="Auctions: every bid, and why the winner won (smaller scores are better)")
-    columns = ["label", ">precision", ">recall", ">f1", ">tweets"]
-    rows = [
-        [name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.texts:,}"] for name, one in score.per_class.items()
-    ]
-    out.table(columns, rows, title="On tweets that were held out")
-    for line in _summary(state, score, chronicle, took_s):
-        out.say(line)
-    for line in _closer(view):
+    """The end of the show, for people. Nothing is wider than 80 columns but names that are long."""
+    sections = (
+        ("What was done", ["subtask", "agent", ">awarded after", ">took", "state"], _done(state)),
+        (
+            "Auctions: every bid, and why it won (smaller scores are better)",
+            ["subtask", "bid by", "how", ">score", "", "reason"],
+            _bids(state),
+        ),
+        ("On held-out tweets", ["label", ">precision", ">recall", ">f1", ">tweets"], _classes(score)),
+    )
+    for title, columns, rows in sections:
+        out.say("")
+        out.table(columns, rows, title=title)
+    out.say("")
+    for line in [*_summary(state, score, chronicle, took_s), *_closer(view)]:
         out.say(line)
 
 
-def _lines(state: PlanState) -> list[list[Any]]:
-    return [_line(state, row) for row in state.rows.values()]
+def _done(state: PlanState) -> list[list[Any]]:
+    """The plan's own subtasks in its order, shares below what was shared."""
+    own = [row for row in state.rows.values() if row.parent is None]
+    return [_line(state, row) for first in own for row in (first, *(state.rows[name] for name in first.children))]
 
 
 def _line(state: PlanState, row: Row) -> list[Any]:
-    """A subtask: who tried it, when it started after the task's start, how long the work took by the agent's own clock."""
-    tries = [auction.agent for auction in state.auctions if auction.subtask == row.name]
-    who = ", then ".join(tries) if tries else f"{len(row.children)} shares" if row.children else "-"
-    begun = None if row.started_at is None or state.started_at is None else row.started_at - state.started_at
-    took = row.took_s if row.took_s is not None else None if row.ended_at is None or row.started_at is None else row.ended_at - row.started_at
-    return [f"  {row.name}" if row.parent else row.name, row.capability, who, _tenth(begun), _tenth(took), cell(row.state)]
+    """A subtask: who tried it, when it was first awarded after the task's start, how long the work took by the agent's own clock."""
+    awards = [auction for auction in state.auctions if auction.subtask == row.name]
+    shares = sum(state.rows[name].capability == row.capability for name in row.children)
+    who = " then ".join(award.agent for award in awards) if awards else f"{shares} shares" if shares else None
+    begun = awards[0].at if awards else row.started_at
+    took = row.took_s if row.took_s is not None else _passed(row.started_at, row.ended_at)
+    name = f"  {row.name}" if row.parent else row.name
+    return [name, who, _text(_passed(state.started_at, begun)), _text(took), cell(row.state)]
 
 
-def _tenth(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s"
+def _passed(since: float | None, until: float | None) -> float | None:
+    return None if since is None or until is None else until - since
+
+
+def _text(took_s: float | None) -> str:
+    return "-" if took_s is None else f"{took_s:.2f} s"
 
 
 def _bids(state: PlanState) -> list[list[Any]]:
@@ -107,24 +127,41 @@ def _bids(state: PlanState) -> list[list[Any]]:
     for auction in state.auctions:
         for number, bid in enumerate(auction.bids[:BIDS_SHOWN]):
             first = auction.subtask if number == 0 else ""
-            how = {"call": "for this share"}.get(auction.mode, "standing offer")
-            rows.append([first, bid.agent, how, f"{bid.score:.3g}", Text("won", style="green") if bid.won else "", bid.reason])
+            rows.append(
+                [
+                    first,
+                    bid.agent,
+                    "offer" if auction.mode == "standing" else "call",
+                    f"{bid.score:.3g}",
+                    Text("won", style="green") if bid.won else "",
+                    bid.reason,
+                ]
+            )
     return rows
 
 
+def _classes(score: Scored) -> list[list[Any]]:
+    return [[name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.texts:,}"] for name, one in score.per_class.items()]
+
+
 def _summary(state: PlanState, score: Scored, chronicle: Chronicle, took_s: float) -> list[Text]:
-    lines = [
-        _said("accuracy", f"{score.accuracy:.3f}", f"on {score.texts:,} held-out tweets; always saying the most frequent label: {score.baseline:.3f}"),
-        _said("shares", " : ".join(f"{size:,}" for size in score.shares), f"of {score.trained_on:,} tweets, in proportion to the capacities on offer"),
+    shares = " : ".join(f"{size:,}" for size in score.shares)
+    who = ", then ".join(f"{name} ({count} records)" for name, count in chronicle.counts().items())
+    return [
+        _said("accuracy", f"{score.accuracy:.3f}", f"on {score.texts:,} tweets that nobody learnt from"),
+        _said("baseline", f"{score.baseline:.3f}", "by always saying the most frequent label"),
+        _said("shares", shares, f"of {score.trained_on:,} tweets, by the capacities on offer"),
+        *(_retried(state, event) for event in chronicle.failures),
+        _said("coordinated", f"by {len(chronicle.records)}", who),
+        _said("time", seconds(took_s), "from submit to result"),
     ]
-    for event in chronicle.failures:
-        error = event.data.get("error") or {}
-        then = state.rows[event.subtask].agent if event.subtask in state.rows else None
-        lines.append(_said("retried", str(event.subtask), f"failed at {event.agent or 'its agent'} ({error.get('message', '')}); then done by {then}"))
-    who = ", ".join(f"{name} ({count} records)" for name, count in chronicle.counts().items())
-    lines.append(_said("coordinated", f"by {len(chronicle.records)}", who))
-    lines.append(_said("time", seconds(took_s), "from submit to result; the works' own times are above"))
-    return lines
+
+
+def _retried(state: PlanState, event: Event) -> Text:
+    error = event.data.get("error") or {}
+    row = state.rows.get(event.subtask or "")
+    then = f", then {row.agent} did it" if row is not None and row.state == "completed" else ""
+    return _said("retried", str(event.subtask), f"{event.agent}: {str(error.get('message', '')).rstrip('.')}{then}")
 
 
 def _said(what: str, value: str, more: str) -> Text:
@@ -134,12 +171,8 @@ def _said(what: str, value: str, more: str) -> Text:
 def _closer(view: TaskView) -> list[Text | str]:
     lines: list[Text | str] = ["", Text("To look closer", style="bold")]
     if view.trace_id is not None:
-        lines.append(f"  trace {view.trace_id}    every auction, bid, execution and step of this run, where OTEL_EXPORTER_OTLP_ENDPOINT points to")
-    lines += [
-        "  The demo's server is gone with its data. The same on one that stays, each line in a terminal of its own:",
-        "    agentexecutor up",
-        "    agentexecutor agent examples/hello/agent.py:agent",
-        "    agentexecutor submit greet '{\"name\": \"Ada\"}'",
-        "  then agentexecutor tasks, show TASK, watch TASK, agents. README.md goes on from there.",
-    ]
-    return lines
+        lines += [
+            f"  trace {view.trace_id}: every auction, bid, execution and step of",
+            "  this run, wherever OTEL_EXPORTER_OTLP_ENDPOINT points to.",
+        ]
+    return [*lines, *CLOSER]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from agentexecutor.bus.blobs import load_chunk, store_body
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.queries import first_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
@@ -50,6 +51,10 @@ class Scripted:
         with anyio.fail_after(PATIENCE_S):
             while not holds():
                 await self._news.wait()
+
+    async def settle(self) -> None:
+        """All subscriptions made so far are known to the server. (nats-py's `flush` overtakes what is still buffered.)"""
+        await self.log.waiting()
 
     def _tell(self) -> None:
         self._news.set()
@@ -136,25 +141,23 @@ class Scripted:
 
     async def _page(self, task: TaskName, after: int) -> tuple[bytes, int | None]:
         stored, more = await self.log.read_after(task, after, self.page_bytes)
-        entries = []
-        for one in stored:
-            if one.payload is not None:
-                record = decode_record(one.payload)
-                entries += [entry for entry in record.history if entry.seq > after]
-                entries.append(r.LogEntry(seq=one.seq, time=one.time, record=record))
+        entries = [r.LogEntry(seq=one.seq, time=one.time, record=decode_record(one.payload)) for one in stored if one.payload is not None]
         return encode(v.LogView(records=entries)), stored[-1].seq if more else None
 
 
 @asynccontextmanager
 async def scripted(url: str, name: str = "coord", prefix: str = "ae.v1") -> AsyncIterator[Scripted]:
     """A scripted coordinator that hears submits, claims and questions while the block runs."""
-    async with open_connection(url, name=name, prefix=prefix) as connection, AsyncExitStack() as stack:
-        log = TaskLog(connection)
-        await stack.enter_async_context(log.running())
-        made = Scripted(connection, log)
-        await connection.subscribe(made.subjects.all_submits(), made.submitted)
-        await connection.subscribe(made.subjects.all_claims(), made.claimed)
-        for kind in ("task", "blob", "tasks", "agents", "unserved"):
-            await connection.subscribe(made.subjects.all_asks(kind), made.question)
-        await connection.nats.flush()
-        yield made
+    try:
+        async with open_connection(url, name=name, prefix=prefix) as connection:
+            log = TaskLog(connection)
+            async with log.running():
+                made = Scripted(connection, log)
+                await connection.subscribe(made.subjects.all_submits(), made.submitted)
+                await connection.subscribe(made.subjects.all_claims(), made.claimed)
+                for kind in ("task", "blob", "tasks", "agents", "unserved"):
+                    await connection.subscribe(made.subjects.all_asks(kind), made.question)
+                await made.settle()
+                yield made
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None

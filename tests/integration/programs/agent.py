@@ -1,0 +1,31 @@
+"""Agents as programs of their own, for tests that end them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import anyio
+
+from agentexecutor.agents import Agent
+
+agent = Agent("program", capacity=2)
+
+if "exit" in sys.argv:
+
+    @agent.capability("maybe.exit")
+    async def maybe_exit() -> None:
+        await anyio.sleep(0.3)  # long enough to have accepted
+        os._exit(7)
+
+
+if "sleep" in sys.argv:
+
+    @agent.capability("sleep")
+    async def sleep(seconds: float) -> str:
+        await anyio.sleep(seconds)
+        return "slept"
+
+
+if __name__ == "__main__":
+    agent.run()

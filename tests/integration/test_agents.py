@@ -1,0 +1,382 @@
+"""Agents on a real server with a real coordinator: what a handler can do, and what it can do wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from agentexecutor.agents import Agent, AgentError, Asked, ChildFailed, Context, Fail, NameTaken, Retry
+from agentexecutor.bus import TaskCancelled, TaskFailed, connect
+from agentexecutor.schemas import Feedback, Plan, Subtask
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from agentexecutor.bus import Bus, EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+PROGRAM = Path(__file__).parent / "programs" / "agent.py"
+
+
+@pytest.fixture
+async def bus(server: EmbeddedServer) -> AsyncIterator[Bus]:
+    async with connect(server.url, name="me") as connected:
+        yield connected
+
+
+async def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait for a condition of another process or thread, which nobody tells us of."""
+    with anyio.fail_after(seconds):
+        while not (found := condition()):
+            await anyio.sleep(0.02)
+    return found
+
+
+async def wait_for_state(bus: Bus, name: str, subtask: str, state: str) -> None:
+    with anyio.fail_after(20):
+        while (await bus.task(name).view()).subtasks[subtask].state != state:
+            await anyio.sleep(0.05)
+
+
+async def test_all_kinds_of_handlers(bus: Bus) -> None:
+    agent = Agent("worker", capacity=4, labels={"zone": "eu"})
+
+    @agent.capability("a.async")
+    async def asynchronous(ctx: Context, x: int) -> int:
+        assert ctx.task.startswith("me.")
+        assert (ctx.subtask, ctx.epoch, ctx.attempt, ctx.plan_version) == ("main", 1, 1, 1)
+        return x + 1
+
+    @agent.capability("a.blocking")
+    def blocking(x: int, y: int = 2) -> dict[str, Any]:
+        return {"sum": x + y, "thread": threading.current_thread() is not threading.main_thread()}
+
+    async with agent.serve(bus):
+        assert await bus.run("a.async", {"x": 1}) == 2
+        assert await bus.run("a.blocking", {"x": 1}, labels={"zone": "eu"}) == {"sum": 3, "thread": True}
+        (view,) = await bus.agents()
+        assert (view.name, view.capacity, view.labels) == ("worker", 4, {"zone": "eu"})
+
+
+async def test_what_a_handler_can_do_wrong(bus: Bus) -> None:
+    agent = Agent("worker", capacity=4)
+    calls: list[str] = []
+
+    @agent.capability("raises")
+    async def raises(ctx: Context) -> str:
+        calls.append("raises")
+        if ctx.attempt < 3:
+            raise ValueError("not yet")
+        return "at last"
+
+    @agent.capability("fails")
+    async def fails() -> None:
+        calls.append("fails")
+        raise Fail("no way", why="test")
+
+    @agent.capability("retries")
+    def retries(ctx: Context) -> float:
+        if ctx.attempt == 1:
+            raise Retry("later", after_s=0.3)
+        return time.time()
+
+    @agent.capability("not.json")
+    async def not_json() -> Any:
+        calls.append("not.json")
+        return object()
+
+    @agent.capability("never.ends")
+    async def never_ends() -> None:
+        calls.append("never.ends")
+        await anyio.sleep_forever()
+
+    @agent.capability("strict")
+    async def strict(count: int) -> int:
+        calls.append("strict")
+        return count
+
+    async with agent.serve(bus):
+        assert await bus.run("raises") == "at last"
+        with pytest.raises(TaskFailed) as failed:
+            await bus.run("fails")
+        assert (failed.value.fields["error"].code, failed.value.fields["error"].details["why"]) == ("handler", "test")
+        task = await bus.submit("retries")
+        await task.result(timeout_s=20)
+        attempts = (await task.view()).subtasks["main"].attempts
+        assert [attempt.state for attempt in attempts] == ["failed", "completed"]
+        with pytest.raises(TaskFailed, match="returned a object, which has no JSON form"):
+            await bus.run("not.json")
+        with pytest.raises(TaskFailed) as late:
+            await bus.run("never.ends", timeout_s=0.3, retries=1)
+        assert late.value.fields["error"].code == "deadline"
+        with pytest.raises(TaskFailed) as refused:
+            await bus.run("strict", {"count": "many"})
+        assert (refused.value.fields["error"].code, "'count'" in str(refused.value)) == ("input", True)
+    assert calls.count("raises") == 3
+    assert calls.count("fails") == calls.count("not.json") == 1
+    assert calls.count("never.ends") == 2
+    assert "strict" not in calls
+
+
+async def test_a_handler_that_blocks_the_loop_is_warned_about_and_nothing_is_lost(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent("blocker", capacity=2)
+
+    @agent.capability("block")
+    async def block(seconds: float) -> str:
+        time.sleep(seconds)  # noqa: ASYNC251  # this is the mistake
+        return "done"
+
+    with caplog.at_level(logging.WARNING, logger="agentexecutor.agents"):
+        async with agent.serve(bus):
+            assert await bus.run("block", {"seconds": 6.0}) == "done"
+    assert "blocks the event loop" in caplog.text
+
+
+@pytest.mark.parametrize("size", [300_000, 10_000_000], ids=["300kB", "10MB"])
+async def test_large_inputs_and_results_travel_by_reference(bus: Bus, size: int) -> None:
+    agent = Agent("mirror", capacity=2)
+
+    @agent.capability("mirror")
+    async def mirror(text: str) -> dict[str, str]:
+        return {"back": text[::-1]}
+
+    text = "ab" * (size // 2)
+    plan = Plan(result="second")
+    first = plan.add("first", Subtask("mirror", {"text": text}))
+    plan.add("second", Subtask("mirror", {"text": first["back"]}))
+    async with agent.serve(bus):
+        assert await bus.run("mirror", {"text": text}) == {"back": text[::-1]}
+        assert await bus.run(plan) == {"back": text}
+
+
+async def test_children(bus: Bus) -> None:
+    agent = Agent("family", capacity=1)
+
+    @agent.capability("sum.tree")
+    async def sum_tree(ctx: Context, depth: int) -> int:
+        if depth == 0:
+            return 1
+        children = [await ctx.submit("sum.tree", {"depth": depth - 1}) for _ in range(2)]
+        return sum([await child.result(int) for child in children])
+
+    @agent.capability("child.fails")
+    async def child_fails(ctx: Context) -> str:
+        child = await ctx.submit("unwilling", retries=0)
+        try:
+            await child.result()
+        except ChildFailed as error:
+            return error.fields["error"].message
+        return "?"
+
+    @agent.capability("unwilling")
+    async def unwilling() -> None:
+        raise Fail("I will not")
+
+    async with agent.serve(bus):
+        task = await bus.submit("sum.tree", {"depth": 3})
+        assert await task.result(int, timeout_s=30) == 8, "one slot is enough: who waits gives it back"
+        assert len((await task.view()).subtasks) == 15
+        assert await bus.run("child.fails") == "I will not"
+
+
+async def test_a_second_attempt_finds_the_children_of_the_first(bus: Bus) -> None:
+    agent = Agent("family", capacity=4)
+    ran: list[int] = []
+
+    @agent.capability("parent")
+    async def parent(ctx: Context) -> int:
+        child = await ctx.submit("child", {"x": 20})
+        result = await child.result(int)
+        if ctx.attempt == 1:
+            raise RuntimeError("after the child")
+        return result + 1
+
+    @agent.capability("child")
+    async def child(x: int) -> int:
+        ran.append(x)
+        return x * 2
+
+    async with agent.serve(bus):
+        assert await bus.run("parent") == 41
+    assert ran == [20]
+
+
+async def test_feedback_reaches_a_running_handler(bus: Bus) -> None:
+    agent = Agent("listener")
+    running = anyio.Event()
+
+    @agent.capability("listen")
+    async def listen(ctx: Context) -> dict[str, Any]:
+        running.set()
+        async for said in ctx.feedback():
+            return {"text": said.text, "verdict": said.verdict, "sender": said.sender}
+        return {}
+
+    async with agent.serve(bus):
+        task = await bus.submit("listen")
+        await running.wait()
+        await wait_for_state(bus, task.name, "main", "running")
+        await task.feedback(Feedback(verdict="revise", text="use bigrams", subtask="main"))
+        assert await task.result(timeout_s=20) == {"text": "use bigrams", "verdict": "revise", "sender": "me"}
+
+
+async def test_cancel_stops_a_running_handler(bus: Bus) -> None:
+    agent = Agent("worker")
+    running, stopped = anyio.Event(), anyio.Event()
+
+    @agent.capability("long")
+    async def long() -> None:
+        running.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+
+    async with agent.serve(bus):
+        task = await bus.submit("long")
+        await running.wait()
+        await task.cancel("enough")
+        with anyio.fail_after(10):
+            await stopped.wait()
+        with pytest.raises(TaskCancelled, match="enough"):
+            await task.result(timeout_s=10)
+
+
+async def test_bids_made_for_the_input(bus: Bus) -> None:
+    quick, slow = Agent("quick"), Agent("slow")
+
+    def bid(factor: float) -> Callable[[Asked], float | None]:
+        return lambda asked: None if asked.input["x"] < 0 else factor * asked.input["x"]
+
+    @quick.capability("work", bid=bid(1.0))
+    async def work_quickly(x: int) -> str:
+        return "quick"
+
+    @slow.capability("work", bid=bid(5.0))
+    async def work_slowly(x: int) -> str:
+        return "slow"
+
+    async with quick.serve(bus), slow.serve(bus):
+        task = await bus.submit("work", {"x": 2}, tailored=True)
+        assert await task.result(timeout_s=20) == "quick"
+        bids = (await task.view()).subtasks["main"].bids
+        assert [(bid.agent, bid.source, bid.score, bid.won) for bid in bids] == [("quick", "call", 2.0, True), ("slow", "call", 10.0, False)]
+        assert await bus.run("work", {"x": 3}, auction="broadcast") == "quick"
+
+
+async def test_lifespan_is_entered_once_and_its_value_is_the_state(bus: Bus) -> None:
+    from contextlib import asynccontextmanager
+
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def model() -> AsyncIterator[dict[str, int]]:
+        events.append("loaded")
+        yield {"weights": 7}
+        events.append("unloaded")
+
+    agent = Agent("model", lifespan=model)
+
+    @agent.capability("predict")
+    async def predict(ctx: Context) -> int:
+        weights: int = ctx.state["weights"]
+        return weights
+
+    async with agent.serve(bus):
+        assert await bus.run("predict") == 7
+        assert await bus.run("predict") == 7
+    assert events == ["loaded", "unloaded"]
+
+
+async def test_errors_of_the_body_come_out_unwrapped(bus: Bus) -> None:
+    agent = Agent("worker")
+    agent.capability("x")(lambda: 1)
+    with pytest.raises(KeyError):
+        async with agent.serve(bus):
+            raise KeyError("mine")
+    with pytest.raises(AgentError, match="no capabilities"):
+        async with Agent("empty").serve(bus):
+            pytest.fail("it must not serve")
+
+
+async def test_of_two_processes_with_one_name_the_older_stops(bus: Bus) -> None:
+    older, newer = Agent("twin"), Agent("twin")
+    older.capability("who")(lambda: "older")
+    newer.capability("who")(lambda: "newer")
+    with pytest.raises(NameTaken, match="newer process"):
+        async with older.serve(bus):
+            assert await bus.run("who") == "older"
+            async with newer.serve(bus):
+                assert await bus.run("who") == "newer"
+                await anyio.sleep_forever()
+
+
+def start(server: EmbeddedServer, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(PROGRAM), *arguments], env={**os.environ, "AGENTEXECUTOR_NATS_URL": server.url, **environment})
+
+
+async def test_a_handler_that_exits_its_process_is_given_up_and_the_work_goes_on(server: EmbeddedServer, bus: Bus) -> None:
+    agent = Agent("survivor")
+    agent.capability("maybe.exit")(lambda: "survived")
+    victim = start(server, "exit", AGENTEXECUTOR_NAME="a-victim")
+    try:
+        with anyio.fail_after(20):
+            while not await bus_agents(bus):
+                await anyio.sleep(0.05)
+        task = await bus.submit("maybe.exit")
+        await until(lambda: victim.poll() is not None)
+        async with agent.serve(bus):
+            assert await task.result(timeout_s=40) == "survived"
+        attempts = (await lone_view(server, task.name)).subtasks["main"].attempts
+        assert [(attempt.agent, attempt.state) for attempt in attempts] == [("a-victim", "lost"), ("survivor", "completed")]
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+async def bus_agents(bus: Bus) -> list[Any]:
+    try:
+        return await bus.agents()
+    except Exception:  # no coordinator yet
+        return []
+
+
+async def lone_view(server: EmbeddedServer, name: str) -> Any:
+    """The view of a task when its agents are gone: with a coordinator of one's own."""
+    looker = Agent("looker")
+    looker.capability("look")(lambda: None)
+    async with connect(server.url, name="me") as bus, looker.serve(bus):
+        return await bus.task(name).view()
+
+
+@pytest.mark.parametrize("seconds", ["3.0", "60"], ids=["finishes", "releases"])
+async def test_sigterm_finishes_or_releases(server: EmbeddedServer, bus: Bus, seconds: str) -> None:
+    program = start(server, "sleep", AGENTEXECUTOR_NAME="sleeper")
+    agent = Agent("other", capacity=1)
+    agent.capability("sleep")(lambda seconds: "slept elsewhere")
+    try:
+        with anyio.fail_after(20):
+            while not await bus_agents(bus):
+                await anyio.sleep(0.05)
+        task = await bus.submit("sleep", {"seconds": float(seconds)})
+        await wait_for_state(bus, task.name, "main", "running")
+        async with agent.serve(bus):
+            program.send_signal(signal.SIGTERM)
+            result = await task.result(timeout_s=40)
+        await until(lambda: program.poll() is not None)
+        assert program.returncode == 0
+        assert result == ("slept" if seconds == "3.0" else "slept elsewhere")
+    finally:
+        program.kill()
+        program.wait()

@@ -1,0 +1,504 @@
+"""The commands as people and scripts run them: programs of their own, their JSON, their exit codes, their errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
+ROOT = Path(__file__).parents[2]
+HELLO = "examples/hello/agent.py:agent"
+OWNER = "tester"
+LONG = 120
+"""Seconds after which something hangs; nothing is expected to take a hundredth of it."""
+
+WORKER = """
+from __future__ import annotations
+import asyncio
+from agentexecutor.agents import Agent, Context, Fail
+
+agent = Agent("worker", capacity=4, labels={"zone": "eu"})
+
+@agent.capability("echo")
+def echo(text: str) -> str:
+    return text
+
+@agent.capability("never")
+async def never(ctx: Context) -> None:
+    await ctx.schedule(("wait", 60.0))
+    async with ctx.step("wait"):
+        ctx.progress(0.25, "still waiting")
+        await asyncio.Event().wait()
+
+@agent.capability("listen")
+async def listen(ctx: Context) -> str:
+    async for said in ctx.feedback():
+        return f"{said.sender}: {said.verdict}: {said.text}"
+
+@agent.capability("fail")
+def fail() -> str:
+    raise Fail("this never works")
+"""
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        """What --json printed: every line an object."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def object(self) -> Any:
+        (only,) = self.lines
+        return only
+
+
+def environment(url: str | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTEXECUTOR_", "OTEL_"))}
+    return kept | {"AGENTEXECUTOR_NAME": OWNER, "PYTHONUNBUFFERED": "1"} | ({"AGENTEXECUTOR_NATS_URL": url} if url else {})
+
+
+@contextmanager
+def program(*arguments: str, url: str | None = None, cwd: Path = ROOT) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """A command that stays, and the JSON line by which it says that it is ready. It must end well when it is asked to."""
+    process = subprocess.Popen(
+        [PROGRAM, *arguments, "--json"], env=environment(url), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            _, said = process.communicate(timeout=LONG)
+            raise AssertionError(f"{arguments} ended with {process.returncode}: {said}")
+        yield process, json.loads(line)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        rest, said = process.communicate(timeout=LONG)
+        assert (process.returncode, rest) == (0, ""), said
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@dataclass
+class Place:
+    """A bus with agents, and a way to run commands on it."""
+
+    url: str
+    store: Path
+    names: list[str]
+
+    def run(self, *arguments: str, text: str = "", cwd: Path = ROOT) -> Ran:
+        done = subprocess.run(
+            [PROGRAM, *arguments], env=environment(self.url), input=text, cwd=cwd, capture_output=True, text=True, timeout=LONG, check=False
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([PROGRAM, *arguments], env=environment(self.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """`up`, two workers for hello, one for what the tests need."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "worker.py").write_text(WORKER)
+    with ExitStack() as stack:
+        _, started = stack.enter_context(program("up", "--store", str(folder / "store"), "--port", "0"))
+        assert set(started) == {"nats", "port", "store", "coordinator"}
+        url = started["nats"]
+        hello = [stack.enter_context(program("agent", HELLO, url=url))[1] for _ in range(2)]
+        worker = stack.enter_context(
+            program("agent", "worker:agent", "--name", "w1", "--capacity", "8", "--no-coordinate", url=url, cwd=folder)
+        )[1]
+        assert worker == {"name": "w1", "capabilities": ["echo", "never", "listen", "fail"], "capacity": 8, "nats": url}
+        yield Place(url, Path(started["store"]), [made["name"] for made in hello])
+
+
+# submit
+
+
+SHOWN = {"task", "state", "plan_version", "result", "error", "trace_id", "subtasks"}
+SUBTASK_SHOWN = {"capability", "state", "agent", "epoch", "plan_version", "bids", "attempts", "result", "error"}
+
+
+def test_submit_prints_the_show_object(place: Place) -> None:
+    ran = place.run("submit", "greet", '{"name": "Ada"}', "--json")
+    assert (ran.code, ran.err) == (0, "")
+    shown = ran.object
+    assert set(shown) >= SHOWN
+    assert (shown["state"], shown["error"], shown["plan_version"]) == ("completed", None, 1)
+    assert "Ada" in shown["result"]
+    assert shown["task"].startswith(f"{OWNER}.")
+    main = shown["subtasks"]["main"]
+    assert set(main) >= SUBTASK_SHOWN
+    assert (main["capability"], main["state"], main["result"]) == ("greet", "completed", shown["result"])
+    assert main["agent"] in place.names
+    (won,) = [bid for bid in main["bids"] if bid["won"]]
+    assert set(won) == {"agent", "epoch", "source", "score", "won", "reason"}
+    assert (won["agent"], won["epoch"]) == (main["agent"], main["epoch"])
+    assert won["source"] in ("offer", "call")
+    (attempt,) = main["attempts"]
+    assert set(attempt) == {"agent", "boot", "epoch", "state", "error"}
+    again = place.run("show", shown["task"], "--json")
+    assert (again.code, again.object) == (0, shown)
+
+
+def test_people_see_events_and_then_tables(place: Place) -> None:
+    ran = place.run("submit", "greet", '{"name": "Ada"}')
+    assert (ran.code, ran.err) == (0, "")
+    assert "\x1b" not in ran.out
+    for word in ("submitted", "awarded", "accepted", "completed", "Bids", "won", "Result", "Ada"):
+        assert word in ran.out
+
+
+def test_input_comes_from_a_file_or_stdin(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "input.json"
+    file.write_text('{"text": "aus der Datei: Grüße"}', encoding="utf-8")
+    assert place.run("submit", "echo", f"@{file}", "--json").object["result"] == "aus der Datei: Grüße"
+    assert place.run("submit", "echo", "-", "--json", text='{"text": "stdin"}').object["result"] == "stdin"
+
+
+def test_a_large_body_comes_back_whole(place: Place) -> None:
+    text = "x" * 600_000
+    ran = place.run("submit", "echo", "-", "--id", "large", "--json", text=json.dumps({"text": text}))
+    assert (ran.code, ran.object["result"]) == (0, text)
+    assert "--json` prints it" in place.run("show", "large").out
+
+
+PLAN = {
+    "subtasks": {
+        "first": {"capability": "echo", "input": {"text": "one"}},
+        "second": {"capability": "echo", "input": {"text": {"$ref": "first"}}},
+    },
+    "result": "second",
+}
+
+
+def test_a_plan_comes_from_a_file_or_stdin(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(PLAN))
+    ran = place.run("submit", "--plan", str(file), "--award", "capacity", "--auction", "call", "--priority", "3", "--json")
+    assert (ran.code, ran.object["result"], set(ran.object["subtasks"])) == (0, "one", {"first", "second"})
+    assert {bid["source"] for bid in ran.object["subtasks"]["first"]["bids"]} == {"call"}
+    assert place.run("submit", "--plan", "-", "--json", text=json.dumps(PLAN)).object["result"] == "one"
+
+
+def test_a_failed_task_ends_with_1(place: Place) -> None:
+    ran = place.run("submit", "fail", "{}", "--json")
+    assert (ran.code, ran.object["state"]) == (1, "failed")
+    error = ran.object["error"]
+    assert set(error) == {"code", "message", "retryable", "details"}
+    assert error["code"] == "handler"
+    assert ran.err.startswith("Error: Task ")
+    assert "this never works" in ran.err
+    assert place.run("submit", "fail", "{}").code == 1
+    assert place.run("show", ran.object["task"]).code == 0, "showing a failed task succeeds"
+
+
+def test_an_input_that_does_not_fit_ends_with_1_and_names_the_parameter(place: Place) -> None:
+    ran = place.run("submit", "greet", '{"nme": "Ada"}', "--json")
+    assert (ran.code, ran.object["error"]["code"]) == (1, "input")
+    assert "nme" in ran.object["error"]["message"]
+
+
+def test_a_missed_deadline_ends_with_4(place: Place) -> None:
+    ran = place.run("submit", "never", "{}", "--deadline", "0.5", "--json")
+    assert (ran.code, ran.object["state"], ran.object["error"]["code"]) == (4, "failed", "deadline")
+
+
+def test_the_same_id_is_the_same_task(place: Place) -> None:
+    first = place.run("submit", "echo", '{"text": "a"}', "--id", "twice", "--json")
+    second = place.run("submit", "echo", '{"text": "a"}', "--id", "twice", "--json")
+    assert (first.code, second.code, first.object) == (0, 0, second.object)
+    other = place.run("submit", "echo", '{"text": "b"}', "--id", "twice", "--json")
+    assert (other.code, other.out) == (1, "")
+    assert "other content" in other.err
+
+
+def test_an_interrupt_leaves_the_task_alone(place: Place) -> None:
+    process = place.start("submit", "never", "{}", "--id", "interrupted")
+    assert process.stdout is not None
+    assert any(" progress " in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LONG)
+    assert process.returncode == 130, err
+    assert f"agentexecutor watch {OWNER}.interrupted" in err
+    assert "Traceback" not in out + err
+    assert place.run("show", "interrupted", "--json").object["state"] == "running"
+    assert place.run("cancel", "interrupted").code == 0
+
+
+# watch, cancel, feedback
+
+
+EVENT = {"time", "task", "subtask", "kind", "agent", "epoch", "seq", "data"}
+
+
+def test_watch_begins_with_the_first_event_and_ends_with_the_task(place: Place) -> None:
+    submitted = place.run("submit", "echo", '{"text": "a"}', "--no-wait", "--json")
+    assert (submitted.code, set(submitted.object)) == (0, {"task"})
+    watched = place.run("watch", submitted.object["task"], "--json")
+    assert watched.code == 0
+    assert all(set(event) == EVENT for event in watched.lines)
+    kinds = [(event["subtask"], event["kind"]) for event in watched.lines if event["kind"] != "progress"]
+    assert kinds == [
+        (None, "submitted"),
+        (None, "planned"),
+        ("main", "ready"),
+        ("main", "awarded"),
+        ("main", "accepted"),
+        ("main", "completed"),
+        (None, "completed"),
+    ]
+    people = place.run("watch", submitted.object["task"])
+    assert len(people.out.splitlines()) == len(watched.lines)
+
+
+def test_cancelling_a_running_task(place: Place) -> None:
+    assert place.run("submit", "never", "{}", "--id", "cancelled", "--no-wait").code == 0
+    process = place.start("submit", "never", "{}", "--id", "cancelled", "--json")
+    watching = place.start("watch", "cancelled", "--json")
+    assert watching.stdout is not None
+    assert any(json.loads(line)["kind"] == "progress" for line in watching.stdout)
+    cancelled = place.run("cancel", "cancelled", "--reason", "not needed", "--json")
+    assert (cancelled.code, cancelled.object) == (0, {"task": f"{OWNER}.cancelled", "state": "cancelled"})
+    out, err = process.communicate(timeout=LONG)
+    assert (process.returncode, json.loads(out)["state"]) == (4, "cancelled")
+    assert "not needed" in err
+    rest, _ = watching.communicate(timeout=LONG)
+    assert (watching.returncode, json.loads(rest.splitlines()[-1])["kind"]) == (4, "cancelled")
+    again = place.run("cancel", "cancelled")
+    assert again.code == 0
+    assert "ended before" in again.out
+
+
+def test_watching_a_failed_task_ends_with_1(place: Place) -> None:
+    name = place.run("submit", "fail", "{}", "--no-wait", "--json").object["task"]
+    assert place.run("watch", name).code == 1
+
+
+def test_feedback_reaches_the_running_agent(place: Place) -> None:
+    assert place.run("submit", "listen", "{}", "--id", "heard", "--no-wait").code == 0
+    said = place.run("feedback", "heard", "--verdict", "revise", "--subtask", "main", "--text", "use bigrams", "--json")
+    assert (said.code, said.object["task"], said.object["verdict"]) == (0, f"{OWNER}.heard", "revise")
+    ended = place.run("submit", "listen", "{}", "--id", "heard", "--json")
+    assert (ended.code, ended.object["result"]) == (0, f"{OWNER}: revise: use bigrams")
+
+
+def test_feedback_that_cannot_be_used_is_refused(place: Place) -> None:
+    assert place.run("submit", "echo", '{"text": "a"}', "--id", "talked-about", "--json").code == 0
+    ran = place.run("feedback", "talked-about", "--verdict", "revise", "--subtask", "nothing")
+    assert (ran.code, ran.out) == (1, "")
+    assert "nothing" in ran.err
+
+
+# lists
+
+
+def test_agents(place: Place) -> None:
+    ran = place.run("agents", "--json")
+    assert ran.code == 0
+    agents = {agent["name"]: agent for agent in ran.lines}
+    assert set(agents) == {*place.names, "w1"}
+    assert all(set(agent) == {"name", "capabilities", "capacity", "free", "labels", "running", "seen_s"} for agent in ran.lines)
+    assert (agents["w1"]["capacity"], agents["w1"]["labels"]) == (8, {"zone": "eu"})
+    assert all("greet" in agents[name]["capabilities"] for name in place.names)
+    people = place.run("agents")
+    assert people.code == 0
+    assert "zone=eu" in people.out
+
+
+def test_tasks(place: Place) -> None:
+    assert place.run("submit", "echo", '{"text": "a"}', "--id", "listed", "--json").code == 0
+    ran = place.run("tasks", "--json")
+    assert ran.code == 0
+    assert all(set(line) == {"task", "state", "at", "priority"} for line in ran.lines)
+    assert {"task": f"{OWNER}.listed", "state": "completed"} in [{name: line[name] for name in ("task", "state")} for line in ran.lines]
+    assert len(place.run("tasks", "--json", "--limit", "1").lines) == 1
+    assert {line["state"] for line in place.run("tasks", "--state", "completed", "--json").lines} == {"completed"}
+    assert place.run("tasks", "--owner", "nobody", "--json").lines == []
+    assert f"{OWNER}.listed" in place.run("tasks").out
+
+
+def test_demand_that_nobody_serves_is_seen_by_unserved_and_doctor(place: Place) -> None:
+    healthy = place.run("doctor", "--json")
+    assert healthy.code == 0, healthy.out
+    assert all(set(check) == {"check", "ok", "found", "todo"} for check in healthy.lines)
+    names = [check["check"] for check in healthy.lines]
+    assert names == [
+        "Python",
+        "nats-server",
+        "bus",
+        "server version",
+        "JetStream",
+        "streams",
+        "coordinators",
+        "agents",
+        "demand",
+        "clock",
+        "traces",
+    ]
+    assert place.run("unserved", "--json").lines == []
+    assert place.run("submit", "nobody.does", "{}", "--id", "parked", "--no-wait").code == 0
+    watching = place.start("watch", "parked", "--json")
+    assert watching.stdout is not None
+    assert any(json.loads(line)["kind"] == "ready" for line in watching.stdout)
+    (line,) = place.run("unserved", "--json").lines
+    assert set(line) == {"capability", "labels", "subtasks", "oldest_s", "reason", "tasks"}
+    assert (line["capability"], line["subtasks"], line["tasks"]) == ("nobody.does", 1, [f"{OWNER}.parked"])
+    assert "nobody.does" in place.run("unserved").out
+    sick = place.run("doctor")
+    assert sick.code == 1
+    assert "problem" in sick.out
+    assert "nobody.does" in sick.out
+    assert place.run("cancel", "parked").code == 0
+    watching.communicate(timeout=LONG)
+    assert place.run("doctor").code == 0
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("submit", "greet", "{name: 1}"), "line 1, column 2"),
+        (("submit", "greet", '["Ada"]'), "no JSON object"),
+        (("submit", "greet"), "INPUT"),
+        (("submit", "greet", "@no-such-file"), "cannot be read"),
+        (("submit", "two words", "{}"), "cannot name a capability"),
+        (("submit", "greet", "{}", "--plan", "p.json"), "exclude each other"),
+        (("submit", "greet", "{}", "--auction", "dutch"), "dutch"),
+        (("submit", "greet", "{}", "--id", "a.b"), "cannot name a task"),
+        (("submit", "--goal", "be happy"), "--goal"),
+        (("submit", "--plan", "-"), "stdin is no JSON"),
+        (("show", "no-such-task"), "Nobody knows"),
+        (("show", "a b"), "cannot name"),
+        (("watch", "somebody.else"), "Nobody knows"),
+        (("cancel", "no-such-task"), "Nobody knows"),
+        (("feedback", "no-such-task", "--verdict", "accept"), "Nobody knows"),
+        (("feedback", "no-such-task"), "--verdict"),
+        (("agent", "no-such-file.py:agent"), "no file"),
+        (("agent", "examples/hello/agent.py"), "names no agent"),
+        (("agent", "examples/hello/agent.py:nobody"), "There is: agent"),
+        (("agent", HELLO, "--name", "a b"), "cannot name a peer"),
+        (("up", "--nats", "nats://10.0.0.1:4222"), "127.0.0.1 only"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_meant_ends_with_2_and_a_sentence(place: Place, arguments: tuple[str, ...], said: str) -> None:
+    ran = place.run(*arguments)
+    assert (ran.code, ran.out) == (2, ""), ran.err
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["plan", "replay", "bench", "conformance", "auth"])
+def test_what_is_not_built_does_not_exist(place: Place, command: str) -> None:
+    ran = place.run(command)
+    assert ran.code == 2
+    assert "No such command" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("submit", "greet", '{"name": "Ada"}'), ("doctor",), ("agent", HELLO), ("coordinator",), ("show", "t1")],
+    ids=lambda arguments: arguments[0],
+)
+def test_without_a_bus_everything_ends_with_3(place: Place, arguments: tuple[str, ...]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        ran = place.run(*arguments, "--json", "--nats", f"nats://127.0.0.1:{unused.getsockname()[1]}")
+    assert ran.code == 3
+    assert "agentexecutor up" in ran.out + ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_up_does_not_share_its_port_or_its_store(place: Place, tmp_path: Path) -> None:
+    port = place.url.rsplit(":", 1)[1]
+    ran = place.run("up", "--port", port, "--store", str(tmp_path / "other"))
+    assert (ran.code, ran.out) == (2, "")
+    assert f"Port {port}" in ran.err
+    ran = place.run("up", "--port", "0", "--store", str(place.store))
+    assert (ran.code, ran.out) == (2, "")
+    assert "Another `agentexecutor up`" in ran.err
+
+
+def test_an_agent_stops_when_another_takes_its_name(place: Place) -> None:
+    with program("agent", HELLO, "--name", "twin", url=place.url):
+        pass
+    older = place.start("agent", HELLO, "--name", "twin", "--json")
+    assert older.stdout is not None
+    assert json.loads(older.stdout.readline())["name"] == "twin"
+    with program("agent", HELLO, "--name", "twin", url=place.url):
+        _, err = older.communicate(timeout=LONG)
+        assert older.returncode == 1
+        assert "'twin'" in err
+
+
+# programs that stay
+
+
+def test_a_reader_that_goes_away_ends_watch_quietly(place: Place) -> None:
+    assert place.run("submit", "never", "{}", "--id", "piped", "--no-wait").code == 0
+    watching = place.start("watch", "piped")
+    assert watching.stdout is not None
+    assert watching.stdout.readline()
+    watching.stdout.close()
+    assert place.run("cancel", "piped").code == 0
+    assert watching.wait(timeout=LONG) == 141
+    assert watching.stderr is not None
+    assert watching.stderr.read() == ""
+    watching.stderr.close()
+
+
+def test_what_up_kept_is_there_the_next_time(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with program("up", "--store", str(store), "--port", "0") as (process, started):
+        first = Place(started["nats"], store, [])
+        assert first.run("submit", "echo", '{"text": "kept"}', "--id", "kept", "--no-wait").code == 0
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=LONG)
+    (tmp_path / "worker.py").write_text(WORKER)
+    with program("up", "--store", str(store), "--port", "0") as (_, started):
+        second = Place(started["nats"], store, [])
+        with program("agent", "worker.py:agent", "--no-coordinate", url=second.url, cwd=tmp_path) as (_, ready):
+            assert ready["name"].startswith("worker-")
+            ran = second.run("submit", "echo", '{"text": "kept"}', "--id", "kept", "--json")
+            assert (ran.code, ran.object["result"]) == (0, "kept")
+
+
+def test_a_coordinator_of_its_own_serves_a_bus_whose_agents_do_not_coordinate(place: Place) -> None:
+    with program("coordinator", url=place.url) as (_, started):
+        assert set(started) == {"coordinator", "nats", "shards"}
+        assert started["shards"] == 16
+        assert place.run("submit", "echo", '{"text": "a"}', "--json").code == 0
+
+
+def test_the_module_runs_as_the_script_does(tmp_path: Path) -> None:
+    code = "from agentexecutor.console.main import main; main(['schema', 'made', '--json'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=LONG)
+    files = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+    assert len(files) > 30
+    assert all((tmp_path / file).is_file() for file in files)

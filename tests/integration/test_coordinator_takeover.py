@@ -1,0 +1,257 @@
+"""Several coordinators on a real server: shards are shared, a dead one's work goes on elsewhere, and the log decides who was right."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from msgspec import Raw
+from peers import QUICK, Peer, agent, client, coordinating
+
+from agentexecutor.bus.connection import Headers, open_connection
+from agentexecutor.bus.errors import AppendUnknown
+from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.server import EmbeddedServer, embedded_server
+from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import encode, headers
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.references import Ref, encode_input
+from agentexecutor.schemas.subjects import shard_of
+
+pytestmark = pytest.mark.anyio
+
+PLAN = m.PlanSpec(
+    subtasks={
+        "a": m.SubtaskSpec(capability="echo"),
+        "b": m.SubtaskSpec(capability="echo", input=encode_input({"x": Ref("a")})),
+        "c": m.SubtaskSpec(capability="echo", input=encode_input({"x": Ref("b")})),
+    }
+)
+
+
+@asynccontextmanager
+async def killable(url: str, name: str) -> AsyncIterator[tuple[Coordinator, anyio.CancelScope]]:
+    """A coordinator, and the scope whose cancelling ends it without a goodbye."""
+    async with open_connection(url, name=name) as connection, anyio.create_task_group() as group:
+        coordinator = Coordinator(connection, settings=QUICK)
+        await group.start(coordinator.run)
+        yield coordinator, group.cancel_scope
+        group.cancel_scope.cancel()
+
+
+async def until(fits: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not fits():  # noqa: ASYNC110 - looks into the coordinator's memory
+            await anyio.sleep(0.02)
+
+
+async def until_held(peer: Peer, holders: dict[str, int]) -> None:
+    """Wait until the leases say that each holds so many shards."""
+    log = TaskLog(peer.connection)
+    with anyio.fail_after(15):
+        while True:
+            found: dict[str, int] = {}
+            for shard in range(peer.connection.shards):
+                last = await log.last_of("AE_LEASE", peer.subjects.lease(shard))
+                if last is not None and last.payload is not None:
+                    holder = msgspec.json.decode(last.payload, type=m.Lease).holder
+                    found[holder] = found.get(holder, 0) + 1
+            if found == holders:
+                return
+            await anyio.sleep(0.05)
+
+
+async def test_a_killed_coordinator_is_replaced(server: EmbeddedServer) -> None:
+    async with client(server.url) as me, agent(server.url, "a1", "echo", capacity=100) as a1, coordinating(server.url, "survivor"):
+        async with killable(server.url, "victim") as (_, victim):
+            await until_held(me, {"survivor": 8, "victim": 8})
+            tasks = [await me.submit(f"t{n}", plan=PLAN) for n in range(32)]
+            awards = [await a1.award("a") for _ in tasks]
+            for award in awards:
+                await a1.accept(award)
+            for task in tasks:
+                await me.until(task, lambda view: view.subtasks["a"].state == "running")
+            moved = [task for task in tasks if (await me.story(task))[0][0] == "victim"]
+            assert 0 < len(moved) < len(tasks)
+            victim.cancel()
+        await until_held(me, {"survivor": 16})
+        for task in moved:
+            await me.until_story(task, lambda story: story[-1] == ("survivor", "held"))
+        for award in awards:
+            await a1.done(award, 1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(a1.work, lambda award: msgspec.json.decode(award.input)["x"] + 1)
+            for task in tasks:
+                assert bytes((await me.result(task)).result) == b"3"
+            group.cancel_scope.cancel()
+        for task in tasks:
+            kinds = [kind for _, kind in await me.story(task)]
+            assert kinds.count("awarded") == 3, "nothing runs twice"
+
+
+async def test_all_stopped_in_the_middle_of_a_plan(server: EmbeddedServer) -> None:
+    async with client(server.url) as me, agent(server.url, "a1", "echo", capacity=2) as a1:
+        async with killable(server.url, "first"):
+            task = await me.submit("t1", plan=PLAN)
+            award = await a1.award("a")
+            await a1.accept(award)
+            await me.until(task, lambda view: view.subtasks["a"].state == "running")
+        await a1.done(award, 1)
+        await me.claim("feedback", task, m.FeedbackClaim(text="go on"))
+        async with coordinating(server.url, "second"):
+            for name in ("b", "c"):
+                following = await a1.award(name)
+                await a1.done(following, msgspec.json.decode(following.input)["x"] + 1)
+            assert bytes((await me.result(task)).result) == b"3"
+            story = await me.story(task)
+            assert [kind for _, kind in story].count("feedback") == 1
+            assert {coordinator for coordinator, _ in story} == {"first", "second"}
+
+
+async def test_shards_move_in_good_order(server: EmbeddedServer) -> None:
+    """A second one joins and leaves under load: nothing is lost, nothing is taken by force."""
+    async with (
+        client(server.url) as me,
+        agent(server.url, "a1", "echo", capacity=1000) as a1,
+        coordinating(server.url, "first") as first,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(a1.work, lambda _: 1)
+        tasks: list[TaskName] = []
+
+        async def load() -> None:
+            for n in range(400):
+                tasks.append(await me.submit(f"t{n}", capability="echo"))
+                await anyio.sleep(0.002)
+
+        await until_held(me, {"first": 16})
+        async with anyio.create_task_group() as loading:
+            loading.start_soon(load)
+            async with coordinating(server.url, "second") as second:
+                await until_held(me, {"first": 8, "second": 8})
+            await until_held(me, {"first": 16})
+        for task in tasks:
+            assert (await me.state(task)).state in ("completed", "running", "waiting")
+        with anyio.fail_after(20):
+            for task in tasks:
+                await me.result(task)
+        assert first.counters["faults"] == second.counters["faults"] == 0
+        group.cancel_scope.cancel()
+
+
+async def test_a_foreign_message_in_the_log_moves_the_head(server: EmbeddedServer) -> None:
+    """A peer can have the server's acknowledgement stored in a log: it is passed over, the task goes on."""
+    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo", capacity=9) as a1, client(server.url) as me:
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        await a1.accept(award)
+        await me.until(task, lambda view: view.subtasks["main"].state == "running")
+        shard = shard_of(task, me.connection.shards)
+        said = encode(m.FeedbackClaim(text="psst"))
+        forged = a1.subjects.log(shard, task)
+        await a1.connection.publish(a1.subjects.claim("a1", "feedback", task), said, headers("feedback-claim"), reply=forged)
+        await a1.expect("feedback")
+        await a1.done(award, 1)
+        assert bytes((await me.result(task)).result) == b"1"
+        assert coordinator.counters["appends unknown"] >= 1
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_an_append_without_an_answer(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
+    """Rule 1: the log tells whether the record is there; it is neither lost nor written twice."""
+    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+        await me.until_agents(1)
+        append = coordinator._log.append
+        silent = 2
+
+        async def unanswered(shard: int, task: TaskName, payload: bytes, made: Headers, *, expected: int) -> int:
+            nonlocal silent
+            silent -= 1
+            if silent >= 0:
+                if stored:
+                    await append(shard, task, payload, made, expected=expected)
+                raise AppendUnknown("lost", refused=False, err_code=None)
+            return await append(shard, task, payload, made, expected=expected)
+
+        monkeypatch.setattr(coordinator._log, "append", unanswered)
+        task = await me.submit("t1", capability="echo")
+        await a1.done(await a1.award(), 1)
+        assert bytes((await me.result(task)).result) == b"1"
+        assert coordinator.counters["appends unknown"] == 2
+        kinds = [kind for _, kind in await me.story(task)]
+        assert kinds == ["submitted", "planned", "ready", "awarded", "accepted", "completed", "completed"]
+
+
+async def test_a_late_holder_is_refused(server: EmbeddedServer) -> None:
+    """A coordinator that believes in its lease for too long finds its appends refused, and acknowledges nothing."""
+    async with client(server.url) as me, agent(server.url, "a1", "echo") as a1, killable(server.url, "late") as (late, scope):
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        await a1.accept(award)
+        await me.until(task, lambda view: view.subtasks["main"].state == "running")
+        shard = shard_of(task, me.connection.shards)
+        state = late._tasks.get(task)
+        assert state is not None
+        assert state.state is not None
+        head = state.state.head
+        scope.cancel()
+        async with coordinating(server.url, "new") as new:
+            await a1.done(award, 1)
+            await me.result(task)
+            log = TaskLog(me.connection)
+            async with log.running():
+                with pytest.raises(AppendUnknown) as refused:
+                    await log.append(shard, task, b"{}", headers("record"), expected=head)
+            assert refused.value.fields["refused"] is True
+            assert new.counters["faults"] == 0
+
+
+async def test_the_server_restarts(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        async with embedded_server(tmp_path) as server:
+            url, port = server.url, server.port
+            me = await stack.enter_async_context(client(url))
+            a1 = await stack.enter_async_context(agent(url, "a1", "echo"))
+            coordinator = await stack.enter_async_context(coordinating(url))
+            task = await me.submit("t1", capability="echo")
+            award = await a1.award()
+            await a1.accept(award)
+            await me.until(task, lambda view: view.subtasks["main"].state == "running")
+        await stack.enter_async_context(embedded_server(tmp_path, port))
+        await a1.done(award, 1)
+        assert bytes((await me.result(task)).result) == b"1"
+        assert [kind for _, kind in await me.story(task)].count("awarded") == 1, "nobody was taken for lost"
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_a_log_that_went_back_is_loaded_again(server: EmbeddedServer) -> None:
+    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        await a1.accept(award)
+        await me.until(task, lambda view: view.subtasks["main"].state == "running")
+        coordinator._last_seq = 1_000_000
+        await coordinator._reconnected()
+        await me.until_story(task, lambda story: ("coord", "held") in story)
+        await a1.done(award, 1)
+        assert bytes((await me.result(task)).result) == b"1"
+
+
+async def test_parked_tasks_leave_memory(server: EmbeddedServer) -> None:
+    small = dataclasses.replace(QUICK, open_tasks=200)
+    async with coordinating(server.url, settings=small) as coordinator, client(server.url) as me:
+        tasks = [await me.submit(f"t{n}", capability="later", input=Raw(b'{"n":%d}' % n)) for n in range(300)]
+        await until(lambda: coordinator._tasks.active <= 100 and len(coordinator._tasks) == 300)
+        async with agent(server.url, "a1", "later", capacity=100) as a1, anyio.create_task_group() as group:
+            group.start_soon(a1.work, lambda award: msgspec.json.decode(award.input)["n"])
+            for n, task in enumerate(tasks):
+                result: Any = await me.result(task)
+                assert msgspec.json.decode(result.result) == n
+            group.cancel_scope.cancel()

@@ -1,0 +1,374 @@
+"""The parts of the command line that need no bus: exit codes, what a user writes, how things are printed, loading an agent."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from json_schema import problems
+from wire_samples import SAMPLES, document, kind_of
+
+from agentexecutor.bus.errors import (
+    ApiError,
+    BusClosed,
+    BusError,
+    NoBus,
+    ServerTooOld,
+    StoreTimeout,
+    StreamMismatch,
+    TaskCancelled,
+    TaskFailed,
+    TaskLost,
+    TaskRefused,
+    TaskTimeout,
+)
+from agentexecutor.console import checks
+from agentexecutor.console.agent import load_agent
+from agentexecutor.console.exits import UsageError, exit_code, of_task, root_of, sentence
+from agentexecutor.console.options import full_name, read_json, read_text, unique_name
+from agentexecutor.console.output import PIPE_WIDTH, Output, amount, make_console, seconds
+from agentexecutor.console.show import print_view
+from agentexecutor.schemas import NameRefused, PlanRefused
+from agentexecutor.schemas.messages import ErrorInfo, PlanSpec
+from agentexecutor.schemas.names import TaskName, check_name
+from agentexecutor.schemas.views import AttemptView, BidView, SubtaskView, TaskView
+
+# exits
+
+
+def failed(code: str) -> TaskFailed:
+    return TaskFailed("Task a.b failed.", task="a.b", error=ErrorInfo(code=code, message="m"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (failed("handler"), 1),
+        (failed("deadline"), 4),
+        (TaskCancelled("x", task="a.b", reason=""), 4),
+        (TaskTimeout("x", task="a.b"), 4),
+        (StoreTimeout("x", subject="s"), 4),
+        (TaskRefused("x", task="a.b", error=ErrorInfo(code="refused", message="m")), 1),
+        (TaskLost("x", task="a.b"), 1),
+        (UsageError("x"), 2),
+        (NameRefused("x"), 2),
+        (PlanRefused("x"), 2),
+        (NoBus("x", url="u"), 3),
+        (ServerTooOld("x"), 3),
+        (StreamMismatch("x"), 3),
+        (ApiError("x"), 3),
+        (BusClosed("x"), 3),
+        (BusError("No coordinator answered."), 3),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_what_an_error_becomes_for_a_script(error: Exception, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_what_a_tasks_end_becomes_for_a_script() -> None:
+    assert [of_task(state) for state in ("completed", "failed", "cancelled")] == [0, 1, 4]
+    assert of_task("failed", ErrorInfo(code="deadline", message="m")) == 4
+    assert of_task("failed", ErrorInfo(code="lost", message="m")) == 1
+
+
+def test_groups_of_one_are_opened() -> None:
+    inner = UsageError("inner")
+    assert root_of(ExceptionGroup("a", [ExceptionGroup("b", [inner])])) is inner
+    two = ExceptionGroup("a", [inner, inner])
+    assert root_of(two) is two
+    assert root_of(inner) is inner
+
+
+def test_an_error_is_a_sentence() -> None:
+    assert sentence(UsageError("It is wrong.", hint="Do this.")) == "It is wrong. Do this."
+    assert sentence(ValueError("x")) == "ValueError: x"
+    assert sentence(KeyError()) == "KeyError: KeyError"
+
+
+# what a user writes
+
+
+def test_json_comes_back_decoded() -> None:
+    assert read_json(b'{"a": [1, "\xc3\xa4"]}', "INPUT") == {"a": [1, "ä"]}
+    spec: PlanSpec = read_json(b'{"subtasks": {"a": {"capability": "x"}}}', "The plan", PlanSpec)
+    assert spec.subtasks["a"].capability == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "mark"),
+    [
+        (b"{name: Ada}", "line 1, column 2", "  {name: Ada}\n   ^"),
+        (b'{"a": 1,\n "b": tru}', "line 2, column 7", '   "b": tru}\n        ^'),
+        (b'{"a": 1} x', "line 1, column 10", '  {"a": 1} x\n           ^'),
+        (b'{"x": "' + b"y" * 500 + b'", z}', "line 1, column 511", "y" * 20),
+        (b"", "line 1, column 1", ""),
+        (b"   ", "line 1, column 4", ""),
+    ],
+    ids=["key", "second line", "rest", "long", "empty", "blank"],
+)
+def test_bad_json_is_shown_with_its_place(text: bytes, where: str, mark: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_json(text, "INPUT")
+    assert str(caught.value).startswith("INPUT is no JSON: ")
+    assert where in str(caught.value)
+    assert mark in str(caught.value)
+    assert max(map(len, str(caught.value).splitlines())) < 140
+
+
+@pytest.mark.parametrize("text", [b'{"a": NaN}', b'"\xff"', b"[" * 5000, b'{"a": 1e999}', b'"\\ud800"'], ids=repr)
+def test_other_bad_json_is_refused_too(text: bytes) -> None:
+    with pytest.raises(UsageError, match=r"INPUT is no JSON: ."):
+        read_json(text, "INPUT")
+
+
+def test_json_of_another_shape_names_the_place() -> None:
+    with pytest.raises(UsageError, match=r"The plan does not fit: .*\$\.subtasks\[\.\.\.\]"):
+        read_json(b'{"subtasks": {"a": {}}}', "The plan", PlanSpec)
+
+
+def test_text_comes_from_a_file_or_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.json").write_bytes(b"{}")
+    assert read_text(str(tmp_path / "in.json"), "The file") == b"{}"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[1]")))
+    assert read_text("-", "The file") == b"[1]"
+    with pytest.raises(UsageError, match=r"The file '.*none' cannot be read: No such file"):
+        read_text(str(tmp_path / "none"), "The file")
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        read_text(str(tmp_path), "The file")
+
+
+def test_an_id_alone_is_ones_own_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTEXECUTOR_NAME", "ada")
+    assert full_name("t1") == TaskName("ada", "t1")
+    assert full_name("bob.t1") == TaskName("bob", "t1")
+    for bad in ("", "a b", "a.b.c", "bob."):
+        with pytest.raises(NameRefused):
+            full_name(bad)
+
+
+def test_unique_names_are_names() -> None:
+    names = {unique_name(text) for text in ("hello", "x" * 64, "ä ö") for _ in range(10)}
+    assert len(names) == 30
+    assert all(check_name("peer", name) for name in names)
+
+
+# printing
+
+
+def test_durations_and_sizes_as_people_read_them() -> None:
+    assert [seconds(s) for s in (None, 0, 0.2345, 89, 90, 5400, 86_400, 604_800)] == [
+        "-",
+        "0 s",
+        "0.234 s",
+        "89 s",
+        "1.5 min",
+        "1.5 h",
+        "24 h",
+        "7 d",
+    ]
+    assert [amount(n) for n in (0, 9999, 262_144, 10_485_760, 5 * 10**10)] == ["0 B", "9999 B", "262.1 kB", "10.49 MB", "50 GB"]
+
+
+def view() -> TaskView:
+    error = ErrorInfo(code="handler", message="it [red]broke[/red]")
+    bids = [BidView(agent="a1", epoch=2, source="offer", score=0.25, won=True, reason="first " + "and foremost " * 30)]
+    attempts = [
+        AttemptView(agent="a2", boot="b", epoch=1, state="failed", error=error),
+        AttemptView(agent="a1", boot="b", epoch=2, state="completed"),
+    ]
+    main = SubtaskView(capability="greet", state="completed", agent="a1", epoch=2, bids=bids, attempts=attempts)
+    return TaskView(task="ada.t1", state="completed", trace_id="4bf92f3577b34da6a3ce929d0e0e4736", subtasks={"main": main})
+
+
+def test_a_pipe_gets_whole_lines_without_colours(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    print_view(Output(json=False), view())
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "ada.t1  completed  plan version 1  trace 4bf92f3577b34da6a3ce929d0e0e4736" in text
+    assert "it [red]broke[/red]" in text, "what others write is not markup"
+    assert ("and foremost " * 30).strip() in text, "nothing is cut"
+    rows = [line.split() for line in text.splitlines()]
+    assert ["main", "greet", "completed", "a1", "2", "2"] in rows
+    assert ["main", "1", "a2", "failed", "handler:", "it", "[red]broke[/red]"] in rows
+
+
+def test_json_is_one_object_a_line_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(json=True)
+    out.say("for people")
+    out.table(["a"], [["b"]], title="for people")
+    out.value(b"{}")
+    print_view(out, view())
+    out.object({"text": "ä\n"})
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines][1:] == [{"text": "ä\n"}]
+    shown = json.loads(lines[0])
+    assert set(shown) >= {"task", "state", "plan_version", "result", "error", "trace_id", "subtasks"}
+    main = shown["subtasks"]["main"]
+    assert set(main) >= {"capability", "state", "agent", "epoch", "plan_version", "bids", "attempts", "result", "error"}
+    assert set(main["bids"][0]) == {"agent", "epoch", "source", "score", "won", "reason"}
+    assert main["attempts"][0] == {
+        "agent": "a2",
+        "boot": "b",
+        "epoch": 1,
+        "state": "failed",
+        "error": {"code": "handler", "message": "it [red]broke[/red]", "retryable": False, "details": {}},
+    }
+
+
+def test_a_pipe_has_no_width(capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_console().width == PIPE_WIDTH
+    Output(json=False).say("x" * 5000)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+# loading an agent
+
+
+AGENT = """
+from __future__ import annotations
+from agentexecutor.agents import Agent
+from beside import GREETING
+
+agent = Agent("hello")
+other = Agent("other")
+empty = Agent("empty")
+number = 7
+
+@agent.capability("greet")
+def greet(name: str) -> str:
+    return f"{GREETING}, {name}"
+
+@other.capability("shout")
+def shout(name: str) -> str:
+    return name.upper()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hello_agent.py").write_text(AGENT)
+    (tmp_path / "beside.py").write_text("GREETING = 'Hello'\n")
+    (tmp_path / "broken.py").write_text("agent = 1 / 0\n")
+    (tmp_path / "typo.py").write_text("def f(:\n")
+    (tmp_path / "needs.py").write_text("import surely_not_installed\n")
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_an_agent_comes_from_a_file_or_a_module(folder: Path) -> None:
+    for where in (str(folder / "hello_agent.py"), "hello_agent.py", "./hello_agent.py", "hello_agent"):
+        assert load_agent(f"{where}:agent").name == "hello"
+    assert load_agent("hello_agent:other").handlers.keys() == {"shout"}
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("hello_agent.py", "names no agent. Write FILE.py:NAME"),
+        (":agent", "names no agent"),
+        ("hello_agent.py:", "names no agent"),
+        ("none.py:agent", "There is no file 'none.py'"),
+        ("none:agent", "There is no module 'none'"),
+        ("none.deeper:agent", "There is no module 'none.deeper'"),
+        ("hello_agent.py:nobody", "has no 'nobody'. There are: agent, other, empty."),
+        ("hello_agent:number", "'number' in hello_agent is a int, no Agent. There are: agent"),
+        ("hello_agent:Agent", "'Agent' in hello_agent is a type, no Agent"),
+        ("beside.py:GREETING", "no Agent. It has no Agent at all."),
+        ("hello_agent.py:empty", "has no capability"),
+        ("broken.py:agent", "cannot be loaded: ZeroDivisionError"),
+        ("typo.py:agent", "cannot be loaded: SyntaxError"),
+        ("needs.py:agent", "needs a module that is not installed: surely_not_installed"),
+    ],
+)
+def test_what_is_no_agent_is_explained(folder: Path, where: str, message: str) -> None:
+    assert folder.is_dir()
+    with pytest.raises(UsageError) as caught:
+        load_agent(where)
+    assert message in str(caught.value)
+    assert caught.value.hint
+
+
+# doctor, without a bus
+
+
+def only(name: str, found: list[checks.Check]) -> checks.Check:
+    (check,) = [check for check in found if check.check == name]
+    return check
+
+
+async def checked(url: str) -> list[checks.Check]:
+    return [check async for check in checks.all_checks(url)]
+
+
+@pytest.mark.anyio
+async def test_without_a_bus_the_rest_is_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    found = await checked("nats://127.0.0.1:1")
+    assert [check.check for check in found] == ["Python", "nats-server", "bus", "traces"]
+    bus = only("bus", found)
+    assert not bus.ok
+    assert "agentexecutor up" in bus.todo
+    assert checks.no_bus(found)
+    assert only("nats-server", found).ok
+    assert only("Python", found).ok
+
+
+def test_a_nats_server_that_is_missing_or_too_old_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTEXECUTOR_NATS_SERVER", str(tmp_path / "none"))
+    missing = checks._server_binary()
+    assert not missing.ok
+    assert missing.todo
+    old = tmp_path / "nats-server"
+    old.write_text("#!/bin/sh\necho nats-server: v2.9.10\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("AGENTEXECUTOR_NATS_SERVER", str(old))
+    too_old = checks._server_binary()
+    assert not too_old.ok
+    assert "2.9.10" in too_old.found
+    assert "2.12" in too_old.todo
+
+
+@pytest.mark.parametrize(("version", "numbers"), [("2.15.1", (2, 15)), ("2.12.0-beta.1", (2, 12)), ("3.0", (3, 0)), ("", ())])
+def test_versions_compare_as_numbers(version: str, numbers: tuple[int, ...]) -> None:
+    assert checks._numbers(version) == numbers
+
+
+def test_traces_are_off_on_or_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in checks.ASK_FOR_TRACES:
+        monkeypatch.delenv(name, raising=False)
+    assert checks._telemetry().found.startswith("off")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setattr(checks, "_importable", lambda _: True)
+    assert checks._telemetry().ok
+    monkeypatch.setattr(checks, "_importable", lambda _: False)
+    assert not checks._telemetry().ok
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert checks._telemetry().ok
+
+
+# the samples and schemas that this file's helpers lean on
+
+
+@pytest.mark.parametrize("sample", SAMPLES[:3], ids=lambda sample: sample.stem)
+def test_the_written_schemas_are_the_exported_ones(sample: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner  # noqa: PLC0415 - only here
+
+    from agentexecutor.console.schema import schema  # noqa: PLC0415
+
+    result = CliRunner().invoke(schema, [str(tmp_path / "made"), "--json"])
+    assert result.exit_code == 0
+    files: dict[str, Any] = {line["name"]: line["file"] for line in map(json.loads, result.stdout.splitlines())}
+    written = json.loads(Path(files[kind_of(sample)]).read_text(encoding="utf-8"))
+    assert problems(written, document(sample)) == []
