@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -42,19 +43,36 @@ def lives(pid: int) -> bool:
         return False
 
 
+def wait_for_end(pids: list[int]) -> None:
+    """No event tells of the end of a process that is not one's child."""
+    while any(lives(pid) for pid in pids):
+        time.sleep(0.02)
+
+
+@contextmanager
+def starter(url: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A process that has started two agents, and their process ids."""
+    with subprocess.Popen([sys.executable, "-c", STARTER, url, str(folder)], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        yield running, [int(pid) for pid in running.stdout.readline().split()]
+
+
 @pytest.mark.parametrize("serving", [True, False], ids=["serving", "just started"])
 async def test_agents_end_when_their_starter_is_killed(server: EmbeddedServer, tmp_path: Path, *, serving: bool) -> None:
     async with connect(server.url, name="test") as bus, calling(bus.connection, lambda _name: None) as roll:
-        with subprocess.Popen([sys.executable, "-c", STARTER, server.url, str(tmp_path)], stdout=subprocess.PIPE, text=True) as starter:
-            assert starter.stdout is not None
-            pids = [int(pid) for pid in (await anyio.to_thread.run_sync(starter.stdout.readline)).split()]
+        with starter(server.url, tmp_path) as (running, pids):
             assert len(pids) == 2
             if serving:
                 await roll.all_there(["one", "two"])
-            os.kill(starter.pid, signal.SIGKILL)
-        while any(lives(pid) for pid in pids):
-            await anyio.sleep(0.02)
-        assert not any(lives(pid) for pid in pids)
+            running.kill()
+        await anyio.to_thread.run_sync(wait_for_end, pids)
+
+
+async def test_an_error_ends_the_agents_at_once(server: EmbeddedServer, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="enough"):
+        async with crew(server.url, tmp_path, (Member("one", "loader", ""),)) as (worker,):
+            raise RuntimeError("enough")
+    assert worker.process.returncode == -signal.SIGKILL
 
 
 async def test_agents_end_with_the_block_in_good_order(server: EmbeddedServer, tmp_path: Path) -> None:

@@ -73,11 +73,12 @@ async def test_three_workers_greet(server: EmbeddedServer) -> None:
 
 async def test_it_runs_without_the_command_line(server: EmbeddedServer) -> None:
     async with connect(server.url, name="ada") as bus, calling(bus.connection, lambda _name: None) as roll:
-        with subprocess.Popen([sys.executable, str(ROOT / HELLO)], env=environment(server.url), stderr=subprocess.DEVNULL) as running:
+        command = [sys.executable, str(ROOT / HELLO)]
+        async with await anyio.open_process(command, env=environment(server.url), stdout=None, stderr=subprocess.DEVNULL) as running:
             await roll.all_there(["tester"])
             assert await bus.run("greet", {"name": "Ada"}) == "Hello, Ada!"
-            running.send_signal(signal.SIGTERM)
-            assert await anyio.to_thread.run_sync(running.wait) == 0
+            running.terminate()
+            assert await running.wait() == 0
 
 
 async def test_its_handler_greets() -> None:

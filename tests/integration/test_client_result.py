@@ -197,6 +197,21 @@ async def test_only_the_refusal_of_one_s_own_submit_counts(server: EmbeddedServe
 
 
 @pytest.mark.usefixtures("never_asks")
+async def test_an_old_result_says_nothing_about_a_new_submit(server: EmbeddedServer) -> None:
+    async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
+        first = await bus.submit("a", {"x": 1}, id="t1")
+        await coordinator.say("me", T1, done(1))
+        assert await first.result() == 1
+        second = await bus.submit("a", {"x": 2}, id="t1")
+        await coordinator.until(lambda: len(coordinator.submits) == 2)
+        error = m.ErrorInfo(code="refused", message="exists with other content")
+        await coordinator.say("me", T1, m.Refused(task="me.t1", id=coordinator.submits[1][1]["Ae-Id"], error=error))
+        with pytest.raises(TaskRefused):
+            await second.result()
+        assert await first.result() == 1
+
+
+@pytest.mark.usefixtures("never_asks")
 async def test_several_clients_share_a_name(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as one, connect(server.url, name="me") as two, scripted(server.url) as coordinator:
         first = await one.submit("a", id="t1")

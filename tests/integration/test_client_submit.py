@@ -6,8 +6,10 @@ import anyio
 import msgspec
 import pytest
 from scripted import Scripted, scripted
+from traces import recorded
 
 from agentexecutor.bus import NameRefused, PlanRefused, StoreTimeout, TaskRefused, connect
+from agentexecutor.bus import telemetry as t
 from agentexecutor.bus.blobs import load_body
 from agentexecutor.bus.client import own_name
 from agentexecutor.bus.connection import Connection
@@ -188,3 +190,31 @@ def test_the_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "jo.doe")
     monkeypatch.setattr("socket.gethostname", lambda: "host.example.org")
     assert own_name() == "jo-doe-host-example-org"
+
+
+async def test_the_submit_s_span_is_the_root_of_the_task_s_trace(server: EmbeddedServer) -> None:
+    async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
+        with recorded() as spans:
+            task = await bus.submit("text.classify", {"texts": []}, id="t1")
+            await bus.submit(Plan({"a": Subtask("x")}), id="t2")
+            with t.span(t.SPAN_EXECUTE, "outer", parent=None) as outer:
+                inner = await bus.submit("a", id="t3")
+        await coordinator.until(lambda: len(coordinator.submits) == 3)
+        first, second, third, _ = spans.get_finished_spans()
+        assert [span.name for span in (first, second, third)] == ["submit text.classify", "submit plan", "submit a"]
+        assert first.kind.name == "PRODUCER"
+        assert first.attributes is not None
+        assert first.attributes["ae.task"] == "me.t1"
+        assert first.attributes["messaging.destination.template"] == "ae.v1.submit.me.{class}.{task}"
+        assert first.attributes["messaging.message.id"] == coordinator.submits[0][1]["Ae-Id"]
+        assert task.trace_id == f"{first.context.trace_id:032x}"
+        assert coordinator.submits[0][1]["traceparent"].startswith(f"00-{task.trace_id}-{first.context.span_id:016x}-")
+        assert inner.trace_id == f"{outer.get_span_context().trace_id:032x}", "inside a trace it goes on"
+
+
+async def test_without_a_trace_nothing_is_invented(server: EmbeddedServer) -> None:
+    async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
+        task = await bus.submit("a", id="t1")
+        await coordinator.until(lambda: coordinator.submits)
+        assert "traceparent" not in coordinator.submits[0][1]
+        assert task.trace_id is None

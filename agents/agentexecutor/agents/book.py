@@ -81,9 +81,13 @@ class Book:
         if ended is not None and award.epoch <= ended[0]:
             again = ended[1] if award.epoch == ended[0] else None
             return (What.AGAIN if again is not None else What.DROP), None, again
-        if self.draining or len(self.held) - self.waiting >= QUEUE_FACTOR * self.capacity:
+        if self.draining or self._full():
             return What.DECLINE, held, None
         return What.RUN, held, None
+
+    def _full(self) -> bool:
+        limit = QUEUE_FACTOR * self.capacity
+        return len(self.held) >= limit and len(self.held) - self.waiting >= limit
 
     def take(self, held: Held) -> None:
         """It is accepted, and named in the offer from now on."""

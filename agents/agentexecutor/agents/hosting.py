@@ -60,6 +60,8 @@ class Hosting:
 
     def load(self) -> m.Load:
         """How busy the agent is."""
+        if self.slots.free > 0:
+            return m.Load(running=self.agent.capacity - self.slots.free)
         return self.book.load(time.monotonic())
 
     def offer(self) -> m.Offer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 
 from agentexecutor.schemas.messages import Step
@@ -28,9 +29,9 @@ def expected_wait(capacity: int, running: Iterable[float], queued: Iterable[floa
     `running`: seconds that each running subtask still needs; `queued`: seconds of work of each that waits. Each queued one takes the slot that
     becomes free first (list scheduling, Graham 1969).
     """
-    slots = sorted(max(0.0, left) for left in running)
-    slots = [0.0] * max(0, capacity - len(slots)) + slots
+    slots = [max(0.0, left) for left in running]
+    slots += [0.0] * (capacity - len(slots))
+    heapq.heapify(slots)
     for work in queued:
-        slots[0] += max(0.0, work)
-        slots.sort()
+        heapq.heapreplace(slots, slots[0] + max(0.0, work))
     return slots[0] if slots else 0.0

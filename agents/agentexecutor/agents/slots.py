@@ -22,6 +22,11 @@ class Slots:
         self._queue: list[tuple[Order, int, anyio.Event]] = []
         self._number = 0
 
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds or waits for."""
+        return self._free
+
     @asynccontextmanager
     async def taken(self, order: Order) -> AsyncIterator[None]:
         """Hold a slot while the block runs."""

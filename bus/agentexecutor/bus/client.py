@@ -115,6 +115,13 @@ class Bus:
             known = self._outcomes[task] = Outcome()
         return known
 
+    def _outcome_of_submit(self, task: TaskName) -> Outcome:
+        """A result that was told before this submit says nothing about it: the content may be another."""
+        known = self._outcomes.get(task)
+        if known is not None and known.result is not None:
+            del self._outcomes[task]
+        return self._outcome(task)
+
     async def look_again(self) -> None:
         """Have everybody who waits ask how things stand: what was sent to us while we were away is lost."""
         for outcome in list(self._outcomes.values()):
@@ -173,7 +180,7 @@ class Bus:
             return await self._store(task, Submitted(subject, payload, made, anyio.current_time()), title, store_timeout_s)
 
     async def _store(self, task: TaskName, submitted: Submitted, title: str, timeout_s: float | None) -> Task:
-        outcome = self._outcome(task)
+        outcome = self._outcome_of_submit(task)
         outcome.expect(submitted.headers[H_ID])
         await self.connection.store(submitted.subject, submitted.payload, submitted.headers, timeout_s=timeout_s)
         t.count(t.METRIC_SUBMITS, 1, {t.ATTR_CAPABILITY: title})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
@@ -96,7 +97,7 @@ class ShardConsumers:
         self._heard[shard] = anyio.current_time()
         if shard not in self._subscribed:
             # Each its own: the server sends no idle heartbeats to an interest by wildcard.
-            self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", self._claim_came)
+            self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", partial(self._claim_came, shard))
         await self._renew(self._claims, f"claims-{shard}", self._claims_config(shard))
         for klass in CLASSES:
             self._asked[shard, klass] = {}
@@ -142,16 +143,15 @@ class ShardConsumers:
 
     # what arrives
 
-    async def _claim_came(self, message: Msg) -> None:
+    async def _claim_came(self, shard: int, message: Msg) -> None:
+        if shard in self._heard:
+            self._heard[shard] = anyio.current_time()  # beats come only while nothing else does
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
             seq, stamp = stamp_of(message.reply)
             await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
-            return
-        shard = int(message.subject.rpartition(".")[2])
-        if shard in self._heard:
-            self._heard[shard] = anyio.current_time()
-        await self._control(message, headers)
+        else:
+            await self._control(message, headers)
 
     async def _control(self, message: Msg, headers: Headers) -> None:
         """Answer flow control, or the server waits for ever."""

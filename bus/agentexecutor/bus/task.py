@@ -92,14 +92,18 @@ class Task:
         Raises TaskFailed, TaskCancelled, TaskRefused, TaskLost (nobody knows the task), TaskTimeout after `timeout_s` (the task goes on),
         DecodeFailed (the result is no `type`), BusClosed.
         """
+        if timeout_s is None:
+            return await self._converted(type)
         with anyio.move_on_after(timeout_s):
-            ended = await self._ended()
-            self._raise_unless_completed(ended)
-            body = await self._bus.body(self._task, ended.result, ended.result_blob)
-            return decode_as(type, body)
+            return await self._converted(type)
         raise TaskTimeout(
             f"Task {self.name} has not ended within {timeout_s:g} s.", hint="It goes on; ask for its result again.", task=self.name
         )
+
+    async def _converted(self, type: Any) -> Any:
+        ended = self._told() or await self._ended()
+        self._raise_unless_completed(ended)
+        return decode_as(type, await self._bus.body(self._task, ended.result, ended.result_blob))
 
     async def _ended(self) -> m.Result:
         """How the task ended: heard from its coordinator, or asked for, at first soon and then every minute."""

@@ -14,7 +14,6 @@ __all__ = ["TaskName", "check_capability", "check_name", "clean_name", "new_boot
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*", re.ASCII)
 _CAPABILITY_LENGTH = 128
-_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def check_name(what: str, name: str) -> str:
@@ -46,9 +45,9 @@ def clean_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:64].strip("-") or "peer"
 
 
-def new_id(length: int = 22) -> str:
-    """A random word of `length` letters and digits (22 of them hold 128 bits)."""
-    return "".join(_ALPHABET[byte % 62] for byte in os.urandom(length))
+def new_id(length: int = 24) -> str:
+    """A random word of `length` hexadecimal digits, at most 64 (24 of them hold 96 bits)."""
+    return os.urandom(32).hex()[:length]
 
 
 def new_boot() -> str:

@@ -66,7 +66,10 @@ class Worker:
 
 @asynccontextmanager
 async def crew(url: str, folder: Path, members: tuple[Member, ...] = CREW) -> AsyncIterator[list[Worker]]:
-    """Start the agents on the bus at `url`, their logs in `folder`; when the block ends they are stopped, after some seconds by force."""
+    """Start the agents on the bus at `url`, their logs in `folder`.
+
+    When the block ends they stop in good order, after some seconds by force; when an error ends it, by force at once.
+    """
     with lifeline.held() as line:
         environment = _environment(url, line)
         workers: list[Worker] = []
@@ -74,9 +77,10 @@ async def crew(url: str, folder: Path, members: tuple[Member, ...] = CREW) -> As
             for member in members:
                 workers.append(await _start(member, environment, line, folder))  # noqa: PERF401 - what was started before an error must be stopped
             yield workers
+            await _stop(workers)
         finally:
             with anyio.CancelScope(shield=True):
-                await _stop(workers)
+                await _end(workers)
 
 
 def _environment(url: str, line: int) -> dict[str, str]:
@@ -103,7 +107,7 @@ async def _start(member: Member, environment: dict[str, str], line: int, folder:
 
 
 async def _stop(workers: list[Worker]) -> None:
-    """Ask all to stop, wait, then end what is left."""
+    """Ask all to stop, and give them a while for it."""
     running = [worker.process for worker in workers if worker.process.returncode is None]
     for process in running:
         with suppress(ProcessLookupError):
@@ -111,10 +115,13 @@ async def _stop(workers: list[Worker]) -> None:
     with anyio.move_on_after(STOP_S):
         for process in running:
             await process.wait()
-    for process in running:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+
+
+async def _end(workers: list[Worker]) -> None:
+    """No process is left."""
     for worker in workers:
+        if worker.process.returncode is None:
+            with suppress(ProcessLookupError):
+                worker.process.kill()
+        await worker.process.wait()
         await worker.process.aclose()

@@ -171,8 +171,6 @@ def _said(what: str, value: str, more: str) -> Text:
 def _closer(view: TaskView) -> list[Text | str]:
     lines: list[Text | str] = ["", Text("To look closer", style="bold")]
     if view.trace_id is not None:
-        lines += [
-            f"  trace {view.trace_id}: every auction, bid, execution and step of",
-            "  this run, wherever OTEL_EXPORTER_OTLP_ENDPOINT points to.",
-        ]
+        lines.append(f"  trace {view.trace_id} has every auction, bid,")
+        lines.append("  execution and step of this run, where OTEL_EXPORTER_OTLP_ENDPOINT points to.")
     return [*lines, *CLOSER]
