@@ -85,7 +85,7 @@ async def main() -> dict[str, Any]:
             try:
                 await bus.run("fetch", {"url": url})
             except TaskFailed as failed:
-                error = failed.fields["error"]
+                error = failed.error
                 seen.setdefault("errors", []).append((error.code, error.message))
 
         waiting = await bus.submit("nobody.does.this")

@@ -380,3 +380,20 @@ async def test_sigterm_finishes_or_releases(server: EmbeddedServer, bus: Bus, se
     finally:
         program.kill()
         program.wait()
+
+
+async def test_feedback_that_comes_before_the_handler_has_begun_is_kept(bus: Bus) -> None:
+    agent = Agent("listener", capacity=1)
+
+    @agent.capability("listen")
+    async def listen(ctx: Context) -> str:
+        async for said in ctx.feedback():
+            return said.text
+        return ""
+
+
+    async with agent.serve(bus):
+        for _ in range(5):
+            task = await bus.submit("listen")
+            await task.feedback(Feedback(text="at once", subtask="main"))
+            assert await task.result(timeout_s=20) == "at once"

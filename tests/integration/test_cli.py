@@ -39,7 +39,8 @@ def echo(text: str) -> str:
 async def never(ctx: Context) -> None:
     await ctx.schedule(("wait", 60.0))
     async with ctx.step("wait"):
-        ctx.progress(0.25, "still waiting")
+        async for said in ctx.feedback():
+            ctx.progress(0.25, said.text)
         await asyncio.Event().wait()
 
 @agent.capability("listen")
@@ -114,8 +115,18 @@ class Place:
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen([PROGRAM, *arguments], env=environment(self.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that runs beside the test, and no longer than the block."""
+        process = subprocess.Popen(
+            [PROGRAM, *arguments], env=environment(self.url), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -237,11 +248,11 @@ def test_the_same_id_is_the_same_task(place: Place) -> None:
 
 
 def test_an_interrupt_leaves_the_task_alone(place: Place) -> None:
-    process = place.start("submit", "never", "{}", "--id", "interrupted")
-    assert process.stdout is not None
-    assert any(" progress " in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=LONG)
+    with place.start("submit", "never", "{}", "--id", "interrupted") as process:
+        assert process.stdout is not None
+        assert any(" accepted " in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LONG)
     assert process.returncode == 130, err
     assert f"agentexecutor watch {OWNER}.interrupted" in err
     assert "Traceback" not in out + err
@@ -275,22 +286,36 @@ def test_watch_begins_with_the_first_event_and_ends_with_the_task(place: Place) 
     assert len(people.out.splitlines()) == len(watched.lines)
 
 
+def until(process: subprocess.Popen[str], kind: str) -> None:
+    """Read what a `watch --json` prints up to an event of this kind."""
+    assert process.stdout is not None
+    assert any(json.loads(line)["kind"] == kind for line in process.stdout), f"it ended without {kind!r}"
+
+
 def test_cancelling_a_running_task(place: Place) -> None:
     assert place.run("submit", "never", "{}", "--id", "cancelled", "--no-wait").code == 0
-    process = place.start("submit", "never", "{}", "--id", "cancelled", "--json")
-    watching = place.start("watch", "cancelled", "--json")
-    assert watching.stdout is not None
-    assert any(json.loads(line)["kind"] == "progress" for line in watching.stdout)
-    cancelled = place.run("cancel", "cancelled", "--reason", "not needed", "--json")
-    assert (cancelled.code, cancelled.object) == (0, {"task": f"{OWNER}.cancelled", "state": "cancelled"})
-    out, err = process.communicate(timeout=LONG)
+    waiting = place.start("submit", "never", "{}", "--id", "cancelled", "--json")
+    with waiting as process, place.start("watch", "cancelled", "--json") as watching:
+        until(watching, "accepted")
+        cancelled = place.run("cancel", "cancelled", "--reason", "not needed", "--json")
+        assert (cancelled.code, cancelled.object) == (0, {"task": f"{OWNER}.cancelled", "state": "cancelled"})
+        out, err = process.communicate(timeout=LONG)
+        until(watching, "cancelled")
+        assert watching.wait(timeout=LONG) == 4
     assert (process.returncode, json.loads(out)["state"]) == (4, "cancelled")
     assert "not needed" in err
-    rest, _ = watching.communicate(timeout=LONG)
-    assert (watching.returncode, json.loads(rest.splitlines()[-1])["kind"]) == (4, "cancelled")
     again = place.run("cancel", "cancelled")
     assert again.code == 0
     assert "ended before" in again.out
+
+
+def test_progress_is_seen_while_it_happens(place: Place) -> None:
+    assert place.run("submit", "never", "{}", "--id", "seen", "--no-wait").code == 0
+    with place.start("watch", "seen", "--json") as watching:
+        until(watching, "accepted")
+        assert place.run("feedback", "seen", "--verdict", "revise", "--subtask", "main", "--text", "say something").code == 0
+        until(watching, "progress")
+    assert place.run("cancel", "seen").code == 0
 
 
 def test_watching_a_failed_task_ends_with_1(place: Place) -> None:
@@ -308,9 +333,9 @@ def test_feedback_reaches_the_running_agent(place: Place) -> None:
 
 def test_feedback_that_cannot_be_used_is_refused(place: Place) -> None:
     assert place.run("submit", "echo", '{"text": "a"}', "--id", "talked-about", "--json").code == 0
-    ran = place.run("feedback", "talked-about", "--verdict", "revise", "--subtask", "nothing")
+    ran = place.run("feedback", "talked-about", "--verdict", "revise")
     assert (ran.code, ran.out) == (1, "")
-    assert "nothing" in ran.err
+    assert "completed already" in ran.err
 
 
 # lists
@@ -361,9 +386,8 @@ def test_demand_that_nobody_serves_is_seen_by_unserved_and_doctor(place: Place) 
     ]
     assert place.run("unserved", "--json").lines == []
     assert place.run("submit", "nobody.does", "{}", "--id", "parked", "--no-wait").code == 0
-    watching = place.start("watch", "parked", "--json")
-    assert watching.stdout is not None
-    assert any(json.loads(line)["kind"] == "ready" for line in watching.stdout)
+    with place.start("watch", "parked", "--json") as watching:
+        until(watching, "ready")
     (line,) = place.run("unserved", "--json").lines
     assert set(line) == {"capability", "labels", "subtasks", "oldest_s", "reason", "tasks"}
     assert (line["capability"], line["subtasks"], line["tasks"]) == ("nobody.does", 1, [f"{OWNER}.parked"])
@@ -373,7 +397,6 @@ def test_demand_that_nobody_serves_is_seen_by_unserved_and_doctor(place: Place) 
     assert "problem" in sick.out
     assert "nobody.does" in sick.out
     assert place.run("cancel", "parked").code == 0
-    watching.communicate(timeout=LONG)
     assert place.run("doctor").code == 0
 
 
@@ -381,49 +404,21 @@ def test_demand_that_nobody_serves_is_seen_by_unserved_and_doctor(place: Place) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("submit", "greet", "{name: 1}"), "line 1, column 2"),
-        (("submit", "greet", '["Ada"]'), "no JSON object"),
-        (("submit", "greet"), "INPUT"),
-        (("submit", "greet", "@no-such-file"), "cannot be read"),
-        (("submit", "two words", "{}"), "cannot name a capability"),
-        (("submit", "greet", "{}", "--plan", "p.json"), "exclude each other"),
-        (("submit", "greet", "{}", "--auction", "dutch"), "dutch"),
-        (("submit", "greet", "{}", "--id", "a.b"), "cannot name a task"),
-        (("submit", "--goal", "be happy"), "--goal"),
-        (("submit", "--plan", "-"), "stdin is no JSON"),
-        (("show", "no-such-task"), "Nobody knows"),
-        (("show", "a b"), "cannot name"),
-        (("watch", "somebody.else"), "Nobody knows"),
-        (("cancel", "no-such-task"), "Nobody knows"),
-        (("feedback", "no-such-task", "--verdict", "accept"), "Nobody knows"),
-        (("feedback", "no-such-task"), "--verdict"),
-        (("agent", "no-such-file.py:agent"), "no file"),
-        (("agent", "examples/hello/agent.py"), "names no agent"),
-        (("agent", "examples/hello/agent.py:nobody"), "There is: agent"),
-        (("agent", HELLO, "--name", "a b"), "cannot name a peer"),
-        (("up", "--nats", "nats://10.0.0.1:4222"), "127.0.0.1 only"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    "arguments",
+    [("show", "no-such-task"), ("watch", "somebody.else"), ("cancel", "no-such-task"), ("feedback", "no-such-task", "--verdict", "accept")],
+    ids=lambda arguments: arguments[0],
 )
-def test_what_cannot_be_meant_ends_with_2_and_a_sentence(place: Place, arguments: tuple[str, ...], said: str) -> None:
+def test_a_task_that_nobody_knows_ends_with_2_and_a_sentence(place: Place, arguments: tuple[str, ...]) -> None:
     ran = place.run(*arguments)
     assert (ran.code, ran.out) == (2, ""), ran.err
-    assert said in ran.err
+    assert "Nobody knows a task" in ran.err
+    assert "agentexecutor tasks" in ran.err
     assert "Traceback" not in ran.err
-
-
-@pytest.mark.parametrize("command", ["plan", "replay", "bench", "conformance", "auth"])
-def test_what_is_not_built_does_not_exist(place: Place, command: str) -> None:
-    ran = place.run(command)
-    assert ran.code == 2
-    assert "No such command" in ran.err
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("submit", "greet", '{"name": "Ada"}'), ("doctor",), ("agent", HELLO), ("coordinator",), ("show", "t1")],
+    [("submit", "greet", '{"name": "Ada"}'), ("doctor",), ("agent", HELLO)],
     ids=lambda arguments: arguments[0],
 )
 def test_without_a_bus_everything_ends_with_3(place: Place, arguments: tuple[str, ...]) -> None:
@@ -448,13 +443,13 @@ def test_up_does_not_share_its_port_or_its_store(place: Place, tmp_path: Path) -
 def test_an_agent_stops_when_another_takes_its_name(place: Place) -> None:
     with program("agent", HELLO, "--name", "twin", url=place.url):
         pass
-    older = place.start("agent", HELLO, "--name", "twin", "--json")
-    assert older.stdout is not None
-    assert json.loads(older.stdout.readline())["name"] == "twin"
-    with program("agent", HELLO, "--name", "twin", url=place.url):
-        _, err = older.communicate(timeout=LONG)
-        assert older.returncode == 1
-        assert "'twin'" in err
+    with place.start("agent", HELLO, "--name", "twin", "--json") as older:
+        assert older.stdout is not None
+        assert json.loads(older.stdout.readline())["name"] == "twin"
+        with program("agent", HELLO, "--name", "twin", url=place.url):
+            _, err = older.communicate(timeout=LONG)
+    assert older.returncode == 1
+    assert "'twin'" in err
 
 
 # programs that stay
@@ -462,15 +457,14 @@ def test_an_agent_stops_when_another_takes_its_name(place: Place) -> None:
 
 def test_a_reader_that_goes_away_ends_watch_quietly(place: Place) -> None:
     assert place.run("submit", "never", "{}", "--id", "piped", "--no-wait").code == 0
-    watching = place.start("watch", "piped")
-    assert watching.stdout is not None
-    assert watching.stdout.readline()
-    watching.stdout.close()
-    assert place.run("cancel", "piped").code == 0
-    assert watching.wait(timeout=LONG) == 141
-    assert watching.stderr is not None
-    assert watching.stderr.read() == ""
-    watching.stderr.close()
+    with place.start("watch", "piped") as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        assert watching.stdout.readline()
+        watching.stdout.close()
+        assert place.run("cancel", "piped").code == 0
+        assert watching.wait(timeout=LONG) == 141
+        assert watching.stderr.read() == ""
 
 
 def test_what_up_kept_is_there_the_next_time(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from agentexecutor.bus.connection import Headers, open_connection
 from agentexecutor.bus.errors import AppendUnknown
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import EmbeddedServer, embedded_server
+from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import encode, headers
 from agentexecutor.schemas.names import TaskName
@@ -214,21 +216,56 @@ async def test_a_late_holder_is_refused(server: EmbeddedServer) -> None:
 
 
 async def test_the_server_restarts(tmp_path: Path) -> None:
+    """Two coordinators lose leases and offers with the server's memory, and find together again."""
     async with AsyncExitStack() as stack:
         async with embedded_server(tmp_path) as server:
             url, port = server.url, server.port
             me = await stack.enter_async_context(client(url))
-            a1 = await stack.enter_async_context(agent(url, "a1", "echo"))
-            coordinator = await stack.enter_async_context(coordinating(url))
-            task = await me.submit("t1", capability="echo")
-            award = await a1.award()
-            await a1.accept(award)
-            await me.until(task, lambda view: view.subtasks["main"].state == "running")
+            a1 = await stack.enter_async_context(agent(url, "a1", "echo", capacity=20))
+            both = [await stack.enter_async_context(coordinating(url, name)) for name in ("one", "two")]
+            await until_held(me, {"one": 8, "two": 8})
+            tasks = [await me.submit(f"t{n}", capability="echo") for n in range(10)]
+            awards = [await a1.award() for _ in tasks]
+            for award in awards:
+                await a1.accept(award)
+            for task in tasks:
+                await me.until(task, lambda view: view.subtasks["main"].state == "running")
         await stack.enter_async_context(embedded_server(tmp_path, port))
-        await a1.done(award, 1)
+        for award in awards:
+            await a1.done(award, 1)
+        for task in tasks:
+            assert bytes((await me.result(task)).result) == b"1"
+            assert [kind for _, kind in await me.story(task)].count("awarded") == 1, "nobody was taken for lost"
+        await until_held(me, {"one": 8, "two": 8})
+        assert [coordinator.counters["faults"] for coordinator in both] == [0, 0]
+
+
+async def test_a_fault_stops_nothing(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody has foreseen is logged, counted, and tried again; here once in a task's turn and once in taking up a shard."""
+    heads, turn = TaskLog.heads, Desk.turn
+    broken = {"heads": True, "turn": True}
+
+    def heads_broken_once(log: TaskLog, shard: int | None = None) -> Any:
+        if broken.pop("heads", False):
+            raise RuntimeError("heads")
+        return heads(log, shard)
+
+    def turn_broken_once(desk: Desk, entry: Entry, monotonic: float) -> Turn:
+        if entry.inputs and broken.pop("turn", False):
+            raise RuntimeError("turn")
+        return turn(desk, entry, monotonic)
+
+    monkeypatch.setattr(TaskLog, "heads", heads_broken_once)
+    monkeypatch.setattr(Desk, "turn", turn_broken_once)
+    monkeypatch.setattr("agentexecutor.coordinator.shell.FAULT_S", 0.1)
+    monkeypatch.setattr("agentexecutor.bus.consumers.ACK_WAIT_S", 1)
+    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+        task = await me.submit("t1", capability="echo")
+        await a1.done(await a1.award(), 1)
         assert bytes((await me.result(task)).result) == b"1"
-        assert [kind for _, kind in await me.story(task)].count("awarded") == 1, "nobody was taken for lost"
-        assert coordinator.counters["faults"] == 0
+        assert coordinator.counters["faults"] == 2
+        assert "RuntimeError: turn" in caplog.text
+        assert "RuntimeError: heads" in caplog.text
 
 
 async def test_a_log_that_went_back_is_loaded_again(server: EmbeddedServer) -> None:

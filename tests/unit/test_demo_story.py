@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import cast
 
 import msgspec
 import pytest
@@ -10,11 +11,12 @@ from events import a_run, event
 from msgspec import Raw
 from rich.console import Console
 
-from agentexecutor.console.demo.command import _in_the_middle
+from agentexecutor.console.demo.command import _in_the_middle, _Show
+from agentexecutor.console.demo.share import Share
 from agentexecutor.console.demo.story import Chronicle, Scored, ScoredClass, demo_object, print_report
 from agentexecutor.console.output import Output
 from agentexecutor.console.plan_state import PlanState, reduce
-from agentexecutor.schemas.views import SubtaskView, TaskView
+from agentexecutor.schemas.views import Event, SubtaskView, TaskView
 
 SCORE = Scored(
     accuracy=0.7584,
@@ -87,12 +89,12 @@ def test_the_report_names_what_counts_and_fits_80_columns(trace_id: str | None) 
     assert "2 shares" in features
 
 
-def test_the_share_is_killed_once_all_shares_are_given_away_and_one_runs() -> None:
-    state = PlanState()
+def shared_out() -> list[Event]:
+    """Two shares of `features`, up to the first result."""
     plan = {"features": {"capability": "text.features"}}
     shares = {f"features-{n}": {"capability": "text.features"} for n in (1, 2)} | {"features-merge": {"capability": "text.merge"}}
-    story = [
-        event("planned", subtasks=plan),
+    return [
+        event("planned", subtasks=plan, coordinator="starter"),
         event("ready", "features"),
         event("planned", cause="split", parent="features", subtasks=shares),
         event("ready", "features-1"),
@@ -100,10 +102,39 @@ def test_the_share_is_killed_once_all_shares_are_given_away_and_one_runs() -> No
         event("awarded", "features-1", agent="A1", epoch=1),
         event("accepted", "features-1", agent="A1", epoch=1),
         event("awarded", "features-2", agent="A2", epoch=2),
-        event("completed", "features-1", agent="A1", epoch=1),
+        event("completed", "features-1", agent="A1", epoch=1, seq=9, coordinator="A2"),
     ]
+
+
+def test_the_middle_is_when_all_shares_are_given_away_and_one_runs() -> None:
+    state = PlanState()
     seen = []
-    for one in story:
+    for one in shared_out():
         reduce(state, one)
         seen.append(_in_the_middle(state))
     assert seen == [False] * 7 + [True, True]
+
+
+class Killable:
+    """Counts how often it is killed."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+
+    @property
+    def killed(self) -> bool:
+        return self.kills > 0
+
+    def kill(self) -> None:
+        self.kills += 1
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_show_kills_its_share_once_and_says_so(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    share = Killable()
+    with _Show(Output(json=as_json), cast("Share", share), Chronicle()) as view:
+        for one in shared_out():
+            view.show(one)
+    assert share.kills == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(">>>")]
+    assert [line.split()[1].rstrip(",") for line in said] == ([] if as_json else ["starter", "A2"])

@@ -16,7 +16,7 @@ from agentexecutor.bus.task import Task
 from agentexecutor.console import live
 from agentexecutor.console.live import LivePlan, draw, follow
 from agentexecutor.console.plan_state import PlanState, reduce
-from agentexecutor.schemas.views import Event
+from agentexecutor.schemas.views import Event, SubtaskView, TaskView
 
 
 def console(*, terminal: bool = False, width: int = 140) -> Console:
@@ -209,3 +209,50 @@ async def test_running_times_run_without_events() -> None:
             group.cancel_scope.cancel()
     assert "  1 s" in written(to)
     assert "  3 s" in written(to)
+
+
+class Patient(LivePlan):
+    """Tells when it was given a note."""
+
+    def __init__(self, to: Console) -> None:
+        super().__init__(to)
+        self.noted = anyio.Event()
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self.noted.set()
+        self.noted = anyio.Event()
+
+
+class Slow:
+    """Stands for a task of which nothing is heard until a note has said why."""
+
+    def __init__(self, view: Patient) -> None:
+        self.patient = view
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        await self.patient.noted.wait()
+        yield event("submitted")
+        yield event("planned", subtasks={"a": {"capability": "x"}, "b": {"capability": "y"}})
+        yield event("ready", "a", seq=2)
+        yield event("ready", "b", seq=2)
+        await self.patient.noted.wait()
+        yield event("cancelled", seq=3)
+
+    async def view(self) -> TaskView:
+        states = {"a": SubtaskView(capability="x", state="ready"), "b": SubtaskView(capability="y", state="parked")}
+        return TaskView(task="ada.t1", state="running", subtasks=states)
+
+
+@pytest.mark.anyio
+async def test_silence_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "QUIET_S", 0.001)
+    to = console()
+    view = Patient(to)
+    with view:
+        await follow(cast("Task", Slow(view)), view)
+    lines = written(to).splitlines()
+    assert lines[0].startswith("No coordinator has taken the task yet")
+    assert "submitted" in lines[1]
+    assert lines[-2].startswith("No agent fits b (y).")
+    assert "cancelled" in lines[-1]

@@ -75,9 +75,8 @@ def test_cleaning_gives_the_nearest_allowed_name(text: str, name: str) -> None:
 def test_ids_are_new_and_may_stand_in_subjects() -> None:
     ids = [new_id() for _ in range(1000)]
     assert len(set(ids)) == len(ids)
-    assert all(len(id) == 22 and check_name("task", id) for id in ids)
-    assert set("".join(ids)) == set("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    assert len(new_id(8)) == 8
+    assert all(len(id) >= 16 and check_name("task", id) for id in ids)
+    assert [len(new_id(length)) for length in (1, 8, 64)] == [1, 8, 64]
 
 
 def test_a_boot_is_a_time_and_something_random() -> None:

@@ -54,6 +54,7 @@ class Execution:
         self._timer: asyncio.TimerHandle | None = None
         self._scope = anyio.CancelScope()
         self._unwanted = False
+        self._early: list[m.FeedbackMessage] = []
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
 
@@ -88,6 +89,13 @@ class Execution:
         self._unwanted = True
         self.stop()
 
+    def take_feedback(self, given: m.FeedbackMessage) -> None:
+        """Feedback came; what comes before the handler has begun is kept for it."""
+        if self.context is None:
+            self._early.append(given)
+        else:
+            self.context.take_feedback(given)
+
     async def _work(self) -> m.Claim:
         """Run the handler and give the claim that says how it ended."""
         award = self._award
@@ -117,6 +125,8 @@ class Execution:
         arguments = self._handler.signature.arguments(await self._input())
         if self._handler.signature.context is not None:
             self.context = Context(self._award, self, state=self._hosting.state)
+            for given in self._early:
+                self.context.take_feedback(given)
             arguments = {self._handler.signature.context: self.context, **arguments}
         if self._handler.signature.blocking:
             call = partial(self._handler.function, **arguments)

@@ -168,8 +168,8 @@ class Hosting:
         if isinstance(message, m.FeedbackMessage):
             for held in list(self.book.held.values()):
                 wanted = message.subtask in (None, held.award.subtask)
-                if held.award.task == message.task and wanted and held.host.context is not None:
-                    held.host.context.take_feedback(message)
+                if held.award.task == message.task and wanted:
+                    held.host.take_feedback(message)
 
     async def on_result(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
         if isinstance(message, m.Result) and message.subtask is not None:

@@ -95,7 +95,7 @@ class Side:
         own = self._hosting.bus.connection
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(
-                open_connection(own.url, name=own.name, prefix=own.prefix, credentials=own.credentials, make_streams=False)
+                open_connection(own.url, name=own.name, prefix=own.prefix, credentials=own.credentials)
             )
             await connection.subscribe(connection.subjects.offer(own.name), self._offer_heard)
             coordinator = Coordinator(connection, boot=self._hosting.boot) if self._coordinate else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
 import anyio
 
@@ -36,12 +37,7 @@ async def store_body(connection: Connection, task: TaskName, body: bytes) -> Blo
         async with limit:
             await connection.store(connection.subjects.blob(task, name, number), chunk, headers("chunk"), timeout_s=60)
 
-    if len(chunks) == 1:
-        await send(0, chunks[0])
-    else:
-        async with anyio.create_task_group() as group:
-            for number, chunk in enumerate(chunks):
-                group.start_soon(send, number, chunk)
+    await _all(send, chunks)
     return BlobRef(digest=name, bytes=len(body), chunks=len(chunks))
 
 
@@ -50,13 +46,11 @@ async def join(ref: BlobRef, read: Read) -> bytes:
     chunks: dict[int, bytes] = {}
     limit = anyio.CapacityLimiter(PARALLEL)
 
-    async def one(number: int) -> None:
+    async def one(number: int, _: int) -> None:
         async with limit:
             chunks[number] = await read(number)
 
-    async with anyio.create_task_group() as group:
-        for number in range(ref.chunks):
-            group.start_soon(one, number)
+    await _all(one, range(ref.chunks))
     body = b"".join(chunks[number] for number in range(ref.chunks))
     if len(body) != ref.bytes or digest(body) != ref.digest:
         raise BusError(
@@ -65,6 +59,19 @@ async def join(ref: BlobRef, read: Read) -> bytes:
             digest=ref.digest,
         )
     return body
+
+
+async def _all(work: Callable[[int, Any], Coroutine[Any, Any, None]], items: Iterable[Any]) -> None:
+    """Do `work` for all items at once; the first error comes out by itself, not in a group."""
+    try:
+        async with anyio.create_task_group() as group:
+            for number, item in enumerate(items):
+                group.start_soon(work, number, item)
+    except BaseExceptionGroup as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 async def load_body(connection: Connection, task: TaskName, ref: BlobRef) -> bytes:

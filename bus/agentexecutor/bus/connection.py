@@ -54,7 +54,9 @@ def default_url() -> str:
 class Connection:
     """One NATS connection of one peer. Made by `open_connection`."""
 
-    def __init__(self, client: Client, *, name: str, url: str, prefix: str, credentials: str | None) -> None:
+    def __init__(
+        self, client: Client, *, name: str, url: str, prefix: str, credentials: str | None, streams: tuple[int, int, bool]
+    ) -> None:
         self.nats = client
         self.name = name
         self.url = url
@@ -62,8 +64,15 @@ class Connection:
         self.credentials = credentials
         self.subjects = Subjects(prefix)
         self.shards = 0
+        self._streams = streams
+        """Shards and replicas of streams that are made, and whether they are."""
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
+
+    async def restore(self) -> None:
+        """Make the streams that are missing and compare the others. Raises StreamMismatch, ApiError."""
+        wished, replicas, make = self._streams
+        self.shards = await ensure_streams(self, shards=self.shards or wished, replicas=replicas, make=make)
 
     @property
     def connected(self) -> bool:
@@ -83,7 +92,11 @@ class Connection:
         return lambda: self._hooks.pop(number, None) and None
 
     async def reconnected(self) -> None:
-        """Run the hooks. Called by the client after a reconnect."""
+        """Make what the server has forgotten (streams in memory do not outlive it), then run the hooks. Called after a reconnect."""
+        try:
+            await self.restore()
+        except Exception:
+            logger.exception("The streams could not be restored after a reconnect.")
         for hook in list(self._hooks.values()):
             try:
                 await hook()
@@ -222,7 +235,8 @@ async def open_connection(
     url = url or default_url()
     holder: list[Connection] = []
     client = await _connect(url, name, credentials, holder)
-    connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials)
+    streams = (shards, replicas, make_streams)
+    connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials, streams=streams)
     holder.append(connection)
     try:
         version = client.connected_server_version
@@ -234,7 +248,7 @@ async def open_connection(
                 version=found,
                 needed="2.12",
             )
-        connection.shards = await ensure_streams(connection, shards=shards, replicas=replicas, make=make_streams)
+        await connection.restore()
         yield connection
     finally:
         await _close(client)

@@ -21,6 +21,7 @@ AgentExecutorError
 from __future__ import annotations
 
 from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.messages import ErrorInfo
 
 __all__ = [
     "ApiError",
@@ -80,13 +81,19 @@ class AppendUnknown(BusError):
 class TaskError(AgentExecutorError):
     """How a task ended; `task` is its full name."""
 
+    task: str
+
 
 class TaskFailed(TaskError):
-    """The task failed; `error` is an ErrorInfo."""
+    """The task failed; `error` says why."""
+
+    error: ErrorInfo
 
 
 class TaskCancelled(TaskError):
     """The task was cancelled; `reason` says why."""
+
+    reason: str
 
 
 class TaskTimeout(TaskError):
@@ -94,7 +101,9 @@ class TaskTimeout(TaskError):
 
 
 class TaskRefused(TaskError):
-    """The submit cannot be used; `error` is an ErrorInfo."""
+    """The submit cannot be used; `error` says why."""
+
+    error: ErrorInfo
 
 
 class TaskLost(TaskError):

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import ApiError, AppendUnknown
 from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name
-from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_STATE, H_TYPE, from_rfc3339
+from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
 
 __all__ = ["Appender", "StoredRecord", "TaskLog"]
@@ -33,7 +33,10 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 class StoredRecord(NamedTuple):
-    """A message of a task's log. `state`: its Ae-State; `payload` None: it has no Ae-Type (it only moves the head), or heads were asked for."""
+    """A message of a task's log. `state`: its Ae-State; `payload` None: it has no Ae-Type (it only moves the head), or heads were asked for.
+
+    `priority`: of the task, told with heads.
+    """
 
     seq: int
     time: str
@@ -41,6 +44,7 @@ class StoredRecord(NamedTuple):
     state: str
     id: str
     payload: bytes | None
+    priority: int = 0
 
 
 class Appender:
@@ -295,7 +299,16 @@ class TaskLog:
         tokens = message.reply.split(".")
         seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
         shard, task = self._connection.subjects.parse_log(message.subject)
-        record = StoredRecord(seq, "", nanoseconds / 1e9, headers.get(H_STATE, ""), headers.get(H_ID, ""), None)
+        priority = headers.get(H_PRIORITY, "0")
+        record = StoredRecord(
+            seq,
+            "",
+            nanoseconds / 1e9,
+            headers.get(H_STATE, ""),
+            headers.get(H_ID, ""),
+            None,
+            int(priority) if priority.lstrip("-").isdecimal() else 0,
+        )
         return task, shard, record
 
 

@@ -26,14 +26,22 @@ START_S = 15.0
 STOP_S = 5.0
 
 _WATCH_PARENT = """
-import os, signal, subprocess, sys, threading
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+import os, shutil, signal, subprocess, sys, threading
+server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: server.terminate())
-threading.Thread(target=lambda: (os.read(0, 1), server.terminate()), daemon=True).start()
-sys.exit(server.wait())
+def wait_for_owner():
+    os.read(0, 1)
+    orphaned.set()
+    server.terminate()
+orphaned = threading.Event()
+threading.Thread(target=wait_for_owner, daemon=True).start()
+code = server.wait()
+for folder in filter(None, sys.argv[1].split(os.pathsep) if orphaned.is_set() else ()):
+    shutil.rmtree(folder, ignore_errors=True)
+sys.exit(code)
 """
-"""Starts the server and ends it when stdin closes, which the kernel does when the owner dies, however it dies."""
+"""Starts the server and ends it when stdin closes, which the kernel does when the owner dies, however it dies. Then removes temporary folders."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,9 @@ async def embedded_server(store: str | Path | None = None, port: int = 0) -> Asy
         log = folder / "nats-server.log"
         command = [str(binary), "-js", "-sd", str(folder), "-a", "127.0.0.1", "-p", str(port or -1)]
         command += ["--ports_file_dir", str(ports), "-l", str(log)]
-        process = await anyio.open_process(
-            [sys.executable, "-c", _WATCH_PARENT, *command], stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True
-        )
+        temporary = os.pathsep.join(str(path) for path in (made, ports) if path is not None)
+        keeper = [sys.executable, "-c", _WATCH_PARENT, temporary, *command]
+        process = await anyio.open_process(keeper, stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True)
         try:
             address = await _ready(process, ports, log)
             number = int(address.rsplit(":", 1)[1])
@@ -104,8 +112,9 @@ async def _ready(process: anyio.abc.Process, ports: Path, log: Path) -> str:
                 with suppress(ValueError, KeyError, IndexError):
                     return str(json.loads(file.read_text())["nats"][0])
             await anyio.sleep(0.005)
-    tail = "\n".join(log.read_text().splitlines()[-5:]) if log.is_file() else "it wrote no log"
-    raise BusError(f"nats-server did not start: {tail}", hint="Is the port free, and the folder writable?", log=str(log))
+    errors = [line for line in log.read_text().splitlines() if "[FTL]" in line or "[ERR]" in line] if log.is_file() else []
+    why = errors[-1].partition("] ")[2] if errors else f"it ended with code {process.returncode}"
+    raise BusError(f"nats-server did not start: {why}.", hint="Is the port free, and the folder writable?", why=why)
 
 
 async def _stop(process: anyio.abc.Process) -> None:

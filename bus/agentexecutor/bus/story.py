@@ -125,7 +125,17 @@ def _data(change: r.Change) -> dict[str, Any]:
         size = change.result_blob.bytes if change.result_blob is not None else len(change.result)
         said = {"bytes": size} if change.of is None else {"of": change.of}
         return _given({**said, "took_s": change.took_s, "usage": change.usage or None})
+    if isinstance(change, r.Awarded):
+        return _award(change)
     return _rest(change)
+
+
+def _award(change: r.Awarded) -> dict[str, Any]:
+    """An award with its bids in full, so that it can be explained without knowing the defaults of the wire."""
+    said: dict[str, Any] = _plain({**msgspec.structs.asdict(change), "bids": [msgspec.structs.asdict(bid) for bid in change.bids]})
+    for placed in ("subtask", "agent", "epoch", "seed"):
+        said.pop(placed)
+    return said
 
 
 def _options(submit: m.Submit) -> dict[str, Any]:

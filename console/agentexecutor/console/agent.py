@@ -38,11 +38,11 @@ def agent(where: str, name: str | None, capacity: int | None, nats: str | None, 
 
     NAME is the Agent object in it. When it is stopped, what runs is finished or given back. It takes a share of coordinating besides.
     """
-    log_to_stderr()
     loaded = load_agent(where)
     if capacity is not None:
         loaded.capacity = capacity
     peer = unique_name(loaded.name) if name is None else check_name("peer", name)
+    log_to_stderr()
     telemetry.setup(loaded.name)
     run(_serve, Output(json=as_json), nats, loaded, peer, not no_coordinate)
 

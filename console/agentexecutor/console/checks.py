@@ -25,6 +25,7 @@ from agentexecutor.schemas.errors import AgentExecutorError
 
 __all__ = ["Check", "all_checks", "no_bus"]
 
+ANSWER_S = 3.0
 CLOCK_S = 2.0
 """A clock that is further off deserves a look: what people read as times differs by that much."""
 PYTHON = (3, 11)
@@ -130,13 +131,13 @@ async def _streams(connection: Connection) -> Check:
 async def _life(bus: Bus) -> AsyncIterator[Check]:
     """Who coordinates, who works, and what waits for somebody."""
     try:
-        answer = await bus.ask("agents")
+        answer = await bus.ask("agents", timeout_s=ANSWER_S)
         agents = await bus.agents()
     except AgentExecutorError as error:
         yield Check(
             check="coordinators",
             ok=False,
-            found=str(error),
+            found=error.message,
             todo="Start one: every agent coordinates by default; `agentexecutor coordinator` does nothing else.",
         )
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self
 
@@ -22,12 +22,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agentexecutor.bus.errors import BusClosed, BusError
+from agentexecutor.bus.errors import BusClosed, BusError, TaskLost
 from agentexecutor.bus.task import Task
 from agentexecutor.console.lines import line_of
 from agentexecutor.console.output import cell, make_console, seconds
 from agentexecutor.console.plan_state import ENDED, Auction, PlanState, Row, reduce
-from agentexecutor.schemas.views import Event
+from agentexecutor.schemas.views import Event, TaskView
 
 __all__ = ["LivePlan", "draw", "follow"]
 
@@ -36,6 +36,12 @@ AGAIN_S = 1.0
 AUCTIONS_SHOWN = 5
 ROWS_AT_LEAST = 6
 BAR_WIDTH = 16
+NAMES_SHOWN = 8
+QUIET_S = 3.0
+NOBODY_COORDINATES = (
+    "No coordinator has taken the task yet; it is stored and waits. "
+    "Agents coordinate by default; `agentexecutor coordinator` starts one without an agent."
+)
 BUSY = ("running", "awarded", "failed", "ready")
 """What is worth a row when not all rows fit."""
 
@@ -102,6 +108,7 @@ async def follow(task: Task, view: LivePlan) -> PlanState:
     """
     async with anyio.create_task_group() as group:
         group.start_soon(view.keep_drawing)
+        group.start_soon(_explain_silence, task, view)
         while not view.state.ended:
             try:
                 await _follow_once(task, view)
@@ -122,6 +129,27 @@ async def _follow_once(task: Task, view: LivePlan) -> None:
         async for event in events:
             if event.seq == 0 or event.seq > shown:
                 view.show(event)
+
+
+async def _explain_silence(task: Task, view: LivePlan) -> None:
+    """When nothing happens for a while, say what is waited for."""
+    while True:
+        before = view.state.last_seq
+        await anyio.sleep(QUIET_S)
+        if before == 0 and view.state.last_seq == 0:
+            view.note(NOBODY_COORDINATES)
+        elif before == view.state.last_seq and view.state.counts()["ready"]:
+            with suppress(BusError, TaskLost):
+                _explain_parked(await task.view(), view)
+
+
+def _explain_parked(shown: TaskView, view: LivePlan) -> None:
+    parked = [name for name, subtask in shown.subtasks.items() if subtask.state == "parked"]
+    if parked:
+        wanted = ", ".join(dict.fromkeys(shown.subtasks[name].capability for name in parked))
+        view.note(
+            f"No agent fits {', '.join(parked[:NAMES_SHOWN])} ({wanted}). `agentexecutor unserved` says why; it goes on when one comes."
+        )
 
 
 # drawing

@@ -7,11 +7,11 @@ import os
 import sys
 
 import click
-from agentexecutor.console.demo.command import demo
 
 from agentexecutor.console.agent import agent
 from agentexecutor.console.agents import agents, unserved
 from agentexecutor.console.coordinator import coordinator
+from agentexecutor.console.demo.command import demo
 from agentexecutor.console.doctor import doctor
 from agentexecutor.console.exits import Exit, exit_code, root_of, sentence
 from agentexecutor.console.output import print_error

@@ -15,21 +15,15 @@ from agentexecutor.coordinator.turns import SplitWanted
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, INLINE_LIMIT, decode, encode, headers, to_rfc3339
-from agentexecutor.schemas.errors import DecodeFailed
-from agentexecutor.schemas.names import TaskName, check_name
-from agentexecutor.schemas.subjects import Subjects
+from agentexecutor.schemas.codec import INLINE_LIMIT, encode, to_rfc3339
+from agentexecutor.schemas.names import TaskName
 
 __all__ = [
-    "Asked",
     "Head",
     "Line",
-    "answer_headers",
     "log_lines",
     "log_page",
     "newest",
-    "not_here",
-    "read_question",
     "task_line",
     "unserved_splits",
 ]
@@ -50,38 +44,7 @@ class Head(NamedTuple):
     stamp: float
     name: TaskName
     state: str
-
-
-class Asked(NamedTuple):
-    """A question that can be read. `id`: its Ae-Id."""
-
-    peer: str
-    kind: str
-    task: TaskName
-    id: str
-    ask: m.Ask
-
-
-def read_question(subjects: Subjects, subject: str, payload: bytes, headers: Mapping[str, str]) -> Asked:
-    """A question as it came. Raises DecodeFailed, NameRefused."""
-    peer, kind, task = subjects.parse_ask(subject)
-    id = check_name("Ae-Id", headers.get(H_ID, ""))
-    ask = decode(headers.get(H_TYPE), payload)
-    if not isinstance(ask, m.Ask):
-        raise DecodeFailed("This is no question.", kind=headers.get(H_TYPE), reason="Ae-Type")
-    return Asked(peer, kind, task, id, ask)
-
-
-def answer_headers(kind: str, re: str) -> dict[str, str]:
-    """Headers of an answer to the question whose Ae-Id is `re`."""
-    made = headers(kind)
-    made[H_RE] = re
-    return made
-
-
-def not_here(message: str) -> m.ErrorInfo:
-    """The error of an answer to a question about something that is gone."""
-    return m.ErrorInfo(code="lost", message=message)
+    priority: int
 
 
 def log_lines(seq: int, time: str, payload: bytes, history: bytes | None = None) -> list[Line]:
@@ -128,9 +91,9 @@ def newest(heads: Iterable[Head], question: m.Ask) -> list[Head]:
     return heapq.nlargest(question.limit, fitting)
 
 
-def task_line(head: Head, priority: int) -> v.TaskLine:
+def task_line(head: Head) -> v.TaskLine:
     """A line of the list of tasks."""
-    return v.TaskLine(task=str(head.name), state=head.state, at=to_rfc3339(head.stamp), priority=priority)
+    return v.TaskLine(task=str(head.name), state=head.state, at=to_rfc3339(head.stamp), priority=head.priority)
 
 
 def unserved_splits(now: float, waiting: Mapping[Key, SplitWanted]) -> list[v.UnservedLine]:

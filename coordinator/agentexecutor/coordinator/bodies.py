@@ -5,7 +5,6 @@ Joining works on the JSON text, so that megabytes are copied and not decoded. Wh
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import msgspec
@@ -16,13 +15,11 @@ from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.split import list_reference
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT
-from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
+from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
 from agentexecutor.schemas.references import compose, take
 
 __all__ = [
     "LARGE",
-    "BodyCache",
-    "check_ref",
     "fill_input",
     "fitting_feedback",
     "gather",
@@ -34,26 +31,12 @@ __all__ = [
 
 LARGE = 1_000_000
 """Bytes: work on larger bodies goes to a thread, the loop has leases to renew."""
-MAX_BODY = 256 * 1024 * 1024
-"""Bytes: a coordinator reads no larger body."""
 
 
 def refusal_of(error: Exception) -> m.ErrorInfo:
     """What a subtask fails with when its input cannot be put together."""
     text = str(error) if isinstance(error, AgentExecutorError) else f"A body is not the JSON that it should be: {error}."
     return m.ErrorInfo(code="input", message=text)
-
-
-def check_ref(ref: m.BlobRef) -> None:
-    """A peer's word for a body: refuse (DecodeFailed) what would make a coordinator read without end."""
-    chunks = max(1, -(-ref.bytes // INLINE_LIMIT))
-    if ref.bytes > MAX_BODY or ref.chunks != chunks:
-        raise DecodeFailed(
-            f"{ref.bytes} bytes in {ref.chunks} chunks is no body that is read here.",
-            hint=f"Chunks hold {INLINE_LIMIT} bytes, a body up to {MAX_BODY}.",
-            kind="blob",
-            reason="size",
-        )
 
 
 def fitting_feedback(feedback: list[m.FeedbackMessage]) -> list[m.FeedbackMessage]:
@@ -130,29 +113,3 @@ def join_lists(parts: Mapping[str, Raw | bytes]) -> bytes:
 def gather(parts: Mapping[str, Raw | bytes]) -> bytes:
     """An object of all parts by name."""
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(part) for name, part in parts.items()) + b"}"
-
-
-class BodyCache:
-    """The bodies that were read last, by digest: the shares of one large input are cut from one read."""
-
-    def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
-        self._limit = limit
-        self._size = 0
-        self._bodies: OrderedDict[str, bytes] = OrderedDict()
-
-    def get(self, digest: str) -> bytes | None:
-        """The body, when it is here."""
-        body = self._bodies.get(digest)
-        if body is not None:
-            self._bodies.move_to_end(digest)
-        return body
-
-    def put(self, digest: str, body: bytes) -> None:
-        """Keep it as long as there is room."""
-        if len(body) > self._limit or digest in self._bodies:
-            return
-        self._bodies[digest] = body
-        self._size += len(body)
-        while self._size > self._limit:
-            _, oldest = self._bodies.popitem(last=False)
-            self._size -= len(oldest)

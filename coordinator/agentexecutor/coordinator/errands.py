@@ -52,7 +52,6 @@ __all__ = [
     "last_page",
     "list_to_split",
     "load",
-    "make_answer",
     "make_call",
     "page_of_log",
     "store_plans",
@@ -269,12 +268,3 @@ def page_of_log(stored: Sequence[Stored], after: int, *, more: bool) -> Errand[t
         history = None if record.history_blob is None else (yield from _read(record.history_blob))
         lines += log_lines(item.seq, item.time, item.payload, history)
     return log_page(lines, after, more=more)
-
-
-def make_answer(reply: m.Answer, body: bytes | None) -> Errand[m.Answer]:
-    """An answer with its body, by reference when that is large."""
-    if body is None:
-        return reply
-    if len(body) > INLINE_LIMIT:
-        return replace(reply, body_blob=(yield from _store(body)))
-    return replace(reply, body=Raw(body))

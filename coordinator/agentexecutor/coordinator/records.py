@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_ROLLUP, H_STATE, H_TTL, INLINE_LIMIT, decode_as, decode_record, headers
+from agentexecutor.schemas.codec import H_PRIORITY, H_ROLLUP, H_STATE, H_TTL, INLINE_LIMIT, decode_as, decode_record, headers
 from agentexecutor.schemas.messages import BlobRef
 
 __all__ = [
@@ -102,10 +102,12 @@ def pages(changes: Sequence[Raw], limit: int = INLINE_LIMIT) -> list[list[Raw]]:
     return made
 
 
-def record_headers(state: str, *, keep_s: int | None = None) -> dict[str, str]:
+def record_headers(state: str, *, priority: int = 0, keep_s: int | None = None) -> dict[str, str]:
     """Headers of a record. `keep_s`: it is the task's last one, replaces all others, and expires after so many seconds."""
     made = headers("record")
     made[H_STATE] = state
+    if priority:
+        made[H_PRIORITY] = str(priority)
     if keep_s is not None:
         made[H_ROLLUP] = "sub"
         made[H_TTL] = f"{keep_s}s"

@@ -13,8 +13,8 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from typing import TypeVar, cast
 
@@ -25,14 +25,16 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from agentexecutor.bus import telemetry
-from agentexecutor.bus.blobs import load_body, load_chunk, store_body
+from agentexecutor.bus.answering import Answering, Asked, subscribed
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
-from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
+from agentexecutor.bus.errands import Errands
+from agentexecutor.bus.errors import AppendUnknown, BusError
 from agentexecutor.bus.follow import Followed, follow
+from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord, TaskLog
-from agentexecutor.bus.streams import LEASE, OFFERS, ensure_streams
-from agentexecutor.coordinator import answers, bodies, errands, records
+from agentexecutor.bus.streams import OFFERS, ensure_streams
+from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Twice, Waiting
 from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim, read_submit
@@ -50,7 +52,7 @@ from agentexecutor.coordinator.views import state_view, task_view
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_TYPE, INLINE_LIMIT, TYPE_OF, decode, encode, headers
-from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
+from agentexecutor.schemas.errors import DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, new_boot
 from agentexecutor.schemas.subjects import CLASSES, shard_of
 
@@ -58,7 +60,7 @@ __all__ = ["Coordinator"]
 
 logger = logging.getLogger("agentexecutor.coordinator")
 
-WORKERS = 64
+WORKERS = 256
 LOADERS = 16
 TICK_S = 0.25
 RETRY_S = 0.5
@@ -67,7 +69,6 @@ NAK_S = 1.0
 PARKED_A_TICK = 500
 TWICE_S = 1.0
 LEVELS_S = 10.0
-GROUP = "coordinators"
 
 Job = Callable[[], Awaitable[None]]
 M = TypeVar("M", bound=m.Message)
@@ -109,7 +110,9 @@ class Coordinator:
         self._tasks = self._desk.tasks
         self._log = TaskLog(connection)
         self._spans = Spans(self._me, telemetry)
-        self._bodies = bodies.BodyCache()
+        self._errands = Errands(connection)
+        self._lease_stream = LeaseStream(connection, self._log, self._boot)
+        self._answering = Answering(connection, partial(self._count_unusable, "undecodable"))
         self._pulling = Pulling(settings.open_tasks)
         self._twice = Twice(TWICE_S)
         self._shards: dict[int, _Shard] = {}
@@ -138,7 +141,6 @@ class Coordinator:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Coordinate until `stop` (or cancelled). `started` once leases and members are followed. Raises BusError when it cannot begin."""
-        subjects = self._subjects
         forget = self._connection.on_reconnect(self._reconnected)
         try:
             async with AsyncExitStack() as stack:
@@ -147,12 +149,9 @@ class Coordinator:
                 stack.enter_context(jobs)
                 for context in (
                     self._log.running(),
-                    follow(self._connection, LEASE, subjects.all_leases(), self._lease_came),
-                    follow(self._connection, LEASE, subjects.all_members(), self._member_came),
-                    self._subscribed(subjects.all_asks("task"), self._asked),
-                    self._subscribed(subjects.all_asks("unserved"), self._asked),
-                    self._subscribed(subjects.all_asks("tasks"), self._asked, GROUP),
-                    self._subscribed(subjects.all_asks("blob"), self._asked, GROUP),
+                    self._lease_stream.followed(self._lease_seen, self._member_seen),
+                    self._answering.hearing(self._asked, "task", "unserved"),
+                    self._answering.hearing(self._asked, "tasks", "blob", shared=True),
                 ):
                     await stack.enter_async_context(context)
                 async with anyio.create_task_group() as self._group:
@@ -165,7 +164,7 @@ class Coordinator:
                     self._leases.leave(time.monotonic())
                     self._leases_changed.set()
                     await self._left.wait()
-                    await self._beat()
+                    await self._lease_stream.beat(leaving=True)
                     self._group.cancel_scope.cancel()
         finally:
             forget()
@@ -174,19 +173,13 @@ class Coordinator:
         """Finish what is in flight, release the leases, and let `run` return."""
         self._stopping.set()
 
-    @asynccontextmanager
-    async def _subscribed(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = "") -> AsyncIterator[None]:
-        subscription = await self._connection.subscribe(subject, callback, queue=queue)
-        try:
-            yield
-        finally:
-            with anyio.CancelScope(shield=True), suppress(Exception):
-                await subscription.unsubscribe()
-
     async def _reconnected(self) -> None:
         """Silence is counted anew. When the log went back (9), all shards are taken up again: everything is loaded anew."""
         now = time.monotonic()
         self._leases.reconnected(now)
+        for number in range(self._connection.shards):
+            if not self._leases.holds(now, number):
+                self._leases.lost(now, number)  # its sequences may begin anew; they are told again
         self._market.listen_again(now)
         with suppress(BusError):
             # A server that was started again has lost its memory streams: leases and offers.
@@ -201,7 +194,7 @@ class Coordinator:
         while True:
             try:
                 await what()
-            except BusError as error:
+            except (BusError, TimeoutError) as error:
                 logger.warning("The bus does not do its part, which is tried again: %s", error)
                 await anyio.sleep(RETRY_S)
             else:
@@ -261,7 +254,7 @@ class Coordinator:
     ) -> None:
         """An input that needs a large body read or stored first."""
         try:
-            self._post(number, task, Waiting(await self._run(task, errand), inbound))
+            self._post(number, task, Waiting(await self._errands.run(task, errand), inbound))
         except BusError as error:
             logger.warning("Task %s: %s", task, error)
             await self._deliver_later(inbound)
@@ -302,23 +295,24 @@ class Coordinator:
 
     async def _work(self, jobs: MemoryObjectReceiveStream[Entry | Job]) -> None:
         async for job in jobs:
-            if isinstance(job, Entry):
-                await self._drive(job)
-                continue
-            try:
-                await job()
-            except BusError as error:
-                logger.warning("%s", error)
-            except Exception:
-                self.counters["faults"] += 1
-                logger.exception("A job of the coordinator failed.")
+            await (self._drive(job) if isinstance(job, Entry) else self._do_job(job))
+
+    async def _do_job(self, job: Job) -> None:
+        """What goes wrong here concerns nobody else; who waits for it asks again."""
+        try:
+            await job()
+        except BusError as error:
+            logger.warning("%s", error)
+        except Exception:
+            self.counters["faults"] += 1
+            logger.exception("A job of the coordinator failed.")
 
     async def _drive(self, entry: Entry) -> None:
         """Take turns until nothing waits. Whatever goes wrong concerns this task alone, and is tried again."""
         try:
             while not entry.gone and (entry.inputs or entry.soft_due or entry.questions):
                 if not self._leases.holds(time.monotonic(), entry.shard):
-                    self._leases_changed.set()
+                    self._shards[entry.shard].scope.cancel()
                     break
                 if entry.state is None:
                     await self._load(entry)
@@ -326,7 +320,7 @@ class Coordinator:
                     await self._take_turn(entry, entry.state)
         except BusError as error:
             logger.warning("Task %s: %s", entry.name, error)
-            self._desk.start_over(entry, time.monotonic() + RETRY_S)
+            self._desk.try_again(entry, time.monotonic() + RETRY_S)
         except Exception:
             self.counters["faults"] += 1
             logger.exception("Task %s could not be moved forward.", entry.name)
@@ -345,12 +339,18 @@ class Coordinator:
             if entry.state.ended:
                 self._tasks.end(entry, entry.state, time.monotonic())
             elif entry.state.state == "unknown":
-                self._tasks.drop(entry)
+                self._desk.forget(entry)
         self._ring_in_time()
 
     async def _take_turn(self, entry: Entry, state: TaskState) -> None:
         turn = self._desk.turn(entry, time.monotonic())
-        if turn.changes and not await self._store(entry, state, turn):
+        try:
+            stored = not turn.changes or await self._store(entry, state, turn)
+        except BusError:
+            self._put_back(entry, turn)
+            raise
+        if not stored:
+            self._put_back(entry, turn)
             return
         await self._do(entry.name, entry, turn.effects)
         for waiting in turn.answered:
@@ -361,7 +361,12 @@ class Coordinator:
         if turn.stale:
             entry.unload()
         while entry.questions and entry.state is state:
-            await entry.questions.pop(0)(state)
+            await self._do_job(partial(entry.questions.pop(0), state))
+
+    def _put_back(self, entry: Entry, turn: Turn) -> None:
+        """Not stored: the state is thrown away, the inputs wait again."""
+        entry.unload()
+        entry.inputs.extendleft(reversed(turn.answered + [waiting for waiting, _ in turn.refused]))
 
     async def _refuse(self, entry: Entry, waiting: Waiting, refusal: list[Effect]) -> None:
         """No state in the log fits (2): come again while the task's submit still waits, else tell the sender."""
@@ -379,7 +384,7 @@ class Coordinator:
     async def _load(self, entry: Entry) -> None:
         """Read the task's log, and do all that follows from its state."""
         stored = await self._log.read(entry.shard, entry.name)
-        loaded = await self._run(entry.name, errands.load(entry.name, entry.shard, stored))
+        loaded = await self._errands.run(entry.name, errands.load(entry.name, entry.shard, stored))
         if entry.gone:
             return
         self.counters["loads"] += 1
@@ -394,16 +399,17 @@ class Coordinator:
         await self._do(entry.name, entry, self._desk.adopt(entry, time.monotonic()))
 
     async def _store(self, entry: Entry, state: TaskState, turn: Turn) -> bool:
-        """Append a turn's changes: one record, or several when they are large. False: not stored; the state is thrown away, the inputs wait again."""
+        """Append a turn's changes: one record, or several when they are large. False: they are not stored."""
         if turn.size > records.ADD_LIMIT:
-            await self._run(entry.name, errands.store_plans(turn))
+            await self._errands.run(entry.name, errands.store_plans(turn))
         pages = records.pages(turn.encoded)
         for page in pages[:-1]:
             payload = records.encode_record(self._me, turn.at, page)
             if not await self._append(entry, state, turn, payload, records.record_headers("running")):
                 return False
-        payload = await self._run(entry.name, errands.last_page(entry, state, turn, pages[-1], self._me))
-        made = records.record_headers(state.state, keep_s=self._settings.keep_s if state.ended else None)
+        payload = await self._errands.run(entry.name, errands.last_page(entry, state, turn, pages[-1], self._me))
+        priority = 0 if state.submit is None else state.submit.priority
+        made = records.record_headers(state.state, priority=priority, keep_s=self._settings.keep_s if state.ended else None)
         if not await self._append(entry, state, turn, payload, made):
             return False
         self._spans.stored(state, turn.changes)
@@ -422,8 +428,6 @@ class Coordinator:
                 self.counters["appends unknown"] += 1
                 seq = await self._find(entry, made[H_ID])
         if seq is None:
-            entry.unload()
-            entry.inputs.extendleft(reversed(turn.answered + [waiting for waiting, _ in turn.refused]))
             return False
         self.counters["records"] += 1
         self._last_seq = max(self._last_seq, seq)
@@ -443,38 +447,6 @@ class Coordinator:
             return last.seq if last is not None and last.id == id else None
         return None
 
-    async def _run(self, task: TaskName, errand: errands.Errand[T]) -> T:
-        """Do what an errand needs until it is done. Raises ApiError (or another BusError) when the bus does not do its part."""
-        try:
-            need = next(errand)
-            while True:
-                try:
-                    if isinstance(need, m.BlobRef):
-                        need = errand.send(await self._body(task, need))
-                    elif isinstance(need, bytes):
-                        need = errand.send(await store_body(self._connection, task, need))
-                    else:
-                        need = errand.send(await anyio.to_thread.run_sync(need))
-                except (ApiError, StopIteration):
-                    raise
-                except errands.UNFIT as error:
-                    need = errand.throw(error)
-        except StopIteration as stop:
-            done: T = stop.value
-            return done
-
-    async def _body(self, task: TaskName, ref: m.BlobRef) -> bytes:
-        """A body from the stream. Raises BusError when it is gone, ApiError when the stream does not answer, DecodeFailed."""
-        body = self._bodies.get(ref.digest)
-        if body is None:
-            bodies.check_ref(ref)
-            try:
-                body = await load_body(self._connection, task, ref)
-            except ExceptionGroup as group:
-                raise group.exceptions[0] from group
-            self._bodies.put(ref.digest, body)
-        return body
-
     # what follows from a decision
 
     async def _do(self, task: TaskName, entry: Entry | None, effects: list[Effect]) -> None:
@@ -488,13 +460,13 @@ class Coordinator:
             elif isinstance(effect, GiveAward):
                 await self._give_award(entry, state, effect)
             elif isinstance(effect, NeedSplit):
-                length = await self._run(task, errands.list_to_split(state, effect))
+                length = await self._errands.run(task, errands.list_to_split(state, effect))
                 if isinstance(length, int):
                     self._desk.want_split(task, effect, length, time.monotonic())
                 else:
                     entry.inputs.append(Waiting(length))
             elif isinstance(effect, NeedCompose):
-                entry.inputs.append(Waiting(await self._run(task, errands.compose(effect))))
+                entry.inputs.append(Waiting(await self._errands.run(task, errands.compose(effect))))
 
     async def _send(self, task: TaskName, send: Send, state: TaskState | None) -> None:
         message = send.message
@@ -504,7 +476,7 @@ class Coordinator:
         await self._publish(self._subjects.to(send.peer, send.kind, task), encode(message), headers(TYPE_OF[type(message)], trace))
 
     async def _give_award(self, entry: Entry, state: TaskState, effect: GiveAward) -> None:
-        award = await self._run(entry.name, errands.give_award(state, effect, self._me))
+        award = await self._errands.run(entry.name, errands.give_award(state, effect, self._me))
         agent = state.subtasks[effect.subtask].agent
         if isinstance(award, m.Award) and agent is not None:
             trace = self._spans.of_award(state, effect.subtask)
@@ -517,7 +489,7 @@ class Coordinator:
         entry = self._tasks.get(task)
         state = None if entry is None else entry.state
         number = shard_of(task, self._connection.shards)
-        message = await self._run(task, errands.make_call(state, call.key, call.demand, call.call, number, call.reply_by_s))
+        message = await self._errands.run(task, errands.make_call(state, call.key, call.demand, call.call, number, call.reply_by_s))
         payload, trace = encode(message), self._spans.of_task(state)
         if call.peers is None:
             await self._publish(self._subjects.call(call.demand.capability), payload, headers("call", trace))
@@ -596,7 +568,7 @@ class Coordinator:
             self._jobs.send_nowait(partial(self._send_call, self._desk.calls.pop(0)))
         due = self._desk.next_due()
         if due is not None and due < self._wakes_at:
-            self._wakes_at = due
+            self._wakes_at = max(due, time.monotonic())
             self._alarm.set()
 
     async def _keep_time(self) -> None:
@@ -653,22 +625,16 @@ class Coordinator:
 
     # leases and shards
 
-    async def _lease_came(self, followed: Followed) -> None:
-        lease = self._decoded(m.Lease, followed.headers, followed.payload)
-        number = self._subjects.last_token(followed.subject)
-        if number.isdecimal() and int(number) < self._connection.shards:
-            self._leases.lease_seen(time.monotonic(), int(number), lease, followed.seq)
-            self._leases_changed.set()
+    def _lease_seen(self, number: int, lease: m.Lease | None, seq: int) -> None:
+        self._leases.lease_seen(time.monotonic(), number, lease, seq)
+        self._leases_changed.set()
 
-    async def _member_came(self, followed: Followed) -> None:
-        member = self._decoded(m.Member, followed.headers, followed.payload)
-        if member is not None:
-            now = time.monotonic()
-            peer = self._subjects.last_token(followed.subject)
-            self._leases.member_seen(now, peer, member)
-            if (peer, member.boot) == (self._me, self._boot):
-                self._clock.learn(now, followed.stamp)
-            self._leases_changed.set()
+    def _member_seen(self, peer: str, member: m.Member, stamp: float) -> None:
+        now = time.monotonic()
+        self._leases.member_seen(now, peer, member)
+        if (peer, member.boot) == (self._me, self._boot):
+            self._clock.learn(now, stamp)
+        self._leases_changed.set()
 
     async def _keep_leases(self) -> None:
         """Renew, take, give up, until `stop` and the last shard is given up."""
@@ -686,38 +652,24 @@ class Coordinator:
 
     async def _act(self, action: LeaseAction) -> None:
         now = time.monotonic()
-        if isinstance(action, Beat):
-            await self._beat()
-        elif isinstance(action, Confirm):
-            await self._confirm_lease(action.shard)
-        elif isinstance(action, GiveUp):
-            await self._give_up(action)
-        else:
-            try:
-                self._leases.won(now, action.shard, await self._write_lease(action.shard, self._me, action.expected))
-            except AppendUnknown:
+        try:
+            if isinstance(action, Beat):
+                await self._lease_stream.beat(leaving=self._stopping.is_set())
+            elif isinstance(action, Confirm):
+                seq, lease = await self._lease_stream.read(action.shard)
+                self._leases.confirmed(time.monotonic(), action.shard, seq, lease)
+            elif isinstance(action, GiveUp):
+                await self._give_up(action)
+            else:
+                seq = await self._lease_stream.write(action.shard, self._me, expected=action.expected)
+                self._leases.won(now, action.shard, seq)
+        except BusError as error:
+            if not isinstance(error, AppendUnknown):
+                logger.warning("A lease could not be looked after: %s", error)
+                await anyio.sleep(RETRY_S)
+            if not isinstance(action, Beat):
                 self._leases.lost(time.monotonic(), action.shard)
         self._leases_changed.set()
-
-    async def _beat(self) -> None:
-        member = m.Member(boot=self._boot, leaving=self._stopping.is_set())
-        await self._publish(self._subjects.member(self._me), encode(member), headers("member"))
-
-    async def _write_lease(self, number: int, holder: str, expected: int) -> int:
-        lease = m.Lease(holder=holder, boot=self._boot)
-        return await self._log.append_to(self._subjects.lease(number), encode(lease), headers("lease"), expected=expected)
-
-    async def _confirm_lease(self, number: int) -> None:
-        try:
-            last = await self._log.last_of(LEASE, self._subjects.lease(number))
-        except BusError:
-            await anyio.sleep(RETRY_S)
-            self._leases.lost(time.monotonic(), number)
-            return
-        lease = None
-        if last is not None and last.payload is not None:
-            lease = self._decoded(m.Lease, {H_TYPE: "lease"}, last.payload)
-        self._leases.confirmed(time.monotonic(), number, None if last is None else last.seq, lease)
 
     async def _give_up(self, action: GiveUp) -> None:
         """First what is in flight, then the release."""
@@ -727,7 +679,7 @@ class Coordinator:
         elif action.shard not in self._releasing:
             self._releasing.add(action.shard)
             with suppress(AppendUnknown):
-                await self._write_lease(action.shard, "", action.expected)
+                await self._lease_stream.write(action.shard, "", expected=action.expected)
                 self._leases.released(time.monotonic(), action.shard)
             self._releasing.discard(action.shard)
 
@@ -758,7 +710,7 @@ class Coordinator:
     async def _follow_offers(self) -> None:
         async with (
             follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came),
-            self._subscribed(self._subjects.all_asks("agents"), self._asked, GROUP),
+            self._answering.hearing(self._asked, "agents", shared=True),
         ):
             self._market.listen_again(time.monotonic())
             await anyio.sleep_forever()
@@ -768,7 +720,7 @@ class Coordinator:
         try:
             with shard.scope:
                 consumers = ShardConsumers(self._connection, on_claim=self._claim_came, on_submit=self._submit_came)
-                async with consumers.running(), self._subscribed(self._subjects.all_bids(shard.number), self._bid_came):
+                async with consumers.running(), subscribed(self._connection, self._subjects.all_bids(shard.number), self._bid_came):
                     await self._insist(partial(consumers.open, shard.number))  # (10)
                     shard.consumers = consumers
                     self._market.listen_again(time.monotonic())
@@ -782,6 +734,10 @@ class Coordinator:
                     while shard.busy:
                         shard.quiet = anyio.Event()
                         await shard.quiet.wait()
+        except Exception:
+            self.counters["faults"] += 1
+            logger.exception("Shard %d could not be driven; it is taken up again.", shard.number)
+            await anyio.sleep(RETRY_S)
         finally:
             self._let_go(shard)
 
@@ -821,14 +777,8 @@ class Coordinator:
 
     # questions: rule 7
 
-    async def _asked(self, message: Msg) -> None:
+    async def _asked(self, asked: Asked) -> None:
         """Somebody asks; the answer is a job, or waits for the task's turn."""
-        try:
-            asked = answers.read_question(self._subjects, message.subject, message.data, message.headers or {})
-        except AgentExecutorError as error:
-            self._count_unusable("undecodable")
-            logger.warning("A question on %s cannot be read: %s", message.subject, error)
-            return
         if asked.kind != "task":
             self._jobs.send_nowait(partial(self._answers[asked.kind], asked))
             return
@@ -839,7 +789,7 @@ class Coordinator:
             else:
                 self._ask(asked.task, number, partial(self._answer_task, asked))
 
-    async def _answer_task(self, asked: answers.Asked, state: TaskState) -> None:
+    async def _answer_task(self, asked: Asked, state: TaskState) -> None:
         body: v.StateView | v.TaskView = state_view(state)
         if asked.ask.what == "view":
             body = task_view(state, self._desk.looked(state, time.monotonic()))
@@ -847,38 +797,32 @@ class Coordinator:
             body = replace(body, state="waiting")
         await self._answer(asked, encode(body))
 
-    async def _answer_log(self, asked: answers.Asked) -> None:
+    async def _answer_log(self, asked: Asked) -> None:
         stored, more = await self._log.read_after(asked.task, asked.ask.after, INLINE_LIMIT)
-        body, next = await self._run(asked.task, errands.page_of_log(stored, asked.ask.after, more=more))
-        await self._answer(asked, body, next=next)
+        body, next = await self._errands.run(asked.task, errands.page_of_log(stored, asked.ask.after, more=more))
+        await self._answer(asked, body, next)
 
-    async def _answer_tasks(self, asked: answers.Asked) -> None:
-        heads = [answers.Head(head.stamp, task, head.state) async for task, _, head in self._log.heads()]
-        lines = [answers.task_line(head, self._desk.priority(head.name)) for head in answers.newest(heads, asked.ask)]
+    async def _answer_tasks(self, asked: Asked) -> None:
+        heads = [answers.Head(head.stamp, task, head.state, head.priority) async for task, _, head in self._log.heads()]
+        lines = [answers.task_line(head) for head in answers.newest(heads, asked.ask)]
         await self._answer(asked, encode(v.TasksView(tasks=lines, waiting=await self._log.waiting())))
 
-    async def _answer_agents(self, asked: answers.Asked) -> None:
+    async def _answer_agents(self, asked: Asked) -> None:
         await self._answer(asked, encode(v.AgentsView(agents=self._market.agents(time.monotonic()))))
 
-    async def _answer_unserved(self, asked: answers.Asked) -> None:
+    async def _answer_unserved(self, asked: Asked) -> None:
         now = time.monotonic()
         lines = [*self._market.unserved(now), *answers.unserved_splits(now, self._desk.splits)]
         await self._answer(asked, encode(v.UnservedView(unserved=lines)))
 
-    async def _answer_blob(self, asked: answers.Asked) -> None:
-        chunk = await load_chunk(self._connection, asked.task, asked.ask.digest, asked.ask.chunk)
-        if chunk is None:
-            await self._answer(asked, None, error=answers.not_here("This body is not stored (any more)."))
-        else:
-            made = answers.answer_headers("chunk", asked.id)
-            await self._publish(self._subjects.to(asked.peer, "answer", asked.task), chunk, made)
+    async def _answer_blob(self, asked: Asked) -> None:
+        await self._answering.answer_chunk(asked, of=self._members())
 
-    async def _answer(self, asked: answers.Asked, body: bytes | None, *, error: m.ErrorInfo | None = None, next: int | None = None) -> None:
-        """Answer on the asker's own subject."""
-        members = self._leases.members(time.monotonic())
-        reply = m.Answer(re=asked.id, coordinator=self._me, of=max(1, members), error=error, next=next)
-        reply = await self._run(asked.task, errands.make_answer(reply, body))
-        await self._publish(self._subjects.to(asked.peer, "answer", asked.task), encode(reply), answers.answer_headers("answer", asked.id))
+    async def _answer(self, asked: Asked, body: bytes, next: int | None = None) -> None:
+        await self._answering.answer(asked, body, of=self._members(), next=next)
+
+    def _members(self) -> int:
+        return self._leases.members(time.monotonic())
 
 
 def _draw() -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import heapq
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from agentexecutor.coordinator.inputs import TimerKind
 from agentexecutor.schemas.names import TaskName
 
 __all__ = ["SOFT", "Due", "Timers"]
 
-SOFT = "soft"
+SOFT: Final = "soft"
 """The shell's own kind: a soft accept has waited long enough for company. The other kinds are the machine's (`inputs.TimerKind`)."""
 
+Kind = TimerKind | Literal["soft"]
 _SLACK = 1024
 
 
@@ -19,7 +21,7 @@ class Due(NamedTuple):
     """A timer that has run out."""
 
     task: TaskName
-    kind: str
+    kind: Kind
     subtask: str | None
     epoch: int
 
@@ -28,12 +30,12 @@ class Timers:
     """One timer for each (task, kind, subtask); a later one replaces the earlier. Replaced and dropped ones are left in the heap and skipped."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, TaskName, str, str | None, int]] = []
-        self._current: dict[TaskName, dict[tuple[str, str | None], int]] = {}
+        self._heap: list[tuple[float, int, TaskName, Kind, str | None, int]] = []
+        self._current: dict[TaskName, dict[tuple[Kind, str | None], int]] = {}
         self._number = 0
         self._live = 0
 
-    def set(self, task: TaskName, kind: str, due: float, subtask: str | None = None, epoch: int = 0) -> None:
+    def set(self, task: TaskName, kind: Kind, due: float, subtask: str | None = None, epoch: int = 0) -> None:
         """Wake at `due`."""
         self._number += 1
         mine = self._current.setdefault(task, {})
@@ -44,7 +46,7 @@ class Timers:
             self._heap = [entry for entry in self._heap if self._valid(entry)]
             heapq.heapify(self._heap)
 
-    def has(self, task: TaskName, kind: str, subtask: str | None = None) -> bool:
+    def has(self, task: TaskName, kind: Kind, subtask: str | None = None) -> bool:
         """Whether such a timer runs."""
         return (kind, subtask) in self._current.get(task, {})
 
@@ -73,6 +75,6 @@ class Timers:
                 due.append(Due(task, kind, subtask, epoch))
         return due
 
-    def _valid(self, entry: tuple[float, int, TaskName, str, str | None, int]) -> bool:
+    def _valid(self, entry: tuple[float, int, TaskName, Kind, str | None, int]) -> bool:
         _, number, task, kind, subtask, _ = entry
         return self._current.get(task, {}).get((kind, subtask)) == number

@@ -224,15 +224,6 @@ class Desk:
             entry.told = False
         self.timers.drop(entry.name)
 
-    def start_over(self, entry: Entry, monotonic: float) -> None:
-        """Something went wrong: load the task anew at `monotonic`. What was not acknowledged comes again by itself."""
-        entry.unload()
-        entry.inputs.clear()
-        entry.soft.clear()
-        entry.questions.clear()
-        entry.soft_due = False
-        self.timers.set(entry.name, SOFT, self.clock.now(monotonic))
-
     def poll(self, monotonic: float) -> None:
         """Ask the market what is due: awards go to their tasks, calls to be sent are gathered."""
         for action in self.market.poll(monotonic, self._draw()):
@@ -245,6 +236,24 @@ class Desk:
         entry = self.tasks.open(key.task, shard_of(key.task, self._shards))
         entry.inputs.append(Waiting(award))
         self._wake(entry)
+
+    def try_again(self, entry: Entry, monotonic: float) -> None:
+        """The bus did not do its part: load the task at `monotonic`, and go on with what waits."""
+        entry.unload()
+        entry.soft_due = False
+        self.timers.set(entry.name, SOFT, self.clock.now(monotonic))
+
+    def start_over(self, entry: Entry, monotonic: float) -> None:
+        """Something is wrong with what waits: drop it too. What was not acknowledged comes again by itself."""
+        entry.inputs.clear()
+        entry.soft.clear()
+        entry.questions.clear()
+        self.try_again(entry, monotonic)
+
+    def forget(self, entry: Entry) -> None:
+        """Nothing is known of such a task."""
+        self.timers.drop(entry.name)
+        self.tasks.drop(entry)
 
     def park(self, count: int, monotonic: float) -> None:
         """Some of the tasks that nobody can serve leave memory; the market keeps their demand."""
@@ -268,11 +277,6 @@ class Desk:
         ready = [Key(state.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
         seen = self.market.looked(monotonic, ready) if ready else {}
         return seen | {key.subtask: "parked" for key in ready if key in self.splits}
-
-    def priority(self, task: TaskName) -> int:
-        """A task's priority, as far as it is in memory."""
-        entry = self.tasks.get(task)
-        return entry.state.submit.priority if entry is not None and entry.state is not None and entry.state.submit is not None else 0
 
     def next_due(self) -> float | None:
         """When a timer or the market is due next, monotonic."""

@@ -17,6 +17,7 @@ from agentexecutor.schemas.names import new_id
 __all__ = [
     "H_EXPECTED",
     "H_ID",
+    "H_PRIORITY",
     "H_RE",
     "H_ROLLUP",
     "H_STATE",
@@ -41,6 +42,7 @@ H_TYPE = "Ae-Type"
 H_ID = "Ae-Id"
 H_RE = "Ae-Re"
 H_STATE = "Ae-State"
+H_PRIORITY = "Ae-Priority"
 H_TRACEPARENT = "traceparent"
 H_TRACESTATE = "tracestate"
 H_EXPECTED = "Nats-Expected-Last-Subject-Sequence"

@@ -1,0 +1,242 @@
+"""The log: fenced appends, reads, heads; consumers, followed streams and bodies by reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from agentexecutor.bus import BusError, embedded_server
+from agentexecutor.bus.blobs import load_body, load_chunk, store_body
+from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.consumers import Inbound, ShardConsumers, stamp_of
+from agentexecutor.bus.errors import AppendUnknown
+from agentexecutor.bus.follow import Followed, follow
+from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.streams import OFFERS
+from agentexecutor.schemas.codec import H_ROLLUP, H_STATE, headers
+from agentexecutor.schemas.messages import BlobRef
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.subjects import shard_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from anyio.abc import TaskStatus
+
+    from agentexecutor.bus import EmbeddedServer
+    from agentexecutor.bus.connection import Connection
+
+pytestmark = pytest.mark.anyio
+
+TASK = TaskName("me", "t1")
+
+
+@pytest.fixture
+async def connection(server: EmbeddedServer) -> AsyncIterator[Connection]:
+    async with open_connection(server.url, name="me") as opened:
+        yield opened
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+async def test_appends_are_fenced(connection: Connection) -> None:
+    log = TaskLog(connection)
+    async with log.running():
+        first = await log.append(3, TASK, b"1", {**headers("record", id="id-1"), H_STATE: "running"}, expected=0)
+        with pytest.raises(AppendUnknown) as refused:
+            await log.append(3, TASK, b"x", headers("record"), expected=0)
+        assert refused.value.fields["refused"]
+        second = await log.append(3, TASK, b"2", headers("record"), expected=first)
+        assert [(record.seq, record.payload) for record in await log.read(3, TASK)] == [(first, b"1"), (second, b"2")]
+        last = await log.last(3, TASK)
+        assert last is not None
+        assert last.seq == second
+        assert (await log.read(3, TASK))[0].id == "id-1"
+
+
+async def test_of_racing_appends_one_wins(connection: Connection) -> None:
+    log = TaskLog(connection)
+    won: list[int] = []
+
+    async def race(number: int) -> None:
+        try:
+            await log.append(3, TASK, b"%d" % number, headers("record"), expected=0)
+        except AppendUnknown:
+            return
+        won.append(number)
+
+    async with log.running(), anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(race, number)
+    assert len(won) == 1
+
+
+async def test_what_is_in_flight_when_the_appender_stops_is_unknown(connection: Connection) -> None:
+    log = TaskLog(connection)
+    errors: list[AppendUnknown] = []
+
+    async def append() -> None:
+        try:
+            await log.append_to("no.stream.takes.this", b"", {}, expected=0)
+        except AppendUnknown as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group, log.running():
+        group.start_soon(append)
+        await anyio.sleep(0.1)
+    assert [error.fields["refused"] for error in errors] == [False]
+
+
+async def test_a_message_without_a_type_only_moves_the_head(connection: Connection) -> None:
+    log = TaskLog(connection)
+    async with log.running():
+        await log.append(3, TASK, b"1", headers("record"), expected=0)
+        await connection.store(connection.subjects.log(3, TASK), b'{"stream":"X","seq":1}', {})
+        records = await log.read(3, TASK)
+        assert [record.payload for record in records] == [b"1", None]
+        assert await log.append(3, TASK, b"2", headers("record"), expected=records[-1].seq) > records[-1].seq
+
+
+async def test_a_long_log_is_read_in_batches_and_pages(connection: Connection) -> None:
+    log = TaskLog(connection)
+    async with log.running():
+        head = 0
+        for number in range(600):
+            head = await log.append(3, TASK, b"%03d" % number, headers("record"), expected=head)
+        assert [record.payload for record in await log.read(3, TASK)] == [b"%03d" % number for number in range(600)]
+        page, more = await log.read_after(TASK, 0, 30)
+        assert (len(page), more) == (10, True)
+        rest, more = await log.read_after(TASK, page[-1].seq, 1_000_000)
+        assert (len(rest), more) == (590, False)
+
+
+async def test_the_last_record_replaces_the_others_and_heads_tell_states(connection: Connection) -> None:
+    log = TaskLog(connection)
+    async with log.running():
+        for number in range(30):
+            task = TaskName("me", f"t{number}")
+            head = await log.append(number % 2, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0)
+            if number % 3 == 0:
+                last = {**headers("record"), H_STATE: "completed", H_ROLLUP: "sub"}
+                await log.append(number % 2, task, b"2", last, expected=head)
+        assert [record.payload for record in await log.read(0, TaskName("me", "t0"))] == [b"2"]
+        heads = {task.id: (shard, head.state) async for task, shard, head in log.heads()}
+        assert heads == {f"t{n}": (n % 2, "completed" if n % 3 == 0 else "running") for n in range(30)}
+        assert len([task async for task, _, _ in log.heads(1)]) == 15
+    assert await log.read(0, TaskName("me", "unknown")) == []
+    assert [head async for head in log.heads(7)] == []
+
+
+async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Connection) -> None:
+    shard = shard_of(TASK, connection.shards)
+    first: list[Inbound] = []
+    second: list[Inbound] = []
+
+    async def keep(inbound: Inbound) -> None:
+        first.append(inbound)
+
+    async def take(inbound: Inbound) -> None:
+        second.append(inbound)
+        await other.ack(inbound)
+
+    consumers = ShardConsumers(connection, on_claim=keep, on_submit=keep)
+    other = ShardConsumers(connection, on_claim=take, on_submit=take)
+    log = TaskLog(connection)
+    async with consumers.running(), other.running():
+        await consumers.open(shard)
+        await connection.store(connection.subjects.claim("a1", "done", TASK), b"{}", headers("done"))
+        await until(lambda: len(first) == 1)
+        assert connection.subjects.parse_inbox(first[0].subject).peer == "a1"
+        assert await log.inbox_has(shard, TASK, "a1")
+        assert not await log.inbox_has(shard, TASK, "a2")
+        await other.open(shard)
+        await until(lambda: len(second) == 1)
+        assert second[0].seq == first[0].seq
+        with anyio.fail_after(10):
+            while await log.inbox_has(shard, TASK, "a1"):
+                await anyio.sleep(0.01)
+
+
+async def test_submits_are_pulled_by_class(connection: Connection) -> None:
+    shard = shard_of(TASK, connection.shards)
+    got: list[str] = []
+
+    async def submit(inbound: Inbound) -> None:
+        got.append(connection.subjects.parse_new(inbound.subject)[1])
+        await (consumers.nak(inbound, 0.1) if len(got) == 1 else consumers.ack(inbound))
+
+    consumers = ShardConsumers(connection, on_claim=submit, on_submit=submit)
+    async with consumers.running():
+        await consumers.open(shard)
+        for klass in ("low", "high"):
+            await connection.store(connection.subjects.submit(TASK, klass), b"{}", headers("submit"))
+        await consumers.pull(shard, "high", 5)
+        assert consumers.outstanding(shard, "high") == 5
+        await until(lambda: got == ["high", "high"])
+        assert consumers.outstanding(shard, "high") == 3
+        await consumers.pull(shard, "low", 1)
+        await until(lambda: got == ["high", "high", "low"])
+        assert consumers.outstanding(shard, "low") == 0
+    assert await TaskLog(connection).waiting() == 0
+
+
+async def serve(store: Path, port: int, stop: anyio.Event, *, task_status: TaskStatus[EmbeddedServer]) -> None:
+    """A server in a task of its own, so that it can end before what is connected to it."""
+    async with embedded_server(store, port) as running:
+        task_status.started(running)
+        await stop.wait()
+
+
+async def test_followed_values_come_first_and_again_after_a_restart(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def came(followed: Followed) -> None:
+        seen.append(f"{connection.subjects.last_token(followed.subject)}{followed.payload.decode()}")
+
+    async with anyio.create_task_group() as group:
+        stop = anyio.Event()
+        server: EmbeddedServer = await group.start(serve, tmp_path, 0, stop)
+        async with open_connection(server.url, name="me") as connection:
+            for value in (b"1", b"2"):
+                await connection.store(connection.subjects.offer("a"), value, headers("offer"))
+            async with follow(connection, OFFERS, connection.subjects.all_offers(), came):
+                await connection.store(connection.subjects.offer("b"), b"1", headers("offer"))
+                await until(lambda: seen == ["a2", "b1"])
+                stop.set()
+                await until(lambda: not connection.connected)
+                again = anyio.Event()
+                await group.start(serve, tmp_path, server.port, again)
+                await connection.store(connection.subjects.offer("c"), b"1", headers("offer"))
+                await until(lambda: seen[2:] == ["c1"])
+            again.set()
+
+
+async def test_a_stamp_is_read_from_both_forms_of_the_reply() -> None:
+    short = "$JS.ACK.AE_INBOX.claims-1.1.42.7.1700000000500000000.0"
+    long = "$JS.ACK._.hash.AE_INBOX.claims-1.1.42.7.1700000000500000000.0.x"
+    assert stamp_of(short) == stamp_of(long) == (42, 1_700_000_000.5)
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_144, 262_145, 3_000_000])
+async def test_bodies_go_there_and_back(connection: Connection, size: int) -> None:
+    body = bytes(number % 251 for number in range(size))
+    ref = await store_body(connection, TASK, body)
+    assert ref.bytes == size
+    assert ref.chunks == max(1, -(-size // 262_144))
+    assert await load_body(connection, TASK, ref) == body
+
+
+async def test_a_body_that_is_gone_or_wrong_is_a_plain_error(connection: Connection) -> None:
+    ref = await store_body(connection, TASK, b"x" * 300_000)
+    assert await load_chunk(connection, TASK, ref.digest, 9) is None
+    with pytest.raises(BusError, match="gone"):
+        await load_body(connection, TASK, BlobRef(digest=ref.digest, bytes=ref.bytes, chunks=3))
+    with pytest.raises(BusError, match="digest"):
+        await load_body(connection, TASK, BlobRef(digest=ref.digest, bytes=5, chunks=1))

@@ -1,0 +1,133 @@
+"""Connection and streams: made, compared, one size check, durable sends that outlive the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
+from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.errors import ApiError
+from agentexecutor.bus.streams import stream_settings
+from agentexecutor.schemas import TooLarge
+from agentexecutor.schemas.codec import headers
+from agentexecutor.schemas.names import TaskName
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from agentexecutor.bus import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+TASK = TaskName("me", "t1")
+
+
+async def test_streams_are_made_once_and_keep_their_shards(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me", shards=4) as connection:
+        assert connection.shards == 4
+        for wanted in stream_settings("ae.v1", 4, 1):
+            config = (await connection.api(f"STREAM.INFO.{wanted['name']}", {}))["config"]
+            assert config["subjects"] == wanted["subjects"]
+    async with open_connection(server.url, name="you", shards=16) as connection:
+        assert connection.shards == 4, "read from the stream, never from a setting"
+
+
+async def test_another_setting_is_an_error_that_names_both(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        config = (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]
+        await connection.api("STREAM.UPDATE.AE_LOG", {**config, "discard": "old"})
+    with pytest.raises(StreamMismatch, match=r"AE_LOG has discard 'old'.*wants 'new'"):
+        async with open_connection(server.url, name="me"):
+            pytest.fail("it must not be taken")
+
+
+async def test_two_prefixes_are_two_tenants(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as one, open_connection(server.url, name="me", prefix="blue.v1") as two:
+        assert await one.store(one.subjects.submit(TASK, "normal"), b"{}", headers("submit")) == 1
+        assert await two.store(two.subjects.submit(TASK, "normal"), b"{}", headers("submit")) == 1
+
+
+async def test_without_a_stream_nothing_answers_a_store(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        with pytest.raises(StoreTimeout, match="did not answer"):
+            await connection.store("nobody.keeps.this", b"{}", headers("submit"), timeout_s=0.5)
+
+
+async def test_sizes_are_checked_before_and_by_the_stream(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        subject = connection.subjects.submit(TASK, "normal")
+        with pytest.raises(TooLarge):
+            await connection.publish("x", b"x" * connection.max_payload, headers("submit"))
+        with pytest.raises(TooLarge):
+            await connection.publish("x", b"x" * (connection.max_payload - 30), headers("submit"))
+        with pytest.raises(TooLarge, match="exceeds maximum"):
+            await connection.store(subject, b"x" * 400_000, headers("submit"), timeout_s=5)
+        assert await connection.store(subject, b"{}", headers("submit")) == 1, "the connection lives on"
+
+
+async def test_a_full_stream_is_waited_for(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        config = (await connection.api("STREAM.INFO.AE_SUBMITS", {}))["config"]
+        await connection.api("STREAM.UPDATE.AE_SUBMITS", {**config, "max_msgs": 1})
+        await connection.store(connection.subjects.submit(TASK, "normal"), b"{}", headers("submit"))
+        second = connection.subjects.submit(TaskName("me", "t2"), "normal")
+        with pytest.raises(StoreTimeout, match="maximum messages"):
+            await connection.store(second, b"{}", headers("submit"), timeout_s=0.6)
+        async with anyio.create_task_group() as group:
+            group.start_soon(connection.store, second, b"{}", headers("submit"))
+            await anyio.sleep(0.3)
+            await connection.api("STREAM.PURGE.AE_SUBMITS", {})
+        info = await connection.api("STREAM.INFO.AE_SUBMITS", {})
+        assert info["state"]["messages"] == 1
+
+
+async def test_a_store_outlives_a_server_that_goes_away(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path) as first:
+        port = first.port
+        manager = open_connection(first.url, name="me")
+        connection = await manager.__aenter__()
+    reconnected = anyio.Event()
+
+    async def hook() -> None:
+        reconnected.set()
+
+    connection.on_reconnect(hook)
+    async with anyio.create_task_group() as group:
+        group.start_soon(connection.store, connection.subjects.submit(TASK, "normal"), b"{}", headers("submit"))
+        await anyio.sleep(0.3)
+        async with embedded_server(tmp_path, port=port):
+            with anyio.fail_after(20):
+                await reconnected.wait()
+                while (await connection.api("STREAM.INFO.AE_SUBMITS", {}))["state"]["messages"] == 0:
+                    await anyio.sleep(0.05)
+            await manager.__aexit__(None, None, None)
+
+
+async def test_a_callback_that_raises_does_not_end_its_subscription(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[bytes] = []
+    done = anyio.Event()
+
+    async def callback(message: Msg) -> None:
+        seen.append(message.data)
+        if len(seen) == 2:
+            done.set()
+        raise ValueError(message.data)
+
+    async with open_connection(server.url, name="me") as connection:
+        await connection.subscribe("x", callback)
+        await connection.publish("x", b"1", {})
+        await connection.publish("x", b"2", {})
+        with anyio.fail_after(5):
+            await done.wait()
+    assert "could not be handled" in caplog.text
+
+
+async def test_the_api_tells_why_it_refuses(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        with pytest.raises(ApiError, match="stream not found") as raised:
+            await connection.api("STREAM.INFO.NONE", {})
+        assert raised.value.fields["err_code"] == 10059

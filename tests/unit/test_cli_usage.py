@@ -1,0 +1,170 @@
+"""The command line as it is typed: what exists, what --help shows, and what a command that cannot be meant like this says. No bus."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from agentexecutor.console.main import COMMANDS, cli, main
+from agentexecutor.console.options import Command
+
+HELLO = "examples/hello/agent.py:agent"
+NAMES = [
+    "demo",
+    "up",
+    "agent",
+    "coordinator",
+    "submit",
+    "tasks",
+    "show",
+    "watch",
+    "cancel",
+    "feedback",
+    "agents",
+    "unserved",
+    "doctor",
+    "schema",
+]
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the project's folder, with nothing on stdin and no bus to be found."""
+    before = set(sys.modules)
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    monkeypatch.setenv("AGENTEXECUTOR_NATS_URL", "nats://127.0.0.1:1")
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_all_commands_are_there_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [command.name for command in COMMANDS] == NAMES
+    assert run("--help") == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert listed == NAMES
+
+
+@pytest.mark.parametrize("name", ["plan", "replay", "bench", "conformance", "auth", "nonsense"])
+def test_what_is_not_built_does_not_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name) == 2
+    assert f"No such command '{name}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_explains_itself_with_examples_and_takes_nats_and_json(name: str) -> None:
+    command = cli.commands[name]
+    assert isinstance(command, Command)
+    assert all(f"agentexecutor {name}" in example for example in command.examples)
+    shown = CliRunner().invoke(cli, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "--nats URL" in shown.output
+    assert "--json" in shown.output
+    assert "Examples:" in shown.output
+    for example in command.examples:
+        assert f"  {example}\n" in shown.output
+    assert command.help is not None
+    assert (command.help or "").splitlines()[0].endswith(".")
+    assert [o.name for o in command.params if isinstance(o, click.Option) and o.name != "as_json" and not o.help] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("submit", "greet", "{name: 1}"), "line 1, column 2"),
+        (("submit", "greet", '["Ada"]'), "no JSON object"),
+        (("submit", "greet"), "INPUT"),
+        (("submit",), "CAPABILITY and INPUT are missing"),
+        (("submit", "greet", "@no-such-file"), "cannot be read"),
+        (("submit", "two words", "{}"), "cannot name a capability"),
+        (("submit", "greet", "{}", "--plan", "p.json"), "exclude each other"),
+        (("submit", "greet", "{}", "--auction", "dutch"), "dutch"),
+        (("submit", "greet", "{}", "--deadline", "0"), "--deadline"),
+        (("submit", "greet", "{}", "--priority", "high"), "--priority"),
+        (("submit", "--goal", "be happy"), "--goal"),
+        (("submit", "--plan", "-"), "The plan in stdin is no JSON"),
+        (("submit", "--plan", "no-such-file"), "cannot be read"),
+        (("show",), "TASK"),
+        (("show", "a b"), "cannot name"),
+        (("show", "a.b.c"), "cannot name"),
+        (("watch", "--json"), "TASK"),
+        (("feedback", "t1"), "--verdict"),
+        (("feedback", "t1", "--verdict", "maybe"), "maybe"),
+        (("tasks", "--limit", "0"), "--limit"),
+        (("agent",), "FILE.py:NAME"),
+        (("agent", "no-such-file.py:agent"), "no file"),
+        (("agent", "examples/hello/agent.py"), "names no agent"),
+        (("agent", "examples/hello/agent.py:nobody"), "There is: agent"),
+        (("agent", HELLO, "--name", "a b"), "cannot name a peer"),
+        (("agent", HELLO, "--capacity", "0"), "--capacity"),
+        (("up", "--port", "70000"), "--port"),
+        (("up", "--nats", "nats://10.0.0.1:4222"), "127.0.0.1 only"),
+        (("up", "--nats", "nats://127.0.0.1:x"), "cannot serve"),
+        (("schema",), "DIR"),
+        (("schema", "pyproject.toml"), "pyproject.toml"),
+        (("doctor", "--nonsense"), "--nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_meant_ends_with_2_and_a_sentence(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "Error: " in err
+    assert "Traceback" not in err
+
+
+PLANS = [
+    ('{"subtasks": {}}', "no subtasks"),
+    ('{"subtasks": {"a": {"capability": "x", "after": ["b"]}, "b": {"capability": "x", "after": ["a"]}}}', "cycle: a -> b -> a"),
+    ('{"subtasks": {"a": {"capability": "x", "input": {"y": {"$ref": "b"}}}}}', "needs 'b', which the plan does not have"),
+    ('{"subtasks": {"a b": {"capability": "x"}}}', "'a b' cannot name a subtask"),
+    ('{"subtasks": {"a": {"capability": "two words"}}}', "cannot name a capability"),
+    ('{"subtasks": {"a": {}}}', "missing required field `capability`"),
+    ('{"subtasks": {"a": {"capability": "x", "retries": "many"}}}', "retries"),
+    ('{"subtasks": {"a": {"capability": "x"}}, "result": "b"}', "result names 'b'"),
+    ('{"subtasks": {"a": {"capability": "x"}},}', "line 1"),
+    ("[]", "does not fit"),
+]
+
+
+@pytest.mark.parametrize(("plan", "said"), PLANS, ids=[said for _, said in PLANS])
+def test_a_plan_that_cannot_run_is_refused_before_it_is_sent(
+    plan: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(plan.encode())))
+    assert run("submit", "--plan", "-") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("agentexecutor, version ")
+
+
+def test_an_unforeseen_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks() -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(cli.commands["schema"], "callback", lambda **_: breaks())
+    with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+        main(["schema", "x"])
