@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncIterator
 
 import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, agent, client, coordinating
+from peers import QUICK, Place, agent, client, coordinating
 
 from agentexecutor.bus.log import TaskLog
-from agentexecutor.bus.server import EmbeddedServer
+from agentexecutor.bus.server import embedded_server
+from agentexecutor.bus.streams import INBOX, stream_name
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TYPE, headers
 from agentexecutor.schemas.names import TaskName, new_id
@@ -19,11 +21,29 @@ from agentexecutor.schemas.subjects import shard_of
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def url() -> AsyncIterator[str]:
+    async with embedded_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def place(url: str) -> Place:
+    """A bus of one's own, on a server for all tests of this file."""
+    return Place(url, f"t{new_id(8)}")
+
+
 INPUT = Raw(b'{"x":1}')
 
 
-async def test_submit_award_accept_done_result(server: EmbeddedServer) -> None:
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_submit_award_accept_done_result(place: Place) -> None:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         await me.until_agents(1)
         task = await me.submit("t1", capability="echo", input=INPUT, priority=3)
         award = await a1.award()
@@ -44,8 +64,8 @@ async def test_submit_award_accept_done_result(server: EmbeddedServer) -> None:
         assert coordinator.counters["faults"] == 0
 
 
-async def test_one_record_for_accept_and_done(server: EmbeddedServer) -> None:
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_one_record_for_accept_and_done(place: Place) -> None:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         await me.until_agents(1)
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
@@ -55,11 +75,11 @@ async def test_one_record_for_accept_and_done(server: EmbeddedServer) -> None:
         assert coordinator.counters["records"] == 2, "the accept rides on the record of the done"
 
 
-async def test_declined_goes_to_another(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_declined_goes_to_another(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         first = await a1.award()
-        async with agent(server.url, "a2", "echo") as a2:
+        async with agent(place, "a2", "echo") as a2:
             await a1.decline(first)
             second = await a2.award()
             assert (second.epoch, second.attempt) == (2, 2)
@@ -69,8 +89,8 @@ async def test_declined_goes_to_another(server: EmbeddedServer) -> None:
         assert [(a.agent, a.state) for a in attempts] == [("a1", "declined"), ("a2", "completed")]
 
 
-async def test_no_accept_in_time(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_no_accept_in_time(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         first = await a1.award()
         cancel = await a1.expect("cancel")
@@ -81,12 +101,12 @@ async def test_no_accept_in_time(server: EmbeddedServer) -> None:
         assert (await me.result(task)).state == "completed"
 
 
-async def test_lost_agent(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_lost_agent(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         await a1.accept(await a1.award())
         a1.offering = False
-        async with agent(server.url, "a2", "echo") as a2:
+        async with agent(place, "a2", "echo") as a2:
             second = await a2.award()
             await a2.done(second)
             assert (await me.result(task)).state == "completed"
@@ -94,22 +114,22 @@ async def test_lost_agent(server: EmbeddedServer) -> None:
         assert [(a.agent, a.state) for a in attempts] == [("a1", "lost"), ("a2", "completed")]
 
 
-async def test_restarted_agent_is_another(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_restarted_agent_is_another(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         first = await a1.award()
         await a1.accept(first)
         await me.until(task, lambda view: view.subtasks["main"].state == "running")
         a1.offering = False
-        async with agent(server.url, "a1", "echo") as again:
+        async with agent(place, "a1", "echo") as again:
             second = await again.award()
             assert (second.epoch, second.boot) == (2, again.boot)
             await again.done(second)
         assert (await me.result(task)).state == "completed"
 
 
-async def test_retries_with_back_off(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_retries_with_back_off(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo", retries=1)
         await a1.failed(await a1.award(), "first")
         again = await a1.award()
@@ -125,8 +145,8 @@ async def test_retries_with_back_off(server: EmbeddedServer) -> None:
         assert (await me.result(other)).state == "failed"
 
 
-async def test_attempt_times_out(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_attempt_times_out(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo", timeout_s=0.3, retries=0)
         award = await a1.award()
         await a1.accept(award)
@@ -136,19 +156,19 @@ async def test_attempt_times_out(server: EmbeddedServer) -> None:
         assert result.error.code == "deadline"
 
 
-async def test_deadline_counts_from_the_submit(server: EmbeddedServer) -> None:
-    async with client(server.url) as me:
+async def test_deadline_counts_from_the_submit(place: Place) -> None:
+    async with client(place) as me:
         task = await me.submit("t1", capability="nobody.does", deadline_s=0.3)
         await anyio.sleep(0.3)
-        async with coordinating(server.url):
+        async with coordinating(place):
             result = await me.result(task)
             assert result.state == "failed"
             assert result.error is not None
             assert result.error.code == "deadline"
 
 
-async def test_stale_epoch_is_cancelled(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_stale_epoch_is_cancelled(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         first = await a1.award()
         await a1.decline(first)
@@ -161,8 +181,8 @@ async def test_stale_epoch_is_cancelled(server: EmbeddedServer) -> None:
         assert (await a1.expect("cancel")).epoch == second.epoch, "ended: late claims are told to stop"
 
 
-async def test_offer_with_a_stale_epoch_is_cancelled(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo", capacity=4) as a1, client(server.url) as me:
+async def test_offer_with_a_stale_epoch_is_cancelled(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo", capacity=4) as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         await a1.done(await a1.award())
         await me.result(task)
@@ -172,12 +192,12 @@ async def test_offer_with_a_stale_epoch_is_cancelled(server: EmbeddedServer) -> 
         assert cancels == {("me.t1", 1), ("me.t9", 4)}
 
 
-async def test_claims_that_cannot_be_are_refused(server: EmbeddedServer) -> None:
+async def test_claims_that_cannot_be_are_refused(place: Place) -> None:
     async with (
-        coordinating(server.url) as coordinator,
-        agent(server.url, "a1", "echo") as a1,
-        agent(server.url, "a2", "other") as a2,
-        client(server.url) as me,
+        coordinating(place) as coordinator,
+        agent(place, "a1", "echo") as a1,
+        agent(place, "a2", "other") as a2,
+        client(place) as me,
     ):
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
@@ -204,22 +224,22 @@ async def test_claims_that_cannot_be_are_refused(server: EmbeddedServer) -> None
         assert coordinator.counters["claims refused"] >= 2
 
 
-async def test_a_claim_waits_for_its_task(server: EmbeddedServer) -> None:
+async def test_a_claim_waits_for_its_task(place: Place) -> None:
     """Unknown while its submit is in the queue is no reason to refuse: it comes again."""
     settings = dataclasses.replace(QUICK, open_tasks=0)
-    async with agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+    async with agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
-        async with coordinating(server.url, settings=settings):
+        async with coordinating(place, settings=settings):
             award = m.Award(task=str(task), subtask="main", capability="echo", epoch=1, boot=a1.boot)
             await a1.done(award, "early")
             assert (await me.state(task)).state == "waiting"
-        async with coordinating(server.url, settings=dataclasses.replace(QUICK, accept_timeout_s=10.0)):
+        async with coordinating(place, settings=dataclasses.replace(QUICK, accept_timeout_s=10.0)):
             assert bytes((await me.result(task)).result) == b'"early"'
         assert a1.count("refused") == 0
 
 
-async def test_undecodable_stops_nothing(server: EmbeddedServer) -> None:
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_undecodable_stops_nothing(place: Place) -> None:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         subject = a1.subjects.claim("a1", "done", task)
@@ -242,12 +262,12 @@ async def test_undecodable_stops_nothing(server: EmbeddedServer) -> None:
         counted = {name: count for name, count in coordinator.counters.items() if name.startswith("messages")}
         assert counted == {"messages undecodable": 7, "messages unknown": 2, "messages untyped": 1}
         assert len(coordinator.unusable) == 10
-        info = await me.connection.api("STREAM.INFO.AE_INBOX", {})
+        info = await me.connection.api(f"STREAM.INFO.{stream_name(INBOX, me.connection.prefix)}", {})
         assert info["state"]["messages"] == 0, "all are acknowledged"
 
 
-async def test_cancel(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_cancel(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         await a1.accept(award)
@@ -260,8 +280,8 @@ async def test_cancel(server: EmbeddedServer) -> None:
         assert result.error.message == "enough"
 
 
-async def test_cancel_before_the_submit_is_a_tombstone(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_cancel_before_the_submit_is_a_tombstone(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = TaskName("me", "t1")
         await me.claim("cancel", task, m.CancelTask(reason="never mind"))
         assert (await me.result(task)).state == "cancelled"
@@ -271,8 +291,8 @@ async def test_cancel_before_the_submit_is_a_tombstone(server: EmbeddedServer) -
         assert a1.count("award") == 0
 
 
-async def test_submitted_twice(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_submitted_twice(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo", input=INPUT)
         await a1.done(await a1.award(), 5)
         await me.result(task)
@@ -285,8 +305,8 @@ async def test_submitted_twice(server: EmbeddedServer) -> None:
         assert a1.count("award") == 0
 
 
-async def test_bad_submits_are_refused(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), client(server.url) as me:
+async def test_bad_submits_are_refused(place: Place) -> None:
+    async with coordinating(place), client(place) as me:
         step = m.SubtaskSpec(capability="echo", after=["b"])
         bad = {
             "none": m.Submit(),
@@ -306,8 +326,8 @@ async def test_bad_submits_are_refused(server: EmbeddedServer) -> None:
         assert (await me.state(TaskName("me", "cycle"))).state == "unknown"
 
 
-async def test_feedback_reaches_the_agent(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me, client(server.url, "eve") as eve:
+async def test_feedback_reaches_the_agent(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me, client(place, "eve") as eve:
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         await a1.accept(award)
@@ -325,8 +345,8 @@ async def test_feedback_reaches_the_agent(server: EmbeddedServer) -> None:
         await me.result(task)
 
 
-async def test_release_uses_no_try(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_release_uses_no_try(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo", retries=0)
         first = await a1.award()
         await a1.accept(first)
@@ -336,26 +356,26 @@ async def test_release_uses_no_try(server: EmbeddedServer) -> None:
         assert (await me.result(task)).state == "completed"
 
 
-async def test_a_late_claim_after_all_was_forgotten(server: EmbeddedServer) -> None:
+async def test_a_late_claim_after_all_was_forgotten(place: Place) -> None:
     """Another coordinator, which remembers nothing, reads from the log that the task has ended."""
-    async with agent(server.url, "a1", "echo") as a1, client(server.url) as me:
-        async with coordinating(server.url, "first"):
+    async with agent(place, "a1", "echo") as a1, client(place) as me:
+        async with coordinating(place, "first"):
             task = await me.submit("t1", capability="echo")
             award = await a1.award()
             await a1.done(award)
             await me.result(task)
-        async with coordinating(server.url, "second"):
+        async with coordinating(place, "second"):
             await a1.done(award, "again")
             cancel = await a1.expect("cancel")
             assert (cancel.task, cancel.epoch) == (str(task), award.epoch)
 
 
-async def test_call_and_broadcast_auctions(server: EmbeddedServer) -> None:
+async def test_call_and_broadcast_auctions(place: Place) -> None:
     async with (
-        coordinating(server.url),
-        agent(server.url, "a1", "echo") as a1,
-        agent(server.url, "a2", "echo") as a2,
-        client(server.url) as me,
+        coordinating(place),
+        agent(place, "a1", "echo") as a1,
+        agent(place, "a2", "echo") as a2,
+        client(place) as me,
     ):
         await me.until_agents(2)
         task = await me.submit("t1", capability="echo", auction="call", tailored=True, input=INPUT)

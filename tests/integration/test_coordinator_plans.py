@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, ScriptedAgent, agent, client, coordinating
+from peers import QUICK, Place, ScriptedAgent, agent, client, coordinating
 
-from agentexecutor.bus.server import EmbeddedServer
+from agentexecutor.bus.server import embedded_server
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, encode
-from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.references import Ref, encode_input, take
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def url() -> AsyncIterator[str]:
+    async with embedded_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def place(url: str) -> Place:
+    """A bus of one's own, on a server for all tests of this file."""
+    return Place(url, f"t{new_id(8)}")
+
 
 PATIENT = dataclasses.replace(QUICK, accept_timeout_s=30.0)
 LARGE = 300_000
@@ -43,8 +62,8 @@ async def full_input(peer: ScriptedAgent, award: m.Award) -> Any:
     return value
 
 
-async def test_a_plan_runs_in_order(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "make", "add", capacity=4) as a1, client(server.url) as me:
+async def test_a_plan_runs_in_order(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "make", "add", capacity=4) as a1, client(place) as me:
         task = await me.submit(
             "t1",
             plan=plan(
@@ -71,8 +90,8 @@ async def test_a_plan_runs_in_order(server: EmbeddedServer) -> None:
         assert {name: subtask.state for name, subtask in view.subtasks.items()} == dict.fromkeys(("a", "b", "sum", "last"), "completed")
 
 
-async def test_all_final_results_by_name(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "make", capacity=4) as a1, client(server.url) as me:
+async def test_all_final_results_by_name(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "make", capacity=4) as a1, client(place) as me:
         task = await me.submit("t1", plan=plan({"a": spec("make"), "b": spec("make", on_failure="skip")}))
         awards = {award.subtask: award for award in [await a1.award(), await a1.award()]}
         await a1.done(awards["a"], [1])
@@ -80,8 +99,8 @@ async def test_all_final_results_by_name(server: EmbeddedServer) -> None:
         assert msgspec.json.decode((await me.result(task)).result) == {"a": [1], "b": None}
 
 
-async def test_a_reference_to_nothing_fails_the_task(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "make") as a1, client(server.url) as me:
+async def test_a_reference_to_nothing_fails_the_task(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "make") as a1, client(place) as me:
         task = await me.submit("t1", plan=plan({"a": spec("make"), "b": spec("make", {"x": Ref("a/missing")})}))
         await a1.done(await a1.award(), {"there": 1})
         result = await me.result(task)
@@ -91,12 +110,12 @@ async def test_a_reference_to_nothing_fails_the_task(server: EmbeddedServer) -> 
 
 
 @pytest.mark.parametrize(("by", "shares"), [("capacity", [2, 4]), ("equal", [3, 3])])
-async def test_split_and_join(server: EmbeddedServer, by: Any, shares: list[int]) -> None:
+async def test_split_and_join(place: Place, by: Any, shares: list[int]) -> None:
     async with (
-        coordinating(server.url),
-        agent(server.url, "a1", "up", capacity=5) as a1,
-        agent(server.url, "a2", "up", capacity=10) as a2,
-        client(server.url) as me,
+        coordinating(place),
+        agent(place, "a1", "up", capacity=5) as a1,
+        agent(place, "a2", "up", capacity=10) as a2,
+        client(place) as me,
     ):
         await me.until_agents(2)
         words = ["a", "b", "c", "d", "e", "f"]
@@ -111,8 +130,8 @@ async def test_split_and_join(server: EmbeddedServer, by: Any, shares: list[int]
         assert msgspec.json.decode((await me.result(task)).result) == ["A", "B", "C", "D", "E", "F"]
 
 
-async def test_split_with_merge_over_a_reference(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "make", "up", "merge", capacity=9) as a1, client(server.url) as me:
+async def test_split_with_merge_over_a_reference(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "make", "up", "merge", capacity=9) as a1, client(place) as me:
         split = m.Split(over="words", into=2, by="equal", merge="merge")
         task = await me.submit(
             "t1", plan=plan({"make": spec("make"), "all": spec("up", {"words": Ref("make/w"), "k": 1}, split=split)}, result="all")
@@ -128,28 +147,28 @@ async def test_split_with_merge_over_a_reference(server: EmbeddedServer) -> None
         assert bytes((await me.result(task)).result) == b"6"
 
 
-async def test_split_waits_for_the_first_agent(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), client(server.url) as me:
+async def test_split_waits_for_the_first_agent(place: Place) -> None:
+    async with coordinating(place), client(place) as me:
         task = await me.submit("t1", plan=plan({"all": spec("up", {"words": [1, 2]}, split=m.Split(over="words"))}))
         view = await me.until(task, lambda view: view.subtasks["all"].state == "parked")
         assert view.state == "running"
         lines = msgspec.json.decode((await me.ask("unserved")).body)["unserved"]
         assert [(line["capability"], line["tasks"]) for line in lines] == [("up", ["me.t1"])]
-        async with agent(server.url, "a1", "up") as a1:
+        async with agent(place, "a1", "up") as a1:
             await a1.done(await a1.award("all-1"), [3, 4])
             assert bytes((await me.result(task)).result) == b"[3,4]"
 
 
-async def test_split_of_what_is_no_list(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), client(server.url) as me:
+async def test_split_of_what_is_no_list(place: Place) -> None:
+    async with coordinating(place), client(place) as me:
         task = await me.submit("t1", plan=plan({"all": spec("up", {"words": 5}, split=m.Split(over="words"))}))
         result = await me.result(task)
         assert result.error is not None
         assert result.error.code == "input"
 
 
-async def test_extend(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), agent(server.url, "a1", "parent", "child", capacity=3) as a1, client(server.url) as me:
+async def test_extend(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "parent", "child", capacity=3) as a1, client(place) as me:
         task = await me.submit("t1", capability="parent")
         award = await a1.award("main")
         await a1.accept(award)
@@ -167,9 +186,9 @@ async def test_extend(server: EmbeddedServer) -> None:
         assert bytes((await me.result(task)).result) == b'"end"'
 
 
-async def test_a_plan_of_10000_subtasks(server: EmbeddedServer) -> None:
+async def test_a_plan_of_10000_subtasks(place: Place) -> None:
     """It comes by reference, and its records are cut to size."""
-    async with coordinating(server.url) as coordinator, client(server.url) as me:
+    async with coordinating(place) as coordinator, client(place) as me:
         task = TaskName("me", "t1")
         many = plan({f"s{n:05}": spec("nobody.does", {"n": n}) for n in range(10_000)})
         ref = await me.put(task, many)
@@ -184,8 +203,8 @@ async def test_a_plan_of_10000_subtasks(server: EmbeddedServer) -> None:
         assert coordinator.counters["faults"] == 0
 
 
-async def test_a_plan_that_cannot_be_read_is_refused(server: EmbeddedServer) -> None:
-    async with coordinating(server.url), client(server.url) as me:
+async def test_a_plan_that_cannot_be_read_is_refused(place: Place) -> None:
+    async with coordinating(place), client(place) as me:
         ref = await me.put(TaskName("me", "t1"), ["no plan"])
         await me.submit("t1", plan_blob=ref)
         assert (await me.expect("refused")).error.code == "input"
@@ -196,12 +215,12 @@ async def test_a_plan_that_cannot_be_read_is_refused(server: EmbeddedServer) -> 
 
 
 @pytest.mark.parametrize("size", [LARGE, HUGE])
-async def test_large_bodies_everywhere(server: EmbeddedServer, size: int) -> None:
+async def test_large_bodies_everywhere(place: Place, size: int) -> None:
     """Input, result, references to both, shares, joined results, the task's own result: by reference when they are large."""
     async with (
-        coordinating(server.url, settings=PATIENT) as coordinator,
-        agent(server.url, "a1", "make", "use", capacity=9) as a1,
-        client(server.url) as me,
+        coordinating(place, settings=PATIENT) as coordinator,
+        agent(place, "a1", "make", "use", capacity=9) as a1,
+        client(place) as me,
     ):
         task = TaskName("me", "t1")
         rows = ["x" * 1000] * (size // 1000)
@@ -246,12 +265,12 @@ async def test_large_bodies_everywhere(server: EmbeddedServer, size: int) -> Non
         assert coordinator.counters["faults"] == 0
 
 
-async def test_large_bodies_inline(server: EmbeddedServer) -> None:
+async def test_large_bodies_inline(place: Place) -> None:
     """Peers that send up to the stream's limit inline, in every message that has a body."""
     async with (
-        coordinating(server.url, settings=PATIENT) as coordinator,
-        agent(server.url, "a1", "make", capacity=9) as a1,
-        client(server.url) as me,
+        coordinating(place, settings=PATIENT) as coordinator,
+        agent(place, "a1", "make", capacity=9) as a1,
+        client(place) as me,
     ):
         text = "é" * 140_000
         task = await me.submit("t1", capability="make", input=Raw(encode({"text": text})))

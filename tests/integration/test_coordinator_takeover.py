@@ -12,18 +12,18 @@ import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Peer, agent, client, coordinating
+from peers import QUICK, Place, agent, client, coordinating
 
 from agentexecutor.bus.connection import Headers, open_connection
 from agentexecutor.bus.errors import AppendUnknown
 from agentexecutor.bus.log import TaskLog
-from agentexecutor.bus.server import EmbeddedServer, embedded_server
+from agentexecutor.bus.server import embedded_server
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import encode, headers
-from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.references import Ref, encode_input
 from agentexecutor.schemas.subjects import shard_of
 
@@ -38,10 +38,27 @@ PLAN = m.PlanSpec(
 )
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def url() -> AsyncIterator[str]:
+    async with embedded_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def place(url: str) -> Place:
+    """A bus of one's own, on a server for all tests of this file."""
+    return Place(url, f"t{new_id(8)}")
+
+
 @asynccontextmanager
-async def killable(url: str, name: str) -> AsyncIterator[tuple[Coordinator, anyio.CancelScope]]:
+async def killable(place: Place, name: str) -> AsyncIterator[tuple[Coordinator, anyio.CancelScope]]:
     """A coordinator, and the scope whose cancelling ends it without a goodbye."""
-    async with open_connection(url, name=name) as connection, anyio.create_task_group() as group:
+    async with open_connection(place.url, name=name, prefix=place.prefix) as connection, anyio.create_task_group() as group:
         coordinator = Coordinator(connection, settings=QUICK)
         await group.start(coordinator.run)
         yield coordinator, group.cancel_scope
@@ -54,26 +71,10 @@ async def until(fits: Callable[[], bool]) -> None:
             await anyio.sleep(0.02)
 
 
-async def until_held(peer: Peer, holders: dict[str, int]) -> None:
-    """Wait until the leases say that each holds so many shards."""
-    log = TaskLog(peer.connection)
-    with anyio.fail_after(15):
-        while True:
-            found: dict[str, int] = {}
-            for shard in range(peer.connection.shards):
-                last = await log.last_of("AE_LEASE", peer.subjects.lease(shard))
-                if last is not None and last.payload is not None:
-                    holder = msgspec.json.decode(last.payload, type=m.Lease).holder
-                    found[holder] = found.get(holder, 0) + 1
-            if found == holders:
-                return
-            await anyio.sleep(0.05)
-
-
-async def test_a_killed_coordinator_is_replaced(server: EmbeddedServer) -> None:
-    async with client(server.url) as me, agent(server.url, "a1", "echo", capacity=100) as a1, coordinating(server.url, "survivor"):
-        async with killable(server.url, "victim") as (_, victim):
-            await until_held(me, {"survivor": 8, "victim": 8})
+async def test_a_killed_coordinator_is_replaced(place: Place) -> None:
+    async with client(place) as me, agent(place, "a1", "echo", capacity=100) as a1, coordinating(place, "survivor"):
+        async with killable(place, "victim") as (_, victim):
+            await me.until_held({"survivor": 8, "victim": 8})
             tasks = [await me.submit(f"t{n}", plan=PLAN) for n in range(32)]
             awards = [await a1.award("a") for _ in tasks]
             for award in awards:
@@ -83,7 +84,7 @@ async def test_a_killed_coordinator_is_replaced(server: EmbeddedServer) -> None:
             moved = [task for task in tasks if (await me.story(task))[0][0] == "victim"]
             assert 0 < len(moved) < len(tasks)
             victim.cancel()
-        await until_held(me, {"survivor": 16})
+        await me.until_held({"survivor": 16})
         for task in moved:
             await me.until_story(task, lambda story: story[-1] == ("survivor", "held"))
         for award in awards:
@@ -98,16 +99,16 @@ async def test_a_killed_coordinator_is_replaced(server: EmbeddedServer) -> None:
             assert kinds.count("awarded") == 3, "nothing runs twice"
 
 
-async def test_all_stopped_in_the_middle_of_a_plan(server: EmbeddedServer) -> None:
-    async with client(server.url) as me, agent(server.url, "a1", "echo", capacity=2) as a1:
-        async with killable(server.url, "first"):
+async def test_all_stopped_in_the_middle_of_a_plan(place: Place) -> None:
+    async with client(place) as me, agent(place, "a1", "echo", capacity=2) as a1:
+        async with killable(place, "first"):
             task = await me.submit("t1", plan=PLAN)
             award = await a1.award("a")
             await a1.accept(award)
             await me.until(task, lambda view: view.subtasks["a"].state == "running")
         await a1.done(award, 1)
         await me.claim("feedback", task, m.FeedbackClaim(text="go on"))
-        async with coordinating(server.url, "second"):
+        async with coordinating(place, "second"):
             for name in ("b", "c"):
                 following = await a1.award(name)
                 await a1.done(following, msgspec.json.decode(following.input)["x"] + 1)
@@ -117,12 +118,12 @@ async def test_all_stopped_in_the_middle_of_a_plan(server: EmbeddedServer) -> No
             assert {coordinator for coordinator, _ in story} == {"first", "second"}
 
 
-async def test_shards_move_in_good_order(server: EmbeddedServer) -> None:
+async def test_shards_move_in_good_order(place: Place) -> None:
     """A second one joins and leaves under load: nothing is lost, nothing is taken by force."""
     async with (
-        client(server.url) as me,
-        agent(server.url, "a1", "echo", capacity=1000) as a1,
-        coordinating(server.url, "first") as first,
+        client(place) as me,
+        agent(place, "a1", "echo", capacity=1000) as a1,
+        coordinating(place, "first") as first,
         anyio.create_task_group() as group,
     ):
         group.start_soon(a1.work, lambda _: 1)
@@ -133,12 +134,12 @@ async def test_shards_move_in_good_order(server: EmbeddedServer) -> None:
                 tasks.append(await me.submit(f"t{n}", capability="echo"))
                 await anyio.sleep(0.002)
 
-        await until_held(me, {"first": 16})
+        await me.until_held({"first": 16})
         async with anyio.create_task_group() as loading:
             loading.start_soon(load)
-            async with coordinating(server.url, "second") as second:
-                await until_held(me, {"first": 8, "second": 8})
-            await until_held(me, {"first": 16})
+            async with coordinating(place, "second") as second:
+                await me.until_held({"first": 8, "second": 8})
+            await me.until_held({"first": 16})
         for task in tasks:
             assert (await me.state(task)).state in ("completed", "running", "waiting")
         with anyio.fail_after(20):
@@ -148,9 +149,9 @@ async def test_shards_move_in_good_order(server: EmbeddedServer) -> None:
         group.cancel_scope.cancel()
 
 
-async def test_a_foreign_message_in_the_log_moves_the_head(server: EmbeddedServer) -> None:
+async def test_a_foreign_message_in_the_log_moves_the_head(place: Place) -> None:
     """A peer can have the server's acknowledgement stored in a log: it is passed over, the task goes on."""
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo", capacity=9) as a1, client(server.url) as me:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo", capacity=9) as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         await a1.accept(award)
@@ -166,9 +167,9 @@ async def test_a_foreign_message_in_the_log_moves_the_head(server: EmbeddedServe
 
 
 @pytest.mark.parametrize("stored", [True, False])
-async def test_an_append_without_an_answer(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
+async def test_an_append_without_an_answer(place: Place, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
     """Rule 1: the log tells whether the record is there; it is neither lost nor written twice."""
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         await me.until_agents(1)
         append = coordinator._log.append
         silent = 2
@@ -191,9 +192,9 @@ async def test_an_append_without_an_answer(server: EmbeddedServer, monkeypatch: 
         assert kinds == ["submitted", "planned", "ready", "awarded", "accepted", "completed", "completed"]
 
 
-async def test_a_late_holder_is_refused(server: EmbeddedServer) -> None:
+async def test_a_late_holder_is_refused(place: Place) -> None:
     """A coordinator that believes in its lease for too long finds its appends refused, and acknowledges nothing."""
-    async with client(server.url) as me, agent(server.url, "a1", "echo") as a1, killable(server.url, "late") as (late, scope):
+    async with client(place) as me, agent(place, "a1", "echo") as a1, killable(place, "late") as (late, scope):
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         await a1.accept(award)
@@ -204,7 +205,7 @@ async def test_a_late_holder_is_refused(server: EmbeddedServer) -> None:
         assert state.state is not None
         head = state.state.head
         scope.cancel()
-        async with coordinating(server.url, "new") as new:
+        async with coordinating(place, "new") as new:
             await a1.done(award, 1)
             await me.result(task)
             log = TaskLog(me.connection)
@@ -219,11 +220,11 @@ async def test_the_server_restarts(tmp_path: Path) -> None:
     """Two coordinators lose leases and offers with the server's memory, and find together again."""
     async with AsyncExitStack() as stack:
         async with embedded_server(tmp_path) as server:
-            url, port = server.url, server.port
-            me = await stack.enter_async_context(client(url))
-            a1 = await stack.enter_async_context(agent(url, "a1", "echo", capacity=20))
-            both = [await stack.enter_async_context(coordinating(url, name)) for name in ("one", "two")]
-            await until_held(me, {"one": 8, "two": 8})
+            place, port = Place(server.url), server.port
+            me = await stack.enter_async_context(client(place))
+            a1 = await stack.enter_async_context(agent(place, "a1", "echo", capacity=20))
+            both = [await stack.enter_async_context(coordinating(place, name)) for name in ("one", "two")]
+            await me.until_held({"one": 8, "two": 8})
             tasks = [await me.submit(f"t{n}", capability="echo") for n in range(10)]
             awards = [await a1.award() for _ in tasks]
             for award in awards:
@@ -236,11 +237,11 @@ async def test_the_server_restarts(tmp_path: Path) -> None:
         for task in tasks:
             assert bytes((await me.result(task)).result) == b"1"
             assert [kind for _, kind in await me.story(task)].count("awarded") == 1, "nobody was taken for lost"
-        await until_held(me, {"one": 8, "two": 8})
+        await me.until_held({"one": 8, "two": 8})
         assert [coordinator.counters["faults"] for coordinator in both] == [0, 0]
 
 
-async def test_a_fault_stops_nothing(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_stops_nothing(place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What nobody has foreseen is logged, counted, and tried again; here once in a task's turn and once in taking up a shard."""
     heads, turn = TaskLog.heads, Desk.turn
     broken = {"heads": True, "turn": True}
@@ -259,7 +260,7 @@ async def test_a_fault_stops_nothing(server: EmbeddedServer, monkeypatch: pytest
     monkeypatch.setattr(Desk, "turn", turn_broken_once)
     monkeypatch.setattr("agentexecutor.coordinator.shell.FAULT_S", 0.1)
     monkeypatch.setattr("agentexecutor.bus.consumers.ACK_WAIT_S", 1)
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         await a1.done(await a1.award(), 1)
         assert bytes((await me.result(task)).result) == b"1"
@@ -268,8 +269,8 @@ async def test_a_fault_stops_nothing(server: EmbeddedServer, monkeypatch: pytest
         assert "RuntimeError: heads" in caplog.text
 
 
-async def test_a_log_that_went_back_is_loaded_again(server: EmbeddedServer) -> None:
-    async with coordinating(server.url) as coordinator, agent(server.url, "a1", "echo") as a1, client(server.url) as me:
+async def test_a_log_that_went_back_is_loaded_again(place: Place) -> None:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         await a1.accept(award)
@@ -281,12 +282,12 @@ async def test_a_log_that_went_back_is_loaded_again(server: EmbeddedServer) -> N
         assert bytes((await me.result(task)).result) == b"1"
 
 
-async def test_parked_tasks_leave_memory(server: EmbeddedServer) -> None:
+async def test_parked_tasks_leave_memory(place: Place) -> None:
     small = dataclasses.replace(QUICK, open_tasks=200)
-    async with coordinating(server.url, settings=small) as coordinator, client(server.url) as me:
+    async with coordinating(place, settings=small) as coordinator, client(place) as me:
         tasks = [await me.submit(f"t{n}", capability="later", input=Raw(b'{"n":%d}' % n)) for n in range(300)]
         await until(lambda: coordinator._tasks.active <= 100 and len(coordinator._tasks) == 300)
-        async with agent(server.url, "a1", "later", capacity=100) as a1, anyio.create_task_group() as group:
+        async with agent(place, "a1", "later", capacity=100) as a1, anyio.create_task_group() as group:
             group.start_soon(a1.work, lambda award: msgspec.json.decode(award.input)["n"])
             for n, task in enumerate(tasks):
                 result: Any = await me.result(task)

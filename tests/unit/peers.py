@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
@@ -13,13 +14,14 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus.blobs import join, store_body
 from agentexecutor.bus.connection import Connection, open_connection
+from agentexecutor.bus.log import TaskLog
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, encode, headers
 from agentexecutor.schemas.names import TaskName, new_boot
-from agentexecutor.schemas.subjects import NOBODY, class_of
+from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
 PATIENCE_S = 20.0
 QUICK = Settings(
@@ -38,6 +40,14 @@ async def _until(look: Callable[[], Awaitable[T]], fits: Callable[[T], bool]) ->
             if fits(seen):
                 return seen
             await anyio.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bus of one's own on a server that others use too: a prefix."""
+
+    url: str
+    prefix: str = DEFAULT_PREFIX
 
 
 class Peer:
@@ -63,12 +73,19 @@ class Peer:
 
     async def expect(self, kind: str, fits: Callable[[Any], bool] = lambda _: True, *, re: str | None = None) -> Any:
         """The first message of a kind that fits, heard already or to come; it is taken out."""
+        body, _ = await self.expect_with_headers(kind, fits, re=re)
+        return body
+
+    async def expect_with_headers(
+        self, kind: str, fits: Callable[[Any], bool] = lambda _: True, *, re: str | None = None
+    ) -> tuple[Any, dict[str, str]]:
+        """The same, with its headers."""
         with anyio.fail_after(PATIENCE_S):
             while True:
                 for index, (what, _, body, made) in enumerate(self.heard):
                     if what == kind and (re is None or made.get(H_RE) == re) and fits(body):
                         del self.heard[index]
-                        return body
+                        return body, made
                 await self._more.wait()
 
     def count(self, kind: str) -> int:
@@ -76,11 +93,13 @@ class Peer:
 
     # what clients do
 
-    async def submit(self, task_id: str, submit: m.Submit | None = None, *, id: str | None = None, **fields: Any) -> TaskName:
+    async def submit(
+        self, task_id: str, submit: m.Submit | None = None, *, id: str | None = None, trace: dict[str, str] | None = None, **fields: Any
+    ) -> TaskName:
         task = TaskName(self.name, task_id)
         submit = submit or m.Submit(**fields)
         subject = self.subjects.submit(task, class_of(submit.priority))
-        await self.connection.store(subject, encode(submit), headers("submit", id=id), timeout_s=PATIENCE_S)
+        await self.connection.store(subject, encode(submit), headers("submit", trace, id=id), timeout_s=PATIENCE_S)
         return task
 
     async def claim(self, kind: str, task: TaskName, message: m.Message, *, id: str | None = None) -> str:
@@ -122,6 +141,21 @@ class Peer:
     async def until_story(self, task: TaskName, fits: Callable[[list[tuple[str, str]]], bool]) -> None:
         """Ask for the log until it fits."""
         await _until(lambda: self.story(task), fits)
+
+    async def until_held(self, holders: dict[str, int]) -> None:
+        """Wait until the leases say that each holds so many shards."""
+        log = TaskLog(self.connection)
+
+        async def look() -> dict[str, int]:
+            found: dict[str, int] = {}
+            for shard in range(self.connection.shards):
+                last = await log.last_of("AE_LEASE", self.subjects.lease(shard))
+                if last is not None and last.payload is not None:
+                    holder = msgspec.json.decode(last.payload, type=m.Lease).holder
+                    found[holder] = found.get(holder, 0) + 1
+            return found
+
+        await _until(look, lambda found: found == holders)
 
     async def agents(self) -> list[v.AgentView]:
         return msgspec.json.decode((await self.ask("agents")).body, type=v.AgentsView).agents
@@ -188,6 +222,9 @@ class ScriptedAgent(Peer):
         award: m.Award = await self.expect("award", lambda award: subtask is None or award.subtask == subtask)
         return award
 
+    async def award_with_headers(self) -> tuple[m.Award, dict[str, str]]:
+        return await self.expect_with_headers("award")
+
     def _of(self, award: m.Award) -> dict[str, Any]:
         return {"subtask": award.subtask, "epoch": award.epoch, "boot": self.boot}
 
@@ -235,8 +272,8 @@ class ScriptedAgent(Peer):
 
 
 @asynccontextmanager
-async def client(url: str, name: str = "me", **options: Any) -> AsyncIterator[Peer]:
-    async with open_connection(url, name=name, **options) as connection:
+async def client(place: Place, name: str = "me") -> AsyncIterator[Peer]:
+    async with open_connection(place.url, name=name, prefix=place.prefix) as connection:
         peer = Peer(connection)
         await connection.subscribe(connection.subjects.all_to(name), peer.hear)
         await connection.nats.flush()
@@ -245,9 +282,9 @@ async def client(url: str, name: str = "me", **options: Any) -> AsyncIterator[Pe
 
 @asynccontextmanager
 async def agent(
-    url: str, name: str, *capabilities: str, capacity: int = 1, labels: dict[str, str] | None = None, every_s: float = 0.2
+    place: Place, name: str, *capabilities: str, capacity: int = 1, labels: dict[str, str] | None = None, every_s: float = 0.2
 ) -> AsyncIterator[ScriptedAgent]:
-    async with open_connection(url, name=name) as connection:
+    async with open_connection(place.url, name=name, prefix=place.prefix) as connection:
         scripted = ScriptedAgent(connection, list(capabilities), capacity, labels or {})
         await connection.subscribe(connection.subjects.all_to(name), scripted.hear)
         await connection.nats.flush()
@@ -258,9 +295,9 @@ async def agent(
 
 
 @asynccontextmanager
-async def coordinating(url: str, name: str = "coord", settings: Settings = QUICK) -> AsyncIterator[Coordinator]:
+async def coordinating(place: Place, name: str = "coord", settings: Settings = QUICK) -> AsyncIterator[Coordinator]:
     """A coordinator that is stopped in good order at the end."""
-    async with open_connection(url, name=name) as connection, anyio.create_task_group() as group:
+    async with open_connection(place.url, name=name, prefix=place.prefix) as connection, anyio.create_task_group() as group:
         coordinator = Coordinator(connection, settings=settings)
         await group.start(coordinator.run)
         yield coordinator

@@ -8,6 +8,7 @@ winner of a lease makes the shard's consumers anew (10).
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import random
@@ -20,7 +21,6 @@ from typing import TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
@@ -34,6 +34,7 @@ from agentexecutor.bus.follow import Followed, follow
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord, TaskLog
 from agentexecutor.bus.streams import OFFERS, ensure_streams
+from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Twice, Waiting
@@ -69,6 +70,7 @@ NAK_S = 1.0
 PARKED_A_TICK = 500
 TWICE_S = 1.0
 LEVELS_S = 10.0
+SWEEP_S = 3600.0
 
 Job = Callable[[], Awaitable[None]]
 M = TypeVar("M", bound=m.Message)
@@ -119,13 +121,14 @@ class Coordinator:
         self._releasing: set[int] = set()
         self._checking: set[Suspect] = set()
         self._last_seq = 0
-        self._jobs: MemoryObjectSendStream[Entry | Job]
+        self._jobs: asyncio.Queue[Entry | Job] = asyncio.Queue()  # a memory object stream costs a tenth of all that is done for a task
         self._stopping = anyio.Event()
         self._left = anyio.Event()
         self._leases_changed = anyio.Event()
         self._alarm = anyio.Event()
         self._wakes_at = 0.0
         self._levels_at = 0.0
+        self._sweeps_at = time.monotonic() + SWEEP_S * random.random()
         self._short = False
         """Submits that were asked for have come: more may be asked for."""
         self._hearing: anyio.CancelScope | None = None
@@ -144,9 +147,6 @@ class Coordinator:
         forget = self._connection.on_reconnect(self._reconnected)
         try:
             async with AsyncExitStack() as stack:
-                self._jobs, jobs = anyio.create_memory_object_stream[Entry | Job](float("inf"))
-                stack.enter_context(self._jobs)
-                stack.enter_context(jobs)
                 for context in (
                     self._log.running(),
                     self._lease_stream.followed(self._lease_seen, self._member_seen),
@@ -156,7 +156,7 @@ class Coordinator:
                     await stack.enter_async_context(context)
                 async with anyio.create_task_group() as self._group:
                     for _ in range(WORKERS):
-                        self._group.start_soon(self._work, jobs)
+                        self._group.start_soon(self._work)
                     self._group.start_soon(self._keep_leases)
                     self._group.start_soon(self._keep_time)
                     task_status.started()
@@ -229,7 +229,7 @@ class Coordinator:
             await self._do(task, None, decide(state, input, 0.0, self._settings, 0).effects)
             await self._acknowledge(inbound)
         elif isinstance(input, ClaimIn) and large_result(input.claim, INLINE_LIMIT):
-            self._jobs.send_nowait(partial(self._prepare, number, task, errands.by_reference(input), inbound))
+            self._jobs.put_nowait(partial(self._prepare, number, task, errands.by_reference(input), inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
 
@@ -241,7 +241,7 @@ class Coordinator:
             return
         input = self._spans.submitted(input)
         if input.submit.plan_blob is not None:
-            self._jobs.send_nowait(partial(self._prepare, number, task, errands.fetch_plan(input), inbound))
+            self._jobs.put_nowait(partial(self._prepare, number, task, errands.fetch_plan(input), inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
         consumers = self._shards[number].consumers if number in self._shards else None
@@ -289,12 +289,13 @@ class Coordinator:
         elif not (entry.busy or entry.gone or shard.leaving.is_set()):
             entry.busy = True
             shard.busy += 1
-            self._jobs.send_nowait(entry)
+            self._jobs.put_nowait(entry)
 
     # turns
 
-    async def _work(self, jobs: MemoryObjectReceiveStream[Entry | Job]) -> None:
-        async for job in jobs:
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
             await (self._drive(job) if isinstance(job, Entry) else self._do_job(job))
 
     async def _do_job(self, job: Job) -> None:
@@ -565,7 +566,7 @@ class Coordinator:
     def _ring_in_time(self) -> None:
         """Send the calls that a turn has brought; wake `_keep_time` when something is due before it would wake by itself."""
         while self._desk.calls:
-            self._jobs.send_nowait(partial(self._send_call, self._desk.calls.pop(0)))
+            self._jobs.put_nowait(partial(self._send_call, self._desk.calls.pop(0)))
         due = self._desk.next_due()
         if due is not None and due < self._wakes_at:
             self._wakes_at = max(due, time.monotonic())
@@ -596,13 +597,21 @@ class Coordinator:
         for suspect in self._market.suspects(now):
             if suspect not in self._checking:
                 self._checking.add(suspect)
-                self._jobs.send_nowait(partial(self._confirm_lost, suspect))
+                self._jobs.put_nowait(partial(self._confirm_lost, suspect))
         if self._tasks.active > self._settings.open_tasks // 2:
             self._desk.park(PARKED_A_TICK, now)
         if now >= self._levels_at:
             self._levels_at = now + LEVELS_S
             self._spans.levels(self._tasks.active, len(self._shards), self._market.unserved(now))
+        if now >= self._sweeps_at:
+            self._sweeps_at = now + SWEEP_S
+            self._jobs.send_nowait(self._sweep)
         await self._admit(now)
+
+    async def _sweep(self) -> None:
+        """Bodies outlive their task's log by no more than the time that it was kept."""
+        before = self._clock.now(time.monotonic()) - self._settings.keep_s
+        self.counters["bodies swept"] += await sweep_bodies(self._connection, self._log, self._shards.__contains__, before=before)
 
     async def _confirm_lost(self, suspect: Suspect) -> None:
         """An agent that is gone may have sent a last claim: only when the inbox holds none is the award lost (5)."""
@@ -780,12 +789,12 @@ class Coordinator:
     async def _asked(self, asked: Asked) -> None:
         """Somebody asks; the answer is a job, or waits for the task's turn."""
         if asked.kind != "task":
-            self._jobs.send_nowait(partial(self._answers[asked.kind], asked))
+            self._jobs.put_nowait(partial(self._answers[asked.kind], asked))
             return
         number = shard_of(asked.task, self._connection.shards)
         if number in self._shards and self._leases.holds(time.monotonic(), number):
             if asked.ask.what == "log":
-                self._jobs.send_nowait(partial(self._answer_log, asked))
+                self._jobs.put_nowait(partial(self._answer_log, asked))
             else:
                 self._ask(asked.task, number, partial(self._answer_task, asked))
 

@@ -203,6 +203,11 @@ class Subjects:
         _, peer, shard, owner, task_id = self._tokens(subject, 5)
         return peer, int(shard), TaskName(owner, task_id)
 
+    def parse_blob(self, subject: str) -> TaskName:
+        """``blob.<owner>.<id>.<digest>.<n>`` → task."""
+        _, owner, task_id, _, _ = self._tokens(subject, 5)
+        return TaskName(owner, task_id)
+
     def parse_progress(self, subject: str) -> tuple[str, TaskName]:
         """``progress.<peer>.<owner>.<id>`` → peer, task."""
         _, peer, owner, task_id = self._tokens(subject, 4)

@@ -1,0 +1,209 @@
+"""What a coordinator answers, what it tells OpenTelemetry, and what it tidies up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from msgspec import Raw
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from peers import QUICK, Place, agent, client, coordinating
+
+from agentexecutor.bus import telemetry as t
+from agentexecutor.bus.server import embedded_server
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import encode, headers
+from agentexecutor.schemas.names import TaskName, new_id
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def url() -> AsyncIterator[str]:
+    async with embedded_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def place(url: str) -> Place:
+    return Place(url, f"t{new_id(8)}")
+
+
+async def test_a_task_is_answered_by_its_holder_alone(place: Place) -> None:
+    async with coordinating(place, "one"), coordinating(place, "two"), client(place) as me:
+        await me.until_held({"one": 8, "two": 8})
+        for n in range(10):
+            answer = await me.ask("task", TaskName("me", f"t{n}"))
+            assert (answer.of, msgspec.json.decode(answer.body)["state"]) == (2, "unknown")
+        await anyio.sleep(0.1)
+        assert me.count("answer") == 0, "each question was answered once"
+
+
+async def test_the_log_as_it_grows(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
+        await me.until_agents(1)
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        first = msgspec.json.decode((await me.ask("task", task, what="log")).body, type=v.LogView).records
+        assert [type(change).__name__ for entry in first for change in entry.record.changes] == ["Submitted", "Planned", "Ready", "Awarded"]
+        await a1.done(award)
+        await me.result(task)
+        rest = msgspec.json.decode((await me.ask("task", task, what="log", after=first[-1].seq)).body, type=v.LogView).records
+        assert [type(change).__name__ for entry in rest for change in entry.record.changes] == ["Accepted", "Completed", "Completed"]
+        whole = msgspec.json.decode((await me.ask("task", task, what="log")).body, type=v.LogView).records
+        assert [entry.seq for entry in whole] == [first[-1].seq, rest[-1].seq]
+        assert not any(entry.record.history for entry in whole)
+
+
+async def test_tasks_newest_first(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo", capacity=9) as a1, client(place) as me, client(place, "you") as you:
+        for n, priority in enumerate((0, 5, -3)):
+            await me.submit(f"t{n}", capability="echo", priority=priority)
+            await a1.accept(await a1.award())
+        other = await you.submit("t9", capability="echo")
+        await a1.done(await a1.award())
+        await you.result(other)
+
+        async def names(**question: Any) -> list[tuple[str, str, int]]:
+            body = msgspec.json.decode((await me.ask("tasks", **question)).body, type=v.TasksView)
+            return [(line.task, line.state, line.priority) for line in body.tasks]
+
+        assert (await names(limit=1))[0] == ("you.t9", "completed", 0)
+        assert sorted(await names(owner="me")) == [("me.t0", "running", 0), ("me.t1", "running", 5), ("me.t2", "running", -3)]
+        assert await names(states=["completed"]) == [("you.t9", "completed", 0)]
+
+
+async def test_submits_that_wait_are_counted(place: Place) -> None:
+    async with coordinating(place, settings=dataclasses.replace(QUICK, open_tasks=0)), client(place) as me:
+        for n in range(3):
+            await me.submit(f"t{n}", capability="echo")
+        body = msgspec.json.decode((await me.ask("tasks")).body, type=v.TasksView)
+        assert (body.tasks, body.waiting) == ([], 3)
+        assert (await me.view(TaskName("me", "t1"))).state == "waiting"
+
+
+async def test_agents_and_unserved(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo", capacity=3, labels={"zone": "eu"}) as a1, client(place) as me:
+        await me.until_agents(1)
+        await me.submit("t1", capability="echo", labels={"zone": "us"})
+        await me.submit("t2", capability="sing")
+        task = await me.submit("t3", capability="echo")
+        await a1.accept(await a1.award())
+        await me.until(task, lambda view: view.subtasks["main"].state == "running")
+        view = await me.until(TaskName("me", "t2"), lambda view: view.subtasks["main"].state == "parked")
+        assert view.state == "running"
+        (seen,) = await me.agents()
+        assert (seen.name, seen.capabilities, seen.capacity, seen.free, seen.labels) == ("a1", ["echo"], 3, 2, {"zone": "eu"})
+        lines = msgspec.json.decode((await me.ask("unserved")).body, type=v.UnservedView).unserved
+        assert sorted((line.capability, line.tasks[0]) for line in lines) == [("echo", "me.t1"), ("sing", "me.t2")]
+
+
+async def test_a_body_that_is_not_there(place: Place) -> None:
+    async with coordinating(place), client(place) as me:
+        answer = await me.ask("blob", TaskName("me", "t1"), digest="0" * 64)
+        assert answer.error.code == "lost"
+
+
+async def test_questions_that_cannot_be_read(place: Place) -> None:
+    async with coordinating(place) as coordinator, client(place) as me:
+        subject = me.subjects.ask("me", "tasks")
+        await me.connection.publish(subject, b"no json", headers("ask"))
+        await me.connection.publish(subject, b"{}", {})
+        await me.connection.publish(subject, encode(m.Ask()), headers("ask", id="x" * 65))
+        await me.ask("tasks")
+        assert coordinator.counters["messages undecodable"] == 3
+
+
+async def test_bodies_of_tasks_that_are_gone_are_swept(place: Place) -> None:
+    async with coordinating(place, settings=dataclasses.replace(QUICK, keep_s=1)) as coordinator, client(place) as me:
+        kept = await me.submit("kept", capability="nobody.does")
+        for task in (kept, TaskName("me", "gone")):
+            await me.put(task, "x" * 300_000)
+        await me.until_state(kept, "running")
+        await me.until_held({"coord": 16})
+        await coordinator._sweep()
+        assert coordinator.counters["bodies swept"] == 0, "they are young"
+        await anyio.sleep(1.1)
+        young = await me.put(TaskName("me", "young"), "x" * 300_000)
+        await coordinator._sweep()
+        assert coordinator.counters["bodies swept"] == 1
+        assert await me.fetch(TaskName("me", "young"), young) == "x" * 300_000
+        assert await me.fetch(kept, young) == "x" * 300_000
+        assert (await me.ask("blob", TaskName("me", "gone"), digest=young.digest)).error.code == "lost"
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    t.use(provider)
+    yield exporter
+    t.use()
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def test_spans_of_a_task(place: Place, spans: InMemorySpanExporter) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
+        await me.until_agents(1)
+        root = t.start_span(t.SPAN_SUBMIT, "echo", parent=None)
+        root.end()
+        task = await me.submit("t1", capability="echo", trace=t.inject(root))
+        first, first_headers = await a1.award_with_headers()
+        await a1.failed(first)
+        second, second_headers = await a1.award_with_headers()
+        await a1.done(second)
+        _, result_headers = await me.expect_with_headers("result")
+        assert (await me.state(task)).trace_id == t.trace_id_of(t.inject(root))
+    found = {span.name: [other for other in spans.get_finished_spans() if other.name == span.name] for span in spans.get_finished_spans()}
+    assert set(found) == {"submit echo", "plan", "auction echo", "deliver"}
+    context = root.get_span_context()
+    for span in (*found["plan"], *found["auction echo"], *found["deliver"]):
+        assert span.context.trace_id == context.trace_id
+        assert span.parent is not None
+        assert span.parent.span_id == context.span_id
+        assert attributes(span)[t.ATTR_TASK] == "me.t1"
+    one, two = found["auction echo"]
+    assert [attributes(span)[t.ATTR_EPOCH] for span in (one, two)] == [1, 2]
+    assert [link.context.span_id for link in two.links] == [one.context.span_id]
+    (bid,) = [event for event in one.events if event.name == t.EVENT_BID]
+    assert bid.attributes is not None
+    assert (bid.attributes[t.ATTR_BID_AGENT], bid.attributes[t.ATTR_BID_WON]) == ("a1", True)
+    for award_headers, span in ((first_headers, one), (second_headers, two), (result_headers, found["deliver"][0])):
+        assert award_headers["traceparent"].split("-")[2] == f"{span.context.span_id:016x}"
+
+
+async def test_a_submit_without_context_begins_a_trace(place: Place, spans: InMemorySpanExporter) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
+        task = await me.submit("t1", capability="echo", input=Raw(b"{}"))
+        await a1.done(await a1.award())
+        await me.result(task)
+        trace_id = (await me.state(task)).trace_id
+    (root,) = [span for span in spans.get_finished_spans() if span.name == "submit echo"]
+    assert f"{root.context.trace_id:032x}" == trace_id
+
+
+async def test_without_spans_the_context_goes_on(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
+        given = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
+        await me.submit("t1", capability="echo", trace=given)
+        award, made = await a1.award_with_headers()
+        assert {name: made[name] for name in given} == given
+        await a1.done(award)
+        _, made = await me.expect_with_headers("result")
+        assert {name: made[name] for name in given} == given
