@@ -21,8 +21,8 @@ PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 ROOT = Path(__file__).parents[2]
 HELLO = "examples/hello/agent.py:agent"
 OWNER = "tester"
-LONG = 120
-"""Seconds after which something hangs; nothing is expected to take a hundredth of it."""
+LONG = 60
+"""Seconds after which something hangs; nothing is expected to take a tenth of it."""
 
 WORKER = """
 from __future__ import annotations

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Place, agent, client, coordinating
+from peers import QUICK, Place, a_place, agent, client, coordinating
 
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import embedded_server
@@ -34,9 +34,10 @@ async def url() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def place(url: str) -> Place:
+async def place(url: str) -> AsyncIterator[Place]:
     """A bus of one's own, on a server for all tests of this file."""
-    return Place(url, f"t{new_id(8)}")
+    async with a_place(url) as made:
+        yield made
 
 
 INPUT = Raw(b'{"x":1}')

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Place, ScriptedAgent, agent, client, coordinating
+from peers import QUICK, Place, ScriptedAgent, a_place, agent, client, coordinating
 
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, encode
-from agentexecutor.schemas.names import TaskName, new_id
+from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.references import Ref, encode_input, take
 
 pytestmark = pytest.mark.anyio
@@ -32,9 +32,10 @@ async def url() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def place(url: str) -> Place:
+async def place(url: str) -> AsyncIterator[Place]:
     """A bus of one's own, on a server for all tests of this file."""
-    return Place(url, f"t{new_id(8)}")
+    async with a_place(url) as made:
+        yield made
 
 
 PATIENT = dataclasses.replace(QUICK, accept_timeout_s=30.0)

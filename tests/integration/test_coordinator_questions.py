@@ -13,14 +13,14 @@ from msgspec import Raw
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from peers import QUICK, Place, agent, client, coordinating
+from peers import QUICK, Place, a_place, agent, client, coordinating
 
 from agentexecutor.bus import telemetry as t
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import encode, headers
-from agentexecutor.schemas.names import TaskName, new_id
+from agentexecutor.schemas.names import TaskName
 
 pytestmark = pytest.mark.anyio
 
@@ -37,8 +37,10 @@ async def url() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def place(url: str) -> Place:
-    return Place(url, f"t{new_id(8)}")
+async def place(url: str) -> AsyncIterator[Place]:
+    """A bus of one's own, on a server for all tests of this file."""
+    async with a_place(url) as made:
+        yield made
 
 
 async def test_a_task_is_answered_by_its_holder_alone(place: Place) -> None:

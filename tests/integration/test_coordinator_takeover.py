@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Place, agent, client, coordinating
+from peers import QUICK, Place, a_place, agent, client, coordinating
 
 from agentexecutor.bus.connection import Headers, open_connection
 from agentexecutor.bus.errors import AppendUnknown
@@ -23,7 +23,7 @@ from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import encode, headers
-from agentexecutor.schemas.names import TaskName, new_id
+from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.references import Ref, encode_input
 from agentexecutor.schemas.subjects import shard_of
 
@@ -50,9 +50,10 @@ async def url() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def place(url: str) -> Place:
+async def place(url: str) -> AsyncIterator[Place]:
     """A bus of one's own, on a server for all tests of this file."""
-    return Place(url, f"t{new_id(8)}")
+    async with a_place(url) as made:
+        yield made
 
 
 @asynccontextmanager

@@ -15,12 +15,13 @@ from nats.aio.msg import Msg
 from agentexecutor.bus.blobs import join, store_body
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.streams import LEASE, stream_settings
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, encode, headers
-from agentexecutor.schemas.names import TaskName, new_boot
+from agentexecutor.schemas.names import TaskName, new_boot, new_id
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
 PATIENCE_S = 20.0
@@ -48,6 +49,16 @@ class Place:
 
     url: str
     prefix: str = DEFAULT_PREFIX
+
+
+@asynccontextmanager
+async def a_place(url: str) -> AsyncIterator[Place]:
+    """A place whose streams are removed in the end: a server has room for few."""
+    place = Place(url, f"t{new_id(8)}")
+    yield place
+    async with open_connection(url, name="tidy", prefix=place.prefix) as connection:
+        for stream in stream_settings(place.prefix, connection.shards, 1):
+            await connection.api(f"STREAM.DELETE.{stream['name']}", {})
 
 
 class Peer:
@@ -149,7 +160,7 @@ class Peer:
         async def look() -> dict[str, int]:
             found: dict[str, int] = {}
             for shard in range(self.connection.shards):
-                last = await log.last_of("AE_LEASE", self.subjects.lease(shard))
+                last = await log.last_of(LEASE, self.subjects.lease(shard))
                 if last is not None and last.payload is not None:
                     holder = msgspec.json.decode(last.payload, type=m.Lease).holder
                     found[holder] = found.get(holder, 0) + 1

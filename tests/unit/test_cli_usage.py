@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from agentexecutor.console.main import COMMANDS, cli, main
 from agentexecutor.console.options import Command
+from agentexecutor.console.schema import schema
 
 HELLO = "examples/hello/agent.py:agent"
 NAMES = [
@@ -55,7 +56,7 @@ def run(*arguments: str) -> int:
 
 
 def test_all_commands_are_there_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [command.name for command in COMMANDS] == NAMES
+    assert list(COMMANDS) == NAMES
     assert run("--help") == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.partition("Commands:")[2].splitlines() if line.strip()]
     assert listed == NAMES
@@ -69,8 +70,9 @@ def test_what_is_not_built_does_not_exist(name: str, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_explains_itself_with_examples_and_takes_nats_and_json(name: str) -> None:
-    command = cli.commands[name]
+    command = cli.get_command(click.Context(cli), name)
     assert isinstance(command, Command)
+    assert command.name == name
     assert all(f"agentexecutor {name}" in example for example in command.examples)
     shown = CliRunner().invoke(cli, [name, "--help"])
     assert shown.exit_code == 0
@@ -165,6 +167,6 @@ def test_an_unforeseen_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     def breaks() -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr(cli.commands["schema"], "callback", lambda **_: breaks())
+    monkeypatch.setattr(schema, "callback", lambda **_: breaks())
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
         main(["schema", "x"])

@@ -1,0 +1,75 @@
+"""One trace a task: a plan's whole tree is rebuilt from the spans of client, coordinator and agents."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from traces import recorded
+
+from agentexecutor.agents import Agent, Context
+from agentexecutor.bus import connect
+from agentexecutor.bus import telemetry as t
+from agentexecutor.schemas import Plan, Subtask
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from agentexecutor.bus import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_plans_tree_is_rebuilt_from_its_spans(server: EmbeddedServer) -> None:
+    first, second = Agent("first", capacity=2), Agent("second", capacity=2)
+
+    @first.capability("load", estimate_s=0.1)
+    async def load(ctx: Context) -> list[int]:
+        async with ctx.step("read"):
+            return [1, 2, 3]
+
+    @first.capability("sum", estimate_s=0.1)
+    @second.capability("sum", estimate_s=0.2)
+    async def total(ctx: Context, xs: list[int]) -> int:
+        if ctx.attempt == 1:
+            raise RuntimeError("not at first")
+        return sum(xs)
+
+    plan = Plan(result="sum")
+    rows = plan.add("load", Subtask("load"))
+    plan.add("sum", Subtask("sum", {"xs": rows}))
+    with recorded() as spans:
+        async with connect(server.url, name="me") as bus, first.serve(bus), second.serve(bus):
+            task = await bus.submit(plan)
+            assert await task.result(int, timeout_s=30) == 6
+            trace_id = task.trace_id
+    ours = [span for span in spans.get_finished_spans() if span.context.trace_id == int(trace_id or "0", 16)]
+    by_id = {span.context.span_id: span for span in ours}
+    roots = [span for span in ours if span.parent is None]
+    assert [span.name for span in roots] == ["submit plan"], "one root"
+    assert all(span.parent is None or span.parent.span_id in by_id for span in ours), "every parent resolves"
+    counted = Counter(path(span, by_id) for span in ours)
+    assert counted == {
+        "submit plan": 1,
+        "submit plan/plan": 1,
+        "submit plan/auction load": 1,
+        "submit plan/auction load/execute load": 1,
+        "submit plan/auction load/execute load/step read": 1,
+        "submit plan/auction sum": 2,
+        "submit plan/auction sum/execute sum": 2,
+        "submit plan/deliver": 1,
+    }
+    assert all(span.attributes is not None and span.attributes[t.ATTR_TASK] == task.name for span in ours)
+    auctions = sorted((span for span in ours if span.name == "auction sum"), key=lambda span: span.start_time or 0)
+    bids = [[(event.attributes[t.ATTR_BID_AGENT], event.attributes[t.ATTR_BID_WON]) for event in auction.events] for auction in auctions]  # type: ignore[index]
+    assert bids == [[("first", True), ("second", False)], [("second", True), ("first", False)]], "every bid is an event, the winner marked"
+    assert [link.context.span_id for link in auctions[1].links] == [auctions[0].context.span_id], "epochs are linked"
+    assert Counter(span.status.status_code.name for span in ours if span.name == "execute sum") == {"ERROR": 1, "UNSET": 1}
+
+
+def path(span: ReadableSpan, by_id: dict[int, ReadableSpan]) -> str:
+    """Names from the root down to a span."""
+    if span.parent is None:
+        return span.name
+    return f"{path(by_id[span.parent.span_id], by_id)}/{span.name}"
