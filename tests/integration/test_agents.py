@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ async def test_children(bus: Bus) -> None:
         try:
             await child.result()
         except ChildFailed as error:
-            return error.fields["error"].message
+            return str(error.fields["error"].message)
         return "?"
 
     @agent.capability("unwilling")
@@ -197,7 +198,7 @@ async def test_a_second_attempt_finds_the_children_of_the_first(bus: Bus) -> Non
     @agent.capability("parent")
     async def parent(ctx: Context) -> int:
         child = await ctx.submit("child", {"x": 20})
-        result = await child.result(int)
+        result: int = await child.result(int)
         if ctx.attempt == 1:
             raise RuntimeError("after the child")
         return result + 1
@@ -271,13 +272,14 @@ async def test_bids_made_for_the_input(bus: Bus) -> None:
         task = await bus.submit("work", {"x": 2}, tailored=True)
         assert await task.result(timeout_s=20) == "quick"
         bids = (await task.view()).subtasks["main"].bids
-        assert [(bid.agent, bid.source, bid.score, bid.won) for bid in bids] == [("quick", "call", 2.0, True), ("slow", "call", 10.0, False)]
+        assert [(bid.agent, bid.source, bid.score, bid.won) for bid in bids] == [
+            ("quick", "call", 2.0, True),
+            ("slow", "call", 10.0, False),
+        ]
         assert await bus.run("work", {"x": 3}, auction="broadcast") == "quick"
 
 
 async def test_lifespan_is_entered_once_and_its_value_is_the_state(bus: Bus) -> None:
-    from contextlib import asynccontextmanager
-
     events: list[str] = []
 
     @asynccontextmanager
@@ -323,7 +325,9 @@ async def test_of_two_processes_with_one_name_the_older_stops(bus: Bus) -> None:
 
 
 def start(server: EmbeddedServer, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(PROGRAM), *arguments], env={**os.environ, "AGENTEXECUTOR_NATS_URL": server.url, **environment})
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *arguments], env={**os.environ, "AGENTEXECUTOR_NATS_URL": server.url, **environment}
+    )
 
 
 async def test_a_handler_that_exits_its_process_is_given_up_and_the_work_goes_on(server: EmbeddedServer, bus: Bus) -> None:
@@ -390,7 +394,6 @@ async def test_feedback_that_comes_before_the_handler_has_begun_is_kept(bus: Bus
         async for said in ctx.feedback():
             return said.text
         return ""
-
 
     async with agent.serve(bus):
         for _ in range(5):

@@ -198,7 +198,7 @@ async def test_followed_values_come_first_and_again_after_a_restart(tmp_path: Pa
     seen: list[str] = []
 
     async def came(followed: Followed) -> None:
-        seen.append(f"{connection.subjects.last_token(followed.subject)}{followed.payload.decode()}")
+        seen.append(f"{followed.subject.rpartition('.')[2]}{followed.payload.decode()}")
 
     async with anyio.create_task_group() as group:
         stop = anyio.Event()

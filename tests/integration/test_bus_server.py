@@ -49,7 +49,7 @@ async def test_a_temporary_store_is_removed_and_a_named_one_kept(tmp_path: Path)
 
 async def test_a_port_in_use_is_a_clear_error() -> None:
     async with embedded_server() as server:
-        with pytest.raises(BusError, match="(?s)did not start.*in use"):
+        with pytest.raises(BusError, match=r"(?s)did not start.*in use"):
             async with embedded_server(port=server.port):
                 pytest.fail("it must not start")
 
@@ -84,7 +84,9 @@ async def test_no_server_is_an_error_that_says_how_to_start_one() -> None:
 
 
 async def test_a_server_that_is_too_old_is_refused() -> None:
-    info = b'INFO {"server_id":"x","server_name":"x","version":"2.9.10","proto":1,"max_payload":1048576,"headers":true,"jetstream":true}\r\n'
+    info = (
+        b'INFO {"server_id":"x","server_name":"x","version":"2.9.10","proto":1,"max_payload":1048576,"headers":true,"jetstream":true}\r\n'
+    )
 
     async def old(stream: anyio.abc.SocketStream) -> None:
         async with stream:
@@ -99,7 +101,7 @@ async def test_a_server_that_is_too_old_is_refused() -> None:
                 return
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # no database here
     async with anyio.create_task_group() as group:
         group.start_soon(listener.serve, old)
         with pytest.raises(ServerTooOld, match=r"2\.9\.10.*2\.12"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,7 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from peers import QUICK, Place, a_place, agent, client, coordinating
 
 from agentexecutor.bus import telemetry as t
+from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import embedded_server
+from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import encode, headers
@@ -129,21 +132,24 @@ async def test_questions_that_cannot_be_read(place: Place) -> None:
 
 
 async def test_bodies_of_tasks_that_are_gone_are_swept(place: Place) -> None:
-    async with coordinating(place, settings=dataclasses.replace(QUICK, keep_s=1)) as coordinator, client(place) as me:
+    async with coordinating(place) as coordinator, client(place) as me:
         kept = await me.submit("kept", capability="nobody.does")
         for task in (kept, TaskName("me", "gone")):
-            await me.put(task, "x" * 300_000)
+            ref = await me.put(task, "x" * 300_000)
         await me.until_state(kept, "running")
         await me.until_held({"coord": 16})
         await coordinator._sweep()
         assert coordinator.counters["bodies swept"] == 0, "they are young"
-        await anyio.sleep(1.1)
-        young = await me.put(TaskName("me", "young"), "x" * 300_000)
-        await coordinator._sweep()
-        assert coordinator.counters["bodies swept"] == 1
-        assert await me.fetch(TaskName("me", "young"), young) == "x" * 300_000
-        assert await me.fetch(kept, young) == "x" * 300_000
-        assert (await me.ask("blob", TaskName("me", "gone"), digest=young.digest)).error.code == "lost"
+        await anyio.sleep(0.05)
+        then = coordinator._clock.now(time.monotonic())
+        await anyio.sleep(0.05)
+        await me.put(TaskName("me", "young"), "x" * 300_000)
+        log = TaskLog(me.connection)
+        assert await sweep_bodies(me.connection, log, lambda shard: shard < 0, before=then) == 0, "others look after them"
+        assert await sweep_bodies(me.connection, log, lambda _: True, before=then) == 1
+        assert await me.fetch(TaskName("me", "young"), ref) == "x" * 300_000
+        assert await me.fetch(kept, ref) == "x" * 300_000
+        assert (await me.ask("blob", TaskName("me", "gone"), digest=ref.digest)).error.code == "lost"
 
 
 @pytest.fixture

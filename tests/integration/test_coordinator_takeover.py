@@ -68,7 +68,7 @@ async def killable(place: Place, name: str) -> AsyncIterator[tuple[Coordinator, 
 
 async def until(fits: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
-        while not fits():  # noqa: ASYNC110 - looks into the coordinator's memory
+        while not fits():
             await anyio.sleep(0.02)
 
 
@@ -284,7 +284,7 @@ async def test_a_log_that_went_back_is_loaded_again(place: Place) -> None:
 
 
 async def test_parked_tasks_leave_memory(place: Place) -> None:
-    small = dataclasses.replace(QUICK, open_tasks=200)
+    small = dataclasses.replace(QUICK, open_tasks=200, accept_timeout_s=30.0)
     async with coordinating(place, settings=small) as coordinator, client(place) as me:
         tasks = [await me.submit(f"t{n}", capability="later", input=Raw(b'{"n":%d}' % n)) for n in range(300)]
         await until(lambda: coordinator._tasks.active <= 100 and len(coordinator._tasks) == 300)

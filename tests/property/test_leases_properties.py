@@ -141,7 +141,7 @@ def test_one_holder_at_most_and_all_shards_held_in_the_end(seed: int) -> None:
         process.asleep_until = 0.0
     for _ in range(400):
         world.step()
-    holders = world.holders()
-    assert all(len(names) == 1 for names in holders.values()), holders
-    counts = sorted(sum(names == [process.name] for names in holders.values()) for process in world.processes)
+    ended = world.holders()
+    assert all(len(names) == 1 for names in ended.values()), ended
+    counts = sorted(sum(names == [process.name] for names in ended.values()) for process in world.processes)
     assert counts == [1, 1, 2]

@@ -71,7 +71,9 @@ class Table:
         self.put(AwardIn(subtask, agent, boot, "fastest", "standing", []))
         return self.state.subtasks[subtask].epoch
 
-    def claim(self, cls: type[m.Claim], subtask: str = "main", agent: str = "a1", boot: str = "b1", epoch: int | None = None, **more: Any) -> Decision:
+    def claim(
+        self, cls: type[m.Claim], subtask: str = "main", agent: str = "a1", boot: str = "b1", epoch: int | None = None, **more: Any
+    ) -> Decision:
         number = self.state.subtasks[subtask].epoch if epoch is None else epoch
         return self.put(ClaimIn(agent, cls(subtask=subtask, epoch=number, boot=boot, **more), self.id()))
 

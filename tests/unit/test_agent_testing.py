@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
 import pytest
+from msgspec import Raw
 
 from agentexecutor.agents import Agent, Asked, ChildFailed, Context, Fail, InputRefused
 from agentexecutor.agents.bidding import answer_call
@@ -15,7 +18,7 @@ from agentexecutor.schemas import Feedback
 from agentexecutor.schemas import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.anyio
 
@@ -86,15 +89,16 @@ class _Deaf:
     def tell(self, **progress: object) -> None: ...
     def scheduled(self, steps: list[m.Step]) -> None: ...
     async def extend(self, call: int, child: m.SubtaskSpec) -> None: ...
-    @contextmanager
-    def waits(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def waits(self) -> AsyncIterator[None]:
         yield
+
     async def body(self, result: m.Result) -> bytes:
         return bytes(result.result)
 
 
 async def test_feedback_is_given_once_and_in_order() -> None:
-    context = Context(m.Award(task="me.t", subtask="main", capability="c", epoch=1, boot="b"), _Deaf())  # type: ignore[arg-type]  # enough of a host
+    context = Context(m.Award(task="me.t", subtask="main", capability="c", epoch=1, boot="b"), _Deaf())
     for id in ("1", "2", "1"):
         context.take_feedback(m.FeedbackMessage(task="me.t", id=id, text=id))
     seen = []
@@ -105,7 +109,7 @@ async def test_feedback_is_given_once_and_in_order() -> None:
     assert seen == ["1", "2"]
 
 
-CALL = m.Call(task="me.t", subtask="s", capability="c", call="1", shard=0, reply_by_s=0.2, input=m.Raw(b'{"texts":["a","b"]}'))
+CALL = m.Call(task="me.t", subtask="s", capability="c", call="1", shard=0, reply_by_s=0.2, input=Raw(b'{"texts":["a","b"]}'))
 
 
 async def test_bids_come_from_the_estimate_or_the_own_function() -> None:
@@ -131,15 +135,13 @@ async def test_refusals() -> None:
 
 async def test_a_large_lists_size_is_known_from_its_share() -> None:
     fill = m.Fill(at=["texts"], blob=m.BlobRef(digest="d", bytes=1, chunks=1), slice=(10, 25))
-    large = m.Call(task="me.t", subtask="s", capability="c", call="1", shard=0, reply_by_s=0.2, input=m.Raw(b'{"texts":null}'), fill=[fill])
+    large = m.Call(task="me.t", subtask="s", capability="c", call="1", shard=0, reply_by_s=0.2, input=Raw(b'{"texts":null}'), fill=[fill])
     bid = await answer_call(large, "b1", 1, m.Load(), None, 0.0, lambda asked: float(asked.size("texts")))
     assert isinstance(bid, m.Bid)
     assert bid.estimate_s == 15.0
 
 
 async def test_slots_go_to_the_most_urgent_and_to_those_that_resume_first() -> None:
-    import anyio
-
     slots = Slots(1)
     order: list[str] = []
     started = anyio.Event()
@@ -156,11 +158,10 @@ async def test_slots_go_to_the_most_urgent_and_to_those_that_resume_first() -> N
             await slots.take_again()
             order.append("resumed")
 
-    async with anyio.create_task_group() as group:
-        async with slots.taken((0, "9")):
-            for name, priority in (("low", -1), ("high", 5), ("normal", 0)):
-                group.start_soon(work, name, priority)
-            await anyio.wait_all_tasks_blocked()
+    async with anyio.create_task_group() as group, slots.taken((0, "9")):
+        for name, priority in (("low", -1), ("high", 5), ("normal", 0)):
+            group.start_soon(work, name, priority)
+        await anyio.wait_all_tasks_blocked()
     assert order == ["high", "normal", "low"]
     await parent()
     assert order[-1] == "resumed"

@@ -110,9 +110,7 @@ def test_a_submit_that_cannot_run_is_refused_and_not_recorded(submit: m.Submit) 
 
 
 def test_a_cycle_is_shown_as_a_path(table: Table) -> None:
-    table.submit(
-        m.PlanSpec(subtasks={"a": m.SubtaskSpec(capability="c", after=["b"]), "b": m.SubtaskSpec(capability="c", after=["a"])})
-    )
+    table.submit(m.PlanSpec(subtasks={"a": m.SubtaskSpec(capability="c", after=["b"]), "b": m.SubtaskSpec(capability="c", after=["a"])}))
     (refused,) = sent(table, "refused")
     assert isinstance(refused, m.Refused)
     assert refused.error.details["path"] == ["a", "b", "a"]
@@ -473,9 +471,7 @@ def test_reject_fails_the_subtask(table: Table) -> None:
     assert sent(table, "cancel")
 
 
-@pytest.mark.parametrize(
-    ("peer", "subtask"), [("stranger", "main"), ("me", "nobody")], ids=["a stranger", "an unknown subtask"]
-)
+@pytest.mark.parametrize(("peer", "subtask"), [("stranger", "main"), ("me", "nobody")], ids=["a stranger", "an unknown subtask"])
 def test_feedback_that_cannot_be_used_is_refused(table: Table, peer: str, subtask: str) -> None:
     table.submit(critics=["critic"])
     table.put(FeedbackIn(peer, m.FeedbackClaim(subtask=subtask), "f1"))
@@ -486,7 +482,10 @@ def test_feedback_that_cannot_be_used_is_refused(table: Table, peer: str, subtas
 
 
 def test_taking_over_writes_held_and_everything_that_matters_is_pending(table: Table) -> None:
-    table.submit(Plan({"a": Subtask("c", deadline_s=50), "b": Subtask("c", timeout_s=9), "c": Subtask("c"), "d": Subtask("c", after=["a"])}), deadline_s=99)
+    table.submit(
+        Plan({"a": Subtask("c", deadline_s=50), "b": Subtask("c", timeout_s=9), "c": Subtask("c"), "d": Subtask("c", after=["a"])}),
+        deadline_s=99,
+    )
     table.award("a")
     table.award("b")
     table.claim(m.Accept, "b")
@@ -504,7 +503,10 @@ def test_taking_over_mends_a_log_that_was_cut_between_two_records(table: Table) 
     table.award("a")
     table.done("a")
     seq, record = table.log[-1]
-    table.log[-1] = (seq, r.Record(coordinator="c1", at=record.at, changes=[change for change in record.changes if not isinstance(change, r.Ready)]))
+    table.log[-1] = (
+        seq,
+        r.Record(coordinator="c1", at=record.at, changes=[change for change in record.changes if not isinstance(change, r.Ready)]),
+    )
     table.state = table.folded()
     assert table.states() == {"a": "completed", "b": "blocked"}
     table.put(HeldIn())

@@ -61,7 +61,11 @@ def test_two_choices_with_one_bid() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_preferred_agent_goes_first_and_those_to_avoid_last(policy: str) -> None:
-    bids = [Candidate("a", "1", estimate_s=1, capacity=9), Candidate("b", "1", estimate_s=5, cost=5, last_award=4, busy=1), Candidate("c", "1", estimate_s=2, cost=3, busy=1, last_award=2)]
+    bids = [
+        Candidate("a", "1", estimate_s=1, capacity=9),
+        Candidate("b", "1", estimate_s=5, cost=5, last_award=4, busy=1),
+        Candidate("c", "1", estimate_s=2, cost=3, busy=1, last_award=2),
+    ]
     ranking = rank(POLICIES[policy], bids, Context(prefer="b", avoid=("a",)))
     assert [scored.bid.agent for scored in ranking] == ["b", "c", "a"]
     assert ranking[0].reason.startswith("preferred")

@@ -98,14 +98,11 @@ class Errands:
             return done
 
     async def _do(self, task: TaskName, need: Need) -> Any:
-        try:
-            if isinstance(need, BlobRef):
-                return await self._read(task, need)
-            if isinstance(need, bytes):
-                return await store_body(self._connection, task, need)
-            return await anyio.to_thread.run_sync(need)
-        except ExceptionGroup as group:  # chunks travel side by side, and one error is enough
-            raise group.exceptions[0] from group
+        if isinstance(need, BlobRef):
+            return await self._read(task, need)
+        if isinstance(need, bytes):
+            return await store_body(self._connection, task, need)
+        return await anyio.to_thread.run_sync(need)
 
     async def _read(self, task: TaskName, ref: BlobRef) -> bytes:
         body = self._cache.get(ref.digest)

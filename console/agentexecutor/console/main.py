@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 import os
 import sys
 
 import click
 
-from agentexecutor.console.agent import agent
-from agentexecutor.console.agents import agents, unserved
-from agentexecutor.console.coordinator import coordinator
-from agentexecutor.console.demo.command import demo
-from agentexecutor.console.doctor import doctor
 from agentexecutor.console.exits import Exit, exit_code, root_of, sentence
 from agentexecutor.console.output import print_error
-from agentexecutor.console.schema import schema
-from agentexecutor.console.steer import cancel, feedback
-from agentexecutor.console.submit import submit
-from agentexecutor.console.tasks import show, tasks, watch
-from agentexecutor.console.up import up
 from agentexecutor.schemas.errors import AgentExecutorError
 
-__all__ = ["cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
 
-COMMANDS = (demo, up, agent, coordinator, submit, tasks, show, watch, cancel, feedback, agents, unserved, doctor, schema)
+COMMANDS = {
+    "demo": "demo.command",
+    "up": "up",
+    "agent": "agent",
+    "coordinator": "coordinator",
+    "submit": "submit",
+    "tasks": "tasks",
+    "show": "tasks",
+    "watch": "tasks",
+    "cancel": "steer",
+    "feedback": "steer",
+    "agents": "agents",
+    "unserved": "agents",
+    "doctor": "doctor",
+    "schema": "schema",
+}
+"""Where each command stands, in the order in which one meets them. A module is loaded when its command is run: the others cost nothing."""
 
 
 class _Commands(click.Group):
-    """Lists the commands in the order in which one meets them."""
-
     def list_commands(self, _context: click.Context) -> list[str]:
-        return [str(command.name) for command in COMMANDS]
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"agentexecutor.console.{COMMANDS[name]}"), name)
+        return command
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(importlib.metadata.version("agentexecutor"), prog_name="agentexecutor")
+@click.version_option(package_name="agentexecutor", prog_name="agentexecutor")
 def cli() -> None:
     """Publish tasks and have the right agents do them, on NATS and without a central controller.
 
     Start with `agentexecutor demo`; every command has --help with examples. Exit codes: 0 done, 1 the task failed, 2 usage, 3 no bus,
     4 deadline, time-out or cancelled.
     """
-
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -265,9 +265,7 @@ class Leases:
     def next_due(self, now: float) -> float:
         """When `due` has something to do next."""
         times = [self._next_beat]
-        for known in self._shards:
-            if known.ours:
-                times.append(max(known.sent_at, known.tried_at) + self._settings.lease_renew_s)
+        times += [max(known.sent_at, known.tried_at) + self._settings.lease_renew_s for known in self._shards if known.ours]
         room = self.quota(now) - sum(known.ours for known in self._shards)
         if room > 0:
             times += [max(known.not_before, now + 0.02) for known in self._shards if not known.ours and not known.asked]

@@ -93,7 +93,7 @@ class Market:
 
     @property
     def share(self) -> float:
-        """This coordinator's part of all shards: it gives no more than that of an agent's capacity."""
+        """The coordinator's part of all shards: it gives no more than that of an agent's capacity."""
         return self._book.share
 
     @share.setter

@@ -33,7 +33,7 @@ from agentexecutor.bus.errors import AppendUnknown, BusError
 from agentexecutor.bus.follow import Followed, follow
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord, TaskLog
-from agentexecutor.bus.streams import OFFERS, ensure_streams
+from agentexecutor.bus.streams import OFFERS
 from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
@@ -70,7 +70,7 @@ NAK_S = 1.0
 PARKED_A_TICK = 500
 TWICE_S = 1.0
 LEVELS_S = 10.0
-SWEEP_S = 3600.0
+SWEEP_S = 3600
 
 Job = Callable[[], Awaitable[None]]
 M = TypeVar("M", bound=m.Message)
@@ -128,7 +128,7 @@ class Coordinator:
         self._alarm = anyio.Event()
         self._wakes_at = 0.0
         self._levels_at = 0.0
-        self._sweeps_at = time.monotonic() + SWEEP_S * random.random()
+        self._sweeps_at = time.monotonic() + _draw() % SWEEP_S
         self._short = False
         """Submits that were asked for have come: more may be asked for."""
         self._hearing: anyio.CancelScope | None = None
@@ -182,8 +182,6 @@ class Coordinator:
                 self._leases.lost(now, number)  # its sequences may begin anew; they are told again
         self._market.listen_again(now)
         with suppress(BusError):
-            # A server that was started again has lost its memory streams: leases and offers.
-            await ensure_streams(self._connection, shards=self._connection.shards, replicas=1)
             if await self._log.last_sequence() < self._last_seq:
                 self._last_seq = 0
                 for shard in self._shards.values():
@@ -605,7 +603,7 @@ class Coordinator:
             self._spans.levels(self._tasks.active, len(self._shards), self._market.unserved(now))
         if now >= self._sweeps_at:
             self._sweeps_at = now + SWEEP_S
-            self._jobs.send_nowait(self._sweep)
+            self._jobs.put_nowait(self._sweep)
         await self._admit(now)
 
     async def _sweep(self) -> None:
