@@ -21,6 +21,7 @@ from agentexecutor.agents.errors import AgentError, Fail, InputRefused, Retry
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
 from agentexecutor.schemas.codec import INLINE_LIMIT, TYPE_OF, headers, to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.names import TaskName
@@ -154,12 +155,12 @@ class Execution:
     async def _done(self, result: Any, took_s: float) -> m.Claim:
         try:
             body = msgspec.json.encode(result)
+            problem = why_unreadable(body, MAX_BODY_DEPTH)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            what = m.ErrorInfo(
-                code="handler",
-                message=f"The handler of {self._award.capability} returned a {type(result).__name__}, which has no JSON form: {error}.",
-            )
-            return self._failed(what, took_s, None)
+            problem = str(error)
+        if problem:
+            message = f"The handler of {self._award.capability} returned a {type(result).__name__}, which has no JSON form: {problem}."
+            return self._failed(m.ErrorInfo(code="handler", message=message), took_s, None)
         if len(body) > INLINE_LIMIT:
             ref = await self._hosting.bus.put(self._task, body)
             return self._claim(m.Done, result_blob=ref, took_s=took_s, schedule=self._schedule_if_new())

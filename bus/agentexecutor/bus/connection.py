@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -130,16 +131,16 @@ class Connection:
         Raises TooLarge, StoreRefused (it will never be taken), StoreTimeout (not within `timeout_s`), BusClosed.
         """
         self.check_size(payload, headers)
-        give_up = anyio.current_time() + timeout_s if timeout_s is not None else float("inf")
+        give_up = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         wait = FIRST_WAIT_S
         while True:
-            left = give_up - anyio.current_time()
+            left = give_up - time.monotonic()
             answer = await self._try_store(subject, payload, headers, min(ACK_S, left)) if left > 0 else None
             if answer is not None and "error" not in answer:
                 return int(answer["seq"])
             if answer is not None and answer["error"].get("err_code") not in PASSING:
                 self._refuse(answer["error"])
-            if anyio.current_time() + wait >= give_up:
+            if time.monotonic() + wait >= give_up:
                 why = "it did not answer" if answer is None else answer["error"].get("description", "refused")
                 raise StoreTimeout(
                     f"The bus did not store a message within {timeout_s:g} s: {why}.",

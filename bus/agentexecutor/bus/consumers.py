@@ -8,6 +8,7 @@ Making them anew hands over at once what the holder before had not acknowledged;
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -94,7 +95,7 @@ class ShardConsumers:
 
     async def open(self, shard: int) -> None:
         """Delete and make the shard's consumers: what is not acknowledged comes (again). Raises ApiError."""
-        self._heard[shard] = anyio.current_time()
+        self._heard[shard] = time.monotonic()
         if shard not in self._subscribed:
             # Each its own: the server sends no idle heartbeats to an interest by wildcard.
             self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", partial(self._claim_came, shard))
@@ -145,7 +146,7 @@ class ShardConsumers:
 
     async def _claim_came(self, shard: int, message: Msg) -> None:
         if shard in self._heard:
-            self._heard[shard] = anyio.current_time()  # beats come only while nothing else does
+            self._heard[shard] = time.monotonic()  # beats come only while nothing else does
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
             seq, stamp = stamp_of(message.reply)
@@ -216,7 +217,7 @@ class ShardConsumers:
     async def _watch_beats(self) -> None:
         while True:
             await anyio.sleep(BEAT_S)
-            now = anyio.current_time()
+            now = time.monotonic()
             silent = [shard for shard, heard in self._heard.items() if now - heard > MISSED_BEATS * BEAT_S]
             if silent and self._connection.connected:
                 logger.warning("The consumers of shards %s are silent; they are made anew.", silent)

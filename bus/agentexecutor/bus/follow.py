@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ class _Follower:
             await self.stop()
             inbox = f"_INBOX.{new_id()}"
             self._subscription = await self._connection.subscribe(inbox, self._came)
-            self._heard = anyio.current_time()
+            self._heard = time.monotonic()
             config = {
                 "deliver_subject": inbox,
                 "deliver_policy": "last_per_subject",
@@ -74,7 +75,7 @@ class _Follower:
             self._subscription = None
 
     async def _came(self, message: Msg) -> None:
-        self._heard = anyio.current_time()
+        self._heard = time.monotonic()
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
             seq, stamp = stamp_of(message.reply)
@@ -94,7 +95,7 @@ class _Follower:
     async def watch(self) -> None:
         while True:
             await anyio.sleep(BEAT_S)
-            if anyio.current_time() - self._heard > MISSED_BEATS * BEAT_S and self._connection.connected:
+            if time.monotonic() - self._heard > MISSED_BEATS * BEAT_S and self._connection.connected:
                 await self.again()
 
 
