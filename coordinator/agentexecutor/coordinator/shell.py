@@ -578,16 +578,19 @@ class Coordinator:
             if now >= tick or self._short:
                 self._short = False
                 tick = now + TICK_S
-                await self._tick(now)
+                await self._do_job(partial(self._tick, now))
             self._wakes_at = tick
             self._alarm = anyio.Event()
-            self._desk.ring(now)
-            self._poll(now)
+            await self._do_job(partial(self._ring, now))
             with anyio.move_on_after(max(0.0, self._wakes_at - time.monotonic())):
                 await self._alarm.wait()
             if time.monotonic() > self._wakes_at + self._settings.lag_s:
                 self.counters["lags"] += 1
                 self._market.listen_again(time.monotonic())
+
+    async def _ring(self, now: float) -> None:
+        self._desk.ring(now)
+        self._poll(now)
 
     async def _tick(self, now: float) -> None:
         """What is looked after several times a second: lost agents, waiting splits, room in memory, room for submits."""

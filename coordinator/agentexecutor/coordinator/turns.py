@@ -148,7 +148,7 @@ class Desk:
             elif isinstance(effect, SetTimer):
                 self.timers.set(task, effect.kind, effect.due, effect.subtask, effect.epoch)
             elif isinstance(effect, Drop):
-                self.market.drop(Key(task, effect.subtask))
+                self._want_no_more(Key(task, effect.subtask))
             else:
                 later.append(effect)
 
@@ -198,7 +198,11 @@ class Desk:
         if subtask.held:
             self.market.ended(monotonic, Key(task, subtask.name), subtask.epoch, "cancelled")
         elif subtask.state == "ready":
-            self.market.drop(Key(task, subtask.name))
+            self._want_no_more(Key(task, subtask.name))
+
+    def _want_no_more(self, key: Key) -> None:
+        self.market.drop(key)
+        self.splits.pop(key, None)
 
     def adopt(self, entry: Entry, monotonic: float) -> list[Effect]:
         """A state was loaded: tell market and timers all that they must know of it. The effects that are to be done are given back."""
@@ -221,6 +225,8 @@ class Desk:
         """Market and timers forget the task."""
         if entry.told:
             self.market.forget(entry.name)
+            for key in [key for key in self.splits if key.task == entry.name]:
+                del self.splits[key]
             entry.told = False
         self.timers.drop(entry.name)
 

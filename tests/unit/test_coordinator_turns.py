@@ -1,0 +1,272 @@
+"""A coordinator's turns: the order of inputs, what rides on one record, what is held back, and what the market is told."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from agentexecutor.coordinator.clock import Clock
+from agentexecutor.coordinator.entry import Entry, Waiting
+from agentexecutor.coordinator.inputs import (
+    AwardIn,
+    CancelIn,
+    ClaimIn,
+    FeedbackIn,
+    GiveAward,
+    HeldIn,
+    Input,
+    Key,
+    NeedSplit,
+    Send,
+    SubmitIn,
+)
+from agentexecutor.coordinator.market import Market
+from agentexecutor.coordinator.model import new_task
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.turns import Desk, Turn
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.subjects import shard_of
+
+T1, T2 = TaskName("me", "t1"), TaskName("me", "t2")
+SETTINGS = Settings()
+WALL = 1_000_000.0
+
+
+class Office:
+    """A desk whose clock stands at `at` (monotonic) until it is moved; server time is WALL later."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+        self.woken: list[TaskName] = []
+        numbers = count(1)
+        clock = Clock(0.0, WALL)
+        self.desk = Desk(SETTINGS, Market(SETTINGS), clock, 16, lambda entry: self.woken.append(entry.name), lambda: next(numbers))
+        self.ids = count(1)
+
+    def agent(self, name: str = "a1", *capabilities: str, capacity: int = 2) -> None:
+        offered = [m.Capability(name=capability) for capability in capabilities or ("echo",)]
+        self.desk.market.offer(self.at, name, m.Offer(boot="b1", capabilities=offered, capacity=capacity))
+
+    def entry(self, name: TaskName = T1) -> Entry:
+        entry = self.desk.tasks.open(name, shard_of(name, 16))
+        if entry.state is None:
+            entry.state = new_task(name, entry.shard)
+        return entry
+
+    def turn(self, *inputs: Input, name: TaskName = T1) -> Turn:
+        entry = self.entry(name)
+        entry.inputs.extend(Waiting(input) for input in inputs)
+        return self.desk.turn(entry, self.at)
+
+    def submit(self, **fields: Any) -> SubmitIn:
+        fields.setdefault("capability", "echo")
+        return SubmitIn(m.Submit(**fields), "d", WALL + self.at, f"s{next(self.ids)}")
+
+    def claim(self, cls: type[m.Claim], epoch: int = 1, **fields: Any) -> ClaimIn:
+        return ClaimIn("a1", cls(subtask="main", epoch=epoch, boot="b1", **fields), f"c{next(self.ids)}")
+
+    def free(self) -> int:
+        (agent,) = self.desk.market.agents(self.at)
+        return agent.free
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+def kinds(turn: Turn) -> list[str]:
+    return [type(change).__name__ for change in turn.changes]
+
+
+def test_submit_and_award_are_one_record(office: Office) -> None:
+    office.agent()
+    turn = office.turn(office.submit())
+    assert kinds(turn) == ["Submitted", "Planned", "Ready", "Awarded"]
+    assert turn.effects == [GiveAward("main", 1)]
+    assert turn.at == to_rfc3339(WALL + office.at)
+    assert turn.applied == ["s1"]
+    assert len(turn.encoded) == len(turn.changes)
+    assert office.free() == 1
+
+
+def test_an_accept_waits_for_company(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit())
+    entry = office.entry()
+    assert kinds(office.turn(office.claim(m.Accept))) == []
+    assert (len(entry.soft), entry.idle) == (1, True)
+    turn = office.turn(office.claim(m.Done))
+    assert kinds(turn) == ["Accepted", "Completed", "Completed"]
+    assert len(turn.answered) == 2
+    assert entry.soft == []
+    assert office.free() == 2
+
+
+def test_an_accept_waits_no_longer_than_a_second(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit())
+    office.turn(office.claim(m.Accept))
+    office.at += SETTINGS.soft_accept_s - 0.01
+    office.desk.ring(office.at)
+    assert office.woken.count(T1) == 1, "by its award only"
+    office.at += 0.02
+    office.desk.ring(office.at)
+    assert office.woken.count(T1) == 2
+    assert kinds(office.turn()) == ["Accepted"]
+
+
+def test_an_accept_counts_before_its_time_out(office: Office) -> None:
+    """It came in time, was held back, and the time-out stands behind it in the queue."""
+    office.agent()
+    office.turn(office.submit())
+    office.at += SETTINGS.accept_timeout_s - 0.1
+    office.turn(office.claim(m.Accept))
+    office.at += 0.2
+    office.desk.ring(office.at)
+    assert kinds(office.turn()) == ["Accepted"]
+
+
+def test_no_accept_in_time(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit())
+    office.at += SETTINGS.accept_timeout_s + 0.01
+    office.desk.ring(office.at)
+    turn = office.turn()
+    assert kinds(turn) == ["FailedChange"]
+    assert office.free() == 2
+
+
+def test_a_claim_from_the_future_asks_for_a_newer_state(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit())
+    entry = office.entry()
+    turn = office.turn(office.claim(m.Done, epoch=7), office.claim(m.Done))
+    assert (turn.stale, kinds(turn), len(entry.inputs)) == (True, [], 2)
+    for waiting in entry.inputs:
+        waiting.looked = True
+    turn = office.turn()
+    assert not turn.stale
+    ((waiting, effects),) = turn.refused
+    assert isinstance(waiting.input, ClaimIn)
+    assert [effect.kind for effect in effects if isinstance(effect, Send)] == ["refused"]
+    assert kinds(turn) == ["Accepted", "Completed", "Completed"], "the others go on"
+
+
+def test_a_record_grows_no_further_than_its_limit(office: Office) -> None:
+    office.turn(office.submit())
+    said = m.FeedbackClaim(data=Raw(b"1" * 100_000))
+    turn = office.turn(*[FeedbackIn("me", said, f"f{n}") for n in range(5)])
+    assert kinds(turn) == ["FeedbackGiven"] * 3
+    assert INLINE_LIMIT < turn.size < INLINE_LIMIT + 100_200
+    assert kinds(office.turn()) == ["FeedbackGiven"] * 2
+
+
+def test_a_freed_slot_goes_to_the_next_in_line(office: Office) -> None:
+    office.agent(capacity=1)
+    office.turn(office.submit())
+    assert kinds(office.turn(office.submit(), name=T2)) == ["Submitted", "Planned", "Ready"]
+    office.woken.clear()
+    office.turn(office.claim(m.Done))
+    assert office.woken == [T2]
+    assert kinds(office.turn(name=T2)) == ["Awarded"]
+
+
+def test_an_award_that_comes_too_late_gives_its_slot_back(office: Office) -> None:
+    office.agent(capacity=1)
+    office.turn(office.submit())
+    office.turn(office.submit(), name=T2)
+    entry = office.entry(T2)
+    entry.inputs.append(Waiting(CancelIn("me", "", "x")))
+    office.turn(office.claim(m.Done))
+    assert isinstance(entry.inputs[-1].input, AwardIn)
+    turn = office.turn(name=T2)
+    assert kinds(turn) == ["Cancelled"]
+    assert office.free() == 1
+
+
+def test_a_cancelled_task_is_wanted_no_more(office: Office) -> None:
+    office.turn(office.submit(), CancelIn("me", "enough", "x"))
+    office.agent()
+    office.desk.poll(office.at)
+    assert office.woken == []
+    assert office.desk.market.unserved(office.at) == []
+
+
+def test_what_is_loaded_is_told_to_the_market(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit(deadline_s=50.0))
+    loaded = Office()
+    loaded.agent()
+    entry = loaded.desk.tasks.open(T1, 0)
+    entry.state = office.entry().state
+    assert loaded.desk.adopt(entry, loaded.at) == [GiveAward("main", 1)]
+    assert loaded.free() == 1
+    assert loaded.desk.timers.has(T1, "task-deadline")
+    assert loaded.desk.timers.has(T1, "accept", "main")
+    loaded.desk.release(entry)
+    assert loaded.free() == 2
+    assert loaded.desk.timers.next_due() is None
+
+
+def test_taken_over(office: Office) -> None:
+    office.turn(office.submit())
+    assert kinds(office.turn(HeldIn())) == ["Held"]
+
+
+def test_parked_tasks_leave_memory_and_come_back(office: Office) -> None:
+    office.turn(office.submit())
+    entry = office.entry()
+    assert office.desk.looked(entry.state or new_task(T1, 0), office.at) == {"main": "parked"}
+    office.desk.park(10, office.at)
+    assert entry.state is None
+    assert office.desk.tasks.active == 0
+    office.agent()
+    office.desk.poll(office.at)
+    assert office.woken == [T1]
+    assert isinstance(entry.inputs[0].input, AwardIn)
+
+
+def test_a_split_waits_for_its_first_agent(office: Office) -> None:
+    spec = m.SubtaskSpec(capability="echo", input=Raw(b'{"w":[1,2,3]}'), split=m.Split(over="w"))
+    turn = office.turn(office.submit(capability=None, plan=m.PlanSpec(subtasks={"all": spec})))
+    (need,) = turn.effects
+    assert isinstance(need, NeedSplit)
+    office.desk.want_split(T1, need, 3, office.at)
+    assert office.woken == []
+    assert office.desk.looked(office.entry().state or new_task(T1, 0), office.at) == {"all": "parked"}
+    office.agent()
+    office.desk.cut_splits(office.at)
+    assert office.woken == [T1]
+    assert kinds(office.turn()) == ["Planned", "Ready", "Awarded"]
+    assert office.desk.splits == {}
+    office.desk.want_split(T2, need, 3, office.at)
+    assert Key(T2, "all") not in office.desk.splits, "nothing waits for a task that is not here"
+
+
+def test_a_split_that_is_wanted_no_more(office: Office) -> None:
+    spec = m.SubtaskSpec(capability="echo", input=Raw(b'{"w":[1]}'), split=m.Split(over="w"))
+    turn = office.turn(office.submit(capability=None, plan=m.PlanSpec(subtasks={"all": spec})))
+    (need,) = turn.effects
+    assert isinstance(need, NeedSplit)
+    office.desk.want_split(T1, need, 1, office.at)
+    office.turn(CancelIn("me", "", "x"))
+    assert office.desk.splits == {}
+
+
+def test_starting_over(office: Office) -> None:
+    office.turn(office.submit())
+    entry = office.entry()
+    entry.inputs.append(Waiting(HeldIn()))
+    office.desk.try_again(entry, office.at + 1)
+    assert (entry.state, len(entry.inputs)) == (None, 1)
+    office.desk.start_over(entry, office.at + 1)
+    assert len(entry.inputs) == 0
+    office.desk.ring(office.at + 1.01)
+    assert office.woken == [T1]
+    assert entry.soft_due
