@@ -20,10 +20,11 @@ from typing import Any
 
 import msgspec
 import nats
-from measure import Load, child, fresh_server, measure, options, quit_on_sigterm, report, run_loop
+from measure import Load, child, fresh_server, measure, options, quit_on_sigterm, report
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from agentexecutor.bus.loop import run_program
 from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_settings
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX
 
@@ -241,11 +242,11 @@ async def check(client: Client, tasks: int) -> None:
 def main() -> None:
     asked = options(__doc__ or "").parse_args()
     if asked.role == "coordinator":
-        run_loop(coordinate(asked.nats))
+        run_program(coordinate, asked.nats)
     elif asked.role == "agent":
-        run_loop(work(asked.nats))
+        run_program(work, asked.nats)
     else:
-        run_loop(bench(asked.seconds, asked.in_flight))
+        run_program(bench, asked.seconds, asked.in_flight)
 
 
 if __name__ == "__main__":

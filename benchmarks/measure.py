@@ -14,14 +14,13 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from agentexecutor.bus.server import embedded_server
 
-__all__ = ["Load", "Numbers", "child", "fresh_server", "measure", "options", "quit_on_sigterm", "report", "run_loop"]
+__all__ = ["Load", "Numbers", "child", "fresh_server", "measure", "options", "quit_on_sigterm", "report"]
 
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -145,16 +144,6 @@ async def quit_on_sigterm() -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run on uvloop where it is installed, as the programs of AgentExecutor do."""
-    try:
-        import uvloop  # noqa: PLC0415 - an extra that may be missing
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
 
 
 def report(name: str, loads: list[Numbers]) -> None:

@@ -12,10 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-from measure import Load, child, fresh_server, measure, options, quit_on_sigterm, report, run_loop
+from measure import Load, child, fresh_server, measure, options, quit_on_sigterm, report
 
 from agentexecutor.agents import Agent
 from agentexecutor.bus import Bus, connect
+from agentexecutor.bus.loop import run_program
 
 CAPACITY = 512
 """More than are ever in flight, so that no task waits for a free slot."""
@@ -66,7 +67,10 @@ async def bench(seconds: float, in_flight: list[int]) -> None:
 
 def main() -> None:
     asked = options(__doc__ or "").parse_args()
-    run_loop(work(asked.nats) if asked.role == "agent" else bench(asked.seconds, asked.in_flight))
+    if asked.role == "agent":
+        run_program(work, asked.nats)
+    else:
+        run_program(bench, asked.seconds, asked.in_flight)
 
 
 if __name__ == "__main__":

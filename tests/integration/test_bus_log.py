@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from anyio.abc import TaskStatus
+    from nats.aio.msg import Msg
 
     from agentexecutor.bus import EmbeddedServer
     from agentexecutor.bus.connection import Connection
@@ -48,17 +49,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_appends_are_fenced(connection: Connection) -> None:
     log = TaskLog(connection)
-    async with log.running():
-        first = await log.append(3, TASK, b"1", {**headers("record", id="id-1"), H_STATE: "running"}, expected=0)
-        with pytest.raises(AppendUnknown) as refused:
-            await log.append(3, TASK, b"x", headers("record"), expected=0)
-        assert refused.value.fields["refused"]
-        second = await log.append(3, TASK, b"2", headers("record"), expected=first)
-        assert [(record.seq, record.payload) for record in await log.read(3, TASK)] == [(first, b"1"), (second, b"2")]
-        last = await log.last(3, TASK)
-        assert last is not None
-        assert last.seq == second
-        assert (await log.read(3, TASK))[0].id == "id-1"
+    first = await log.append(3, TASK, b"1", {**headers("record", id="id-1"), H_STATE: "running"}, expected=0)
+    with pytest.raises(AppendUnknown) as refused:
+        await log.append(3, TASK, b"x", headers("record"), expected=0)
+    assert refused.value.fields["refused"]
+    second = await log.append(3, TASK, b"2", headers("record"), expected=first)
+    assert [(record.seq, record.payload) for record in await log.read(3, TASK)] == [(first, b"1"), (second, b"2")]
+    last = await log.last(3, TASK)
+    assert last is not None
+    assert last.seq == second
+    assert (await log.read(3, TASK))[0].id == "id-1"
 
 
 async def test_of_racing_appends_one_wins(connection: Connection) -> None:
@@ -72,64 +72,72 @@ async def test_of_racing_appends_one_wins(connection: Connection) -> None:
             return
         won.append(number)
 
-    async with log.running(), anyio.create_task_group() as group:
+    async with anyio.create_task_group() as group:
         for number in range(20):
             group.start_soon(race, number)
     assert len(won) == 1
 
 
-async def test_what_is_in_flight_when_the_appender_stops_is_unknown(connection: Connection) -> None:
-    log = TaskLog(connection)
+async def test_an_append_that_no_stream_takes_is_unknown(connection: Connection) -> None:
+    with pytest.raises(AppendUnknown) as unknown:
+        await TaskLog(connection).append_to("no.stream.takes.this", b"", {}, expected=0)
+    assert not unknown.value.fields["refused"]
+
+
+async def test_what_is_in_flight_when_the_connection_closes_is_unknown(server: EmbeddedServer) -> None:
     errors: list[AppendUnknown] = []
 
-    async def append() -> None:
+    async def append(connection: Connection) -> None:
         try:
-            await log.append_to("no.stream.takes.this", b"", {}, expected=0)
+            await TaskLog(connection).append_to("nobody.answers", b"", {}, expected=0)
         except AppendUnknown as error:
             errors.append(error)
 
-    async with anyio.create_task_group() as group, log.running():
-        group.start_soon(append)
-        await anyio.sleep(0.1)
+    async with anyio.create_task_group() as group, open_connection(server.url, name="me") as connection:
+        heard = anyio.Event()
+
+        async def hear(_message: Msg) -> None:
+            heard.set()
+
+        await connection.subscribe("nobody.answers", hear)
+        group.start_soon(append, connection)
+        await heard.wait()
     assert [error.fields["refused"] for error in errors] == [False]
 
 
 async def test_a_message_without_a_type_only_moves_the_head(connection: Connection) -> None:
     log = TaskLog(connection)
-    async with log.running():
-        await log.append(3, TASK, b"1", headers("record"), expected=0)
-        await connection.store(connection.subjects.log(3, TASK), b'{"stream":"X","seq":1}', {})
-        records = await log.read(3, TASK)
-        assert [record.payload for record in records] == [b"1", None]
-        assert await log.append(3, TASK, b"2", headers("record"), expected=records[-1].seq) > records[-1].seq
+    await log.append(3, TASK, b"1", headers("record"), expected=0)
+    await connection.store(connection.subjects.log(3, TASK), b'{"stream":"X","seq":1}', {})
+    records = await log.read(3, TASK)
+    assert [record.payload for record in records] == [b"1", None]
+    assert await log.append(3, TASK, b"2", headers("record"), expected=records[-1].seq) > records[-1].seq
 
 
 async def test_a_long_log_is_read_in_batches_and_pages(connection: Connection) -> None:
     log = TaskLog(connection)
-    async with log.running():
-        head = 0
-        for number in range(600):
-            head = await log.append(3, TASK, b"%03d" % number, headers("record"), expected=head)
-        assert [record.payload for record in await log.read(3, TASK)] == [b"%03d" % number for number in range(600)]
-        page, more = await log.read_after(TASK, 0, 30)
-        assert (len(page), more) == (10, True)
-        rest, more = await log.read_after(TASK, page[-1].seq, 1_000_000)
-        assert (len(rest), more) == (590, False)
+    head = 0
+    for number in range(600):
+        head = await log.append(3, TASK, b"%03d" % number, headers("record"), expected=head)
+    assert [record.payload for record in await log.read(3, TASK)] == [b"%03d" % number for number in range(600)]
+    page, more = await log.read_after(TASK, 0, 30)
+    assert (len(page), more) == (10, True)
+    rest, more = await log.read_after(TASK, page[-1].seq, 1_000_000)
+    assert (len(rest), more) == (590, False)
 
 
 async def test_the_last_record_replaces_the_others_and_heads_tell_states(connection: Connection) -> None:
     log = TaskLog(connection)
-    async with log.running():
-        for number in range(30):
-            task = TaskName("me", f"t{number}")
-            head = await log.append(number % 2, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0)
-            if number % 3 == 0:
-                last = {**headers("record"), H_STATE: "completed", H_ROLLUP: "sub"}
-                await log.append(number % 2, task, b"2", last, expected=head)
-        assert [record.payload for record in await log.read(0, TaskName("me", "t0"))] == [b"2"]
-        heads = {task.id: (shard, head.state) async for task, shard, head in log.heads()}
-        assert heads == {f"t{n}": (n % 2, "completed" if n % 3 == 0 else "running") for n in range(30)}
-        assert len([task async for task, _, _ in log.heads(1)]) == 15
+    for number in range(30):
+        task = TaskName("me", f"t{number}")
+        head = await log.append(number % 2, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0)
+        if number % 3 == 0:
+            last = {**headers("record"), H_STATE: "completed", H_ROLLUP: "sub"}
+            await log.append(number % 2, task, b"2", last, expected=head)
+    assert [record.payload for record in await log.read(0, TaskName("me", "t0"))] == [b"2"]
+    heads = {task.id: (shard, head.state) async for task, shard, head in log.heads()}
+    assert heads == {f"t{n}": (n % 2, "completed" if n % 3 == 0 else "running") for n in range(30)}
+    assert len([task async for task, _, _ in log.heads(1)]) == 15
     assert await log.read(0, TaskName("me", "unknown")) == []
     assert [head async for head in log.heads(7)] == []
 

@@ -210,9 +210,8 @@ async def test_a_late_holder_is_refused(place: Place) -> None:
             await a1.done(award, 1)
             await me.result(task)
             log = TaskLog(me.connection)
-            async with log.running():
-                with pytest.raises(AppendUnknown) as refused:
-                    await log.append(shard, task, b"{}", headers("record"), expected=head)
+            with pytest.raises(AppendUnknown) as refused:
+                await log.append(shard, task, b"{}", headers("record"), expected=head)
             assert refused.value.fields["refused"] is True
             assert new.counters["faults"] == 0
 

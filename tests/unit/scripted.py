@@ -151,13 +151,12 @@ async def scripted(url: str, name: str = "coord", prefix: str = "ae.v1") -> Asyn
     try:
         async with open_connection(url, name=name, prefix=prefix) as connection:
             log = TaskLog(connection)
-            async with log.running():
-                made = Scripted(connection, log)
-                await connection.subscribe(made.subjects.all_submits(), made.submitted)
-                await connection.subscribe(made.subjects.all_claims(), made.claimed)
-                for kind in ("task", "blob", "tasks", "agents", "unserved"):
-                    await connection.subscribe(made.subjects.all_asks(kind), made.question)
-                await made.settle()
-                yield made
+            made = Scripted(connection, log)
+            await connection.subscribe(made.subjects.all_submits(), made.submitted)
+            await connection.subscribe(made.subjects.all_claims(), made.claimed)
+            for kind in ("task", "blob", "tasks", "agents", "unserved"):
+                await connection.subscribe(made.subjects.all_asks(kind), made.question)
+            await made.settle()
+            yield made
     except BaseExceptionGroup as group:
         raise first_of(group) from None

@@ -55,6 +55,8 @@ class Hosting:
         self._group = group
         self._offered = [handler.offered() for handler in agent.handlers.values()]
         self._idle = anyio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # what executions need
 
@@ -82,8 +84,22 @@ class Hosting:
             self.side.publish_soon()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
-        """Run something in the hosting's own task group."""
-        self._group.start_soon(function, *arguments)
+        """Run something beside; it ends with the hosting at the latest."""
+        task = self._loop.create_task(function(*arguments))  # a task group's start costs as much as an execution
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("Something went wrong in agent %s.", self.name, exc_info=error)
+
+    async def end(self) -> None:
+        """Stop whatever still runs beside."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def store(self, task: TaskName, claim: LastClaim) -> None:
         """Store a claim, however long it takes."""
@@ -222,15 +238,18 @@ async def serve(agent: Agent, bus: Bus, *, name: str | None = None, coordinate: 
                 hosting = Hosting(agent, own_bus, group)
                 hosting.state = state
                 await _listen(hosting)
-                async with Side(hosting, asyncio.get_running_loop(), coordinate=coordinate).running() as hosting.side:
-                    try:
-                        yield hosting
-                    except BaseException as error:  # noqa: BLE001  # given on unwrapped, below
-                        raised = error
-                    if not hosting.taken:
-                        with anyio.CancelScope(shield=True):
-                            await hosting.drain()
-                group.cancel_scope.cancel()
+                try:
+                    async with Side(hosting, asyncio.get_running_loop(), coordinate=coordinate).running() as hosting.side:
+                        try:
+                            yield hosting
+                        except BaseException as error:  # noqa: BLE001  # given on unwrapped, below
+                            raised = error
+                        if not hosting.taken:
+                            with anyio.CancelScope(shield=True):
+                                await hosting.drain()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await hosting.end()
         except BaseExceptionGroup as group_error:
             raise (raised or _only(group_error)) from None
         if hosting is not None and hosting.taken is not None:

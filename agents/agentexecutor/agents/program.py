@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from agentexecutor.agents.side import _has_uvloop
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import connect
+from agentexecutor.bus.loop import run_program
 from agentexecutor.schemas.names import new_id
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(agent: Agent, *, url: str | None = None, name: str | None = None, coordi
     async def main() -> None:
         await serve_until_stopped(agent, peer, url=url, coordinate=coordinate)
 
-    anyio.run(main, backend_options={"use_uvloop": _has_uvloop()})
+    run_program(main)
 
 
 async def serve_until_stopped(agent: Agent, peer: str, *, url: str | None, coordinate: bool) -> None:

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from agentexecutor.agents.errors import NameTaken
 from agentexecutor.bus.connection import Connection, open_connection
+from agentexecutor.bus.loop import run
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, decode, encode, headers
@@ -81,7 +82,7 @@ class Side:
 
     def _run(self) -> None:
         try:
-            anyio.run(self._live, backend_options={"use_uvloop": _has_uvloop()})
+            run(self._live)
         except BaseException as error:
             self._error = error
             if self._ready.is_set():
@@ -173,11 +174,3 @@ class Side:
 
     def _main_answers(self) -> None:
         self._answered_at = time.monotonic()
-
-
-def _has_uvloop() -> bool:
-    try:
-        import uvloop  # noqa: F401, PLC0415  # an extra
-    except ImportError:
-        return False
-    return True

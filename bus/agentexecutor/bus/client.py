@@ -5,12 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, TypeVar, overload
 from weakref import WeakValueDictionary
 
-import anyio
 from msgspec import Raw
 from nats.aio.msg import Msg
 
@@ -177,7 +177,7 @@ class Bus:
             if span.is_recording():
                 span.set_attributes(self._span_attributes(task, made[H_ID], payload))
             subject = self.connection.subjects.submit(task, class_of(priority))
-            return await self._store(task, Submitted(subject, payload, made, anyio.current_time()), title, store_timeout_s)
+            return await self._store(task, Submitted(subject, payload, made, time.monotonic()), title, store_timeout_s)
 
     async def _store(self, task: TaskName, submitted: Submitted, title: str, timeout_s: float | None) -> Task:
         outcome = self._outcome_of_submit(task)

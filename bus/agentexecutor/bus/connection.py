@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from agentexecutor.bus.acks import Acks, Answer
 from agentexecutor.bus.errors import ApiError, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
 from agentexecutor.bus.streams import ensure_streams
 from agentexecutor.schemas.errors import TooLarge
@@ -69,6 +70,15 @@ class Connection:
         """Shards and replicas of streams that are made, and whether they are."""
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
+        self._acks = Acks()
+
+    async def listen(self) -> None:
+        """Hear what streams answer. Called once."""
+        await self.subscribe(self._acks.subject, self._acks.on_answer)
+
+    def close(self) -> None:
+        """Who waits for an answer is told that none will come."""
+        self._acks.close()
 
     async def restore(self) -> None:
         """Make the streams that are missing and compare the others. Raises StreamMismatch, ApiError."""
@@ -130,12 +140,11 @@ class Connection:
 
         Raises TooLarge, StoreRefused (it will never be taken), StoreTimeout (not within `timeout_s`), BusClosed.
         """
-        self.check_size(payload, headers)
         give_up = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         wait = FIRST_WAIT_S
         while True:
             left = give_up - time.monotonic()
-            answer = await self._try_store(subject, payload, headers, min(ACK_S, left)) if left > 0 else None
+            answer = await self.acknowledged(subject, payload, headers, min(ACK_S, left)) if left > 0 else None
             if answer is not None and "error" not in answer:
                 return int(answer["seq"])
             if answer is not None and answer["error"].get("err_code") not in PASSING:
@@ -160,19 +169,17 @@ class Connection:
             description=error.get("description"),
         )
 
-    async def _try_store(self, subject: str, payload: bytes, headers: Headers, timeout_s: float) -> dict[str, Any] | None:
-        """One try: the acknowledgement, the server's error, or None when nothing answered."""
+    async def acknowledged(self, subject: str, payload: bytes, headers: Headers, timeout_s: float = ACK_S) -> Answer | None:
+        """Publish once, and give the answer of the stream that takes it; None when none answered. Raises TooLarge, BusClosed."""
+        self.check_size(payload, headers)
+        reply, answer = self._acks.expect(timeout_s)
         try:
-            reply = await self.nats.request(subject, payload, timeout=timeout_s, headers=headers)
-        except (nats.errors.TimeoutError, nats.errors.NoRespondersError, nats.errors.OutboundBufferLimitError):
+            await self.nats.publish(subject, payload, reply=reply, headers=headers or None)
+            return await answer
+        except nats.errors.OutboundBufferLimitError:
             return None
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
             raise BusClosed("The connection to the bus was closed.", hint="Connect again.", url=self.url) from error
-        try:
-            answer = json.loads(reply.data)
-        except ValueError:
-            return None
-        return answer if isinstance(answer, dict) and ("seq" in answer or "error" in answer) else None
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
         """Have `callback` awaited for each message, one after another. One that raises is logged and the next comes."""
@@ -249,10 +256,12 @@ async def open_connection(
                 version=found,
                 needed="2.12",
             )
+        await connection.listen()
         await connection.restore()
         yield connection
     finally:
         await _close(client)
+        connection.close()
 
 
 async def _connect(url: str, name: str, credentials: str | None, holder: list[Connection]) -> Client:

@@ -6,11 +6,9 @@ refusal or a missing answer says nothing about one's own record (it may be store
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import anyio
@@ -22,10 +20,9 @@ from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
 
-__all__ = ["Appender", "StoredRecord", "TaskLog"]
+__all__ = ["StoredRecord", "TaskLog"]
 
 APPEND_S = 5.0
-SWEEP_S = 1.0
 BATCH = 256
 NO_MESSAGE = 10037
 ENDED = ("completed", "failed", "cancelled")
@@ -47,97 +44,30 @@ class StoredRecord(NamedTuple):
     priority: int = 0
 
 
-class Appender:
-    """Fenced publishes with many in flight: one reply subscription, a future each, one sweep for time-outs."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._inbox = f"_INBOX.{new_id()}"
-        self._waiting: dict[str, tuple[asyncio.Future[int], float]] = {}
-        self._count = 0
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Subscribed while the block runs; what is still in flight at its end is unknown."""
-        subscription = await self._connection.subscribe(f"{self._inbox}.*", self._acknowledged)
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._sweep)
-                yield
-                group.cancel_scope.cancel()
-        finally:
-            for token in list(self._waiting):
-                self._fail(token, refused=False, why="the appender stopped")
-            with anyio.CancelScope(shield=True):
-                await _unsubscribe(subscription)
-
-    async def append(self, subject: str, payload: bytes, headers: Headers, *, expected: int) -> int:
-        """Append when the subject's last sequence is `expected`; gives the new one. Raises AppendUnknown, TooLarge."""
-        self._count += 1
-        token = str(self._count)
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = future, asyncio.get_running_loop().time() + APPEND_S
-        try:
-            await self._connection.publish(subject, payload, {**headers, H_EXPECTED: str(expected)}, reply=f"{self._inbox}.{token}")
-            return await future
-        finally:
-            self._waiting.pop(token, None)
-
-    async def _acknowledged(self, message: Msg) -> None:
-        token = message.subject.rpartition(".")[2]
-        waiting = self._waiting.get(token)
-        if waiting is None or waiting[0].done():
-            return
-        try:
-            answer = json.loads(message.data) if message.data else {}
-        except ValueError:
-            answer = {}
-        if "error" in answer:
-            self._fail(token, refused=True, why=str(answer["error"].get("description")), code=answer["error"].get("err_code"))
-        elif "seq" in answer and not answer.get("duplicate"):
-            waiting[0].set_result(int(answer["seq"]))
-        else:
-            self._fail(token, refused=False, why="no stream took it")
-
-    def _fail(self, token: str, *, refused: bool, why: str, code: int | None = None) -> None:
-        future, _ = self._waiting[token]
-        if not future.done():
-            future.set_exception(
-                AppendUnknown(f"An append was not acknowledged: {why}.", hint="Read the log.", refused=refused, err_code=code)
-            )
-
-    async def _sweep(self) -> None:
-        while True:
-            await anyio.sleep(SWEEP_S)
-            now = asyncio.get_running_loop().time()
-            for token, (_, due) in list(self._waiting.items()):
-                if due <= now:
-                    self._fail(token, refused=False, why=f"no answer within {APPEND_S:g} s")
-
-
 class TaskLog:
     """Appends to and reads from AE_LOG, and the two looks into the work queues that recovery needs."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._appender = Appender(connection)
         self._log = stream_name(LOG, connection.prefix)
         self._inbox = stream_name(INBOX, connection.prefix)
         self._submits = stream_name(SUBMITS, connection.prefix)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Needed for `append` and `append_to`; reads work without."""
-        async with self._appender.running():
-            yield
-
     async def append(self, shard: int, task: TaskName, payload: bytes, headers: Headers, *, expected: int) -> int:
-        """Append a record to a task's log when its head is `expected`; gives the new head. Raises AppendUnknown, TooLarge."""
-        return await self._appender.append(self._connection.subjects.log(shard, task), payload, headers, expected=expected)
+        """Append a record to a task's log when its head is `expected`; gives the new head. Raises AppendUnknown, TooLarge, BusClosed."""
+        return await self.append_to(self._connection.subjects.log(shard, task), payload, headers, expected=expected)
 
     async def append_to(self, subject: str, payload: bytes, headers: Headers, *, expected: int) -> int:
-        """The same for a lease. Raises AppendUnknown."""
-        return await self._appender.append(subject, payload, headers, expected=expected)
+        """The same for any subject whose last sequence is `expected`."""
+        answer = await self._connection.acknowledged(subject, payload, {**headers, H_EXPECTED: str(expected)}, APPEND_S)
+        if answer is None:
+            raise _unknown("no stream answered")
+        if "error" in answer:
+            error = answer["error"]
+            raise _unknown(str(error.get("description")), refused=True, code=error.get("err_code"))
+        if answer.get("duplicate"):
+            raise _unknown("the stream took it for a duplicate")
+        return int(answer["seq"])
 
     async def read(self, shard: int, task: TaskName) -> list[StoredRecord]:
         """A task's whole log, oldest first, complete up to what the leader says is last."""
@@ -310,6 +240,10 @@ class TaskLog:
             int(priority) if priority.lstrip("-").isdecimal() else 0,
         )
         return task, shard, record
+
+
+def _unknown(why: str, *, refused: bool = False, code: int | None = None) -> AppendUnknown:
+    return AppendUnknown(f"An append was not acknowledged: {why}.", hint="Read the log.", refused=refused, err_code=code)
 
 
 def _stored(headers: dict[str, str], data: bytes) -> StoredRecord | None:

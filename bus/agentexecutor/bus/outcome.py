@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,6 @@ class Outcome:
         self.closed = False
         """The connection is gone: nothing will be told any more."""
         self._refusals: dict[str, m.ErrorInfo | None] = {}
-        self._news = anyio.Event()
         self._wakers: set[Callable[[], None]] = set()
 
     def ended(self, result: m.Result) -> None:
@@ -55,15 +55,24 @@ class Outcome:
 
     def wake(self) -> None:
         """Have everybody who waits look again."""
-        self._news.set()
-        self._news = anyio.Event()
         for waker in list(self._wakers):
             waker()
 
     async def wait(self, seconds: float) -> None:
         """Until something is told, or for so long."""
-        with anyio.move_on_after(seconds):
-            await self._news.wait()
+        loop = asyncio.get_running_loop()
+        news = loop.create_future()
+
+        def tell() -> None:
+            if not news.done():
+                news.set_result(None)
+
+        timer = loop.call_later(seconds, tell)
+        try:
+            with self.waking(tell):
+                await news
+        finally:
+            timer.cancel()
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:

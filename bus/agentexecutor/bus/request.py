@@ -16,7 +16,8 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode, encode
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.plans import Plan, Subtask, check_plan, dependencies
+from agentexecutor.schemas.plans import Plan, check_plan, dependencies
+from agentexecutor.schemas.references import encode_input
 
 __all__ = ["encode_submit", "fill_submit"]
 
@@ -29,7 +30,7 @@ Put = Callable[[bytes], Awaitable[m.BlobRef]]
 async def fill_submit(options: m.Submit, what: str | Plan | m.PlanSpec, input: Any, put: Put) -> m.Submit:
     """The submit with its capability and input, or with its plan; `put` stores what is large. Raises NameRefused, PlanRefused."""
     if isinstance(what, str):
-        spec = Subtask(what, {} if input is None else input).spec()
+        spec = m.SubtaskSpec(capability=what, input=_encoded(input))
         _check(m.PlanSpec(subtasks={MAIN: spec}))
         if len(spec.input) > INLINE_LIMIT:
             return replace(options, capability=what, input_blob=await put(bytes(spec.input)))
@@ -43,6 +44,12 @@ async def fill_submit(options: m.Submit, what: str | Plan | m.PlanSpec, input: A
     if len(body) > INLINE_LIMIT:
         return replace(options, plan_blob=await put(body))
     return replace(options, plan=plan)
+
+
+def _encoded(input: Any) -> Raw:
+    if input is None:
+        return m.EMPTY
+    return input if isinstance(input, Raw) else encode_input(input)
 
 
 def _check(plan: m.PlanSpec) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
@@ -44,7 +44,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 class Submitted(NamedTuple):
-    """A submit as it was sent, for sending it again. `at`: when it was first stored, by anyio's clock."""
+    """A submit as it was sent, for sending it again. `at`: when it was first stored, monotonic seconds."""
 
     subject: str
     payload: bytes
@@ -154,7 +154,7 @@ class Task:
                 hint="Is the name right (<owner>.<id>)? Ended tasks are kept for 7 days. Only who submitted it can submit it again.",
                 task=self.name,
             )
-        if anyio.current_time() - self._submitted.at > RESUBMIT_S:
+        if time.monotonic() - self._submitted.at > RESUBMIT_S:
             raise TaskLost(
                 f"Nobody knows task {self.name} any more, and it is too old to be submitted again.",
                 hint="It may have been executed: look for its effects before you submit it under another id.",
@@ -252,18 +252,20 @@ class Task:
                 await connection.store(subject, encode(content), made, timeout_s=STORE_S)
                 with anyio.move_on_after(NOTED_S):
                     while not (noted or over() or self._outcome.refusal(id) or self._outcome.closed):
-                        await self._outcome.wait(math.inf)
+                        await self._outcome.wait(NOTED_S)
             if (error := self._outcome.refusal(id)) is not None:
                 raise self._refused(error)
         finally:
             self._outcome.forget(id)
 
-    def _noticing_the_end(self) -> Any:
+    def _noticing_the_end(self) -> AbstractAsyncContextManager[None]:
         """For a task of somebody else, whose result is sent to them: wake up when its last record goes by."""
         connection = self._bus.connection
+        if self._task.owner == self._bus.name:
+            return nullcontext()
 
         async def came(message: Msg) -> None:
             if (message.headers or {}).get(H_STATE) in ENDED:
                 self._outcome.wake()
 
-        return listening(connection, connection.subjects.watch(self._task), came, wanted=self._task.owner != self._bus.name)
+        return listening(connection, connection.subjects.watch(self._task), came)

@@ -14,13 +14,8 @@ __all__ = ["listening"]
 
 
 @asynccontextmanager
-async def listening(
-    connection: Connection, subject: str, callback: Callable[[Msg], Awaitable[None]], *, wanted: bool = True
-) -> AsyncIterator[None]:
-    """Have `callback` awaited for each message of `subject` while the block runs. Not `wanted`: just run the block."""
-    if not wanted:
-        yield
-        return
+async def listening(connection: Connection, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
+    """Have `callback` awaited for each message of `subject` while the block runs."""
     subscription = await connection.subscribe(subject, callback)
     try:
         yield

@@ -16,8 +16,9 @@ import click
 from agentexecutor.agents import Agent
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import connect
+from agentexecutor.bus.loop import run_program
 from agentexecutor.console.exits import UsageError
-from agentexecutor.console.options import command, log_to_stderr, run, unique_name
+from agentexecutor.console.options import command, log_to_stderr, unique_name
 from agentexecutor.console.output import Output
 from agentexecutor.schemas.names import check_name
 
@@ -44,7 +45,7 @@ def agent(where: str, name: str | None, capacity: int | None, nats: str | None, 
     peer = unique_name(loaded.name) if name is None else check_name("peer", name)
     log_to_stderr()
     telemetry.setup(loaded.name)
-    run(_serve, Output(json=as_json), nats, loaded, peer, not no_coordinate)
+    run_program(_serve, Output(json=as_json), nats, loaded, peer, not no_coordinate)
 
 
 async def _serve(out: Output, nats: str | None, agent: Agent, peer: str, coordinate: bool) -> None:

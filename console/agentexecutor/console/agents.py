@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agentexecutor.bus.client import connect
-from agentexecutor.console.options import command, run
+from agentexecutor.bus.loop import run
+from agentexecutor.console.options import command
 from agentexecutor.console.output import Output, seconds
 from agentexecutor.schemas.views import AgentView
 

@@ -10,7 +10,8 @@ import anyio
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import own_name
 from agentexecutor.bus.connection import Connection, open_connection
-from agentexecutor.console.options import command, log_to_stderr, run, unique_name
+from agentexecutor.bus.loop import run_program
+from agentexecutor.console.options import command, log_to_stderr, unique_name
 from agentexecutor.console.output import Output
 from agentexecutor.coordinator.shell import Coordinator
 
@@ -26,7 +27,7 @@ def coordinator(nats: str | None, *, as_json: bool) -> None:
     """
     log_to_stderr()
     telemetry.setup("agentexecutor-coordinator")
-    run(_coordinator, Output(json=as_json), nats)
+    run_program(_coordinator, Output(json=as_json), nats)
 
 
 async def _coordinator(out: Output, nats: str | None) -> None:

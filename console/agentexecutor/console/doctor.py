@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from agentexecutor.bus.loop import run
 from agentexecutor.console.checks import Check, all_checks, no_bus
 from agentexecutor.console.exits import Exit
-from agentexecutor.console.options import command, run
+from agentexecutor.console.options import command
 from agentexecutor.console.output import Output, cell
 
 __all__ = ["doctor"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 import click
 import msgspec
 
@@ -20,7 +18,7 @@ from agentexecutor.schemas.codec import decode_as
 from agentexecutor.schemas.errors import DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 
-__all__ = ["Command", "command", "common", "full_name", "log_to_stderr", "read_json", "read_text", "run", "task_argument", "unique_name"]
+__all__ = ["Command", "command", "common", "full_name", "log_to_stderr", "read_json", "read_text", "task_argument", "unique_name"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -77,12 +75,6 @@ def full_name(text: str) -> TaskName:
 def unique_name(name: str) -> str:
     """``<name>-<random>``, for a peer that shall not meet another of its name."""
     return f"{clean_name(name)[: NAME_LIMIT - SUFFIX - 1]}-{new_id(SUFFIX)}"
-
-
-def run(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run a command's coroutine, on uvloop where it is installed."""
-    quick = importlib.util.find_spec("uvloop") is not None
-    return anyio.run(function, *arguments, backend="asyncio", backend_options={"use_uvloop": quick})
 
 
 def log_to_stderr() -> None:

@@ -7,8 +7,9 @@ from typing import Any, get_args
 import click
 
 from agentexecutor.bus.client import Bus, connect
+from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Task
-from agentexecutor.console.options import command, run, task_argument
+from agentexecutor.console.options import command, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.tasks import unknown
 from agentexecutor.schemas.messages import Verdict

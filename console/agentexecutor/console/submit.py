@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, connect
 from agentexecutor.bus.errors import TaskCancelled, TaskError, TaskFailed
+from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Task
 from agentexecutor.console.exits import Exit, UsageError
 from agentexecutor.console.live import LivePlan, follow
-from agentexecutor.console.options import command, read_json, read_text, run
+from agentexecutor.console.options import command, read_json, read_text
 from agentexecutor.console.output import Output, print_error
 from agentexecutor.console.show import print_view
 from agentexecutor.schemas.errors import AgentExecutorError

@@ -8,10 +8,11 @@ import click
 
 from agentexecutor.bus.client import connect
 from agentexecutor.bus.errors import TaskLost
+from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Task
 from agentexecutor.console.exits import Exit, UsageError, of_task
 from agentexecutor.console.lines import line_of
-from agentexecutor.console.options import command, run, task_argument
+from agentexecutor.console.options import command, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.show import print_view
 from agentexecutor.console.submit import whole_view

@@ -14,10 +14,11 @@ import click
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import own_name
 from agentexecutor.bus.connection import DEFAULT_URL, open_connection
+from agentexecutor.bus.loop import run_program
 from agentexecutor.bus.server import EmbeddedServer, embedded_server
 from agentexecutor.console.coordinator import coordinate_until_stopped
 from agentexecutor.console.exits import UsageError
-from agentexecutor.console.options import command, log_to_stderr, run, unique_name
+from agentexecutor.console.options import command, log_to_stderr, unique_name
 from agentexecutor.console.output import Output
 
 __all__ = ["up"]
@@ -38,7 +39,7 @@ def up(store: Path, port: int, nats: str | None, *, as_json: bool) -> None:
         port = _port_of(nats)
     log_to_stderr()
     telemetry.setup("agentexecutor-up")
-    run(_up, Output(json=as_json), store, port)
+    run_program(_up, Output(json=as_json), store, port)
 
 
 def _port_of(nats: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agentexecutor.coordinator.inputs import Key
 from agentexecutor.coordinator.offers import KnownAgent
@@ -12,8 +13,7 @@ from agentexecutor.schemas import messages as m
 __all__ = ["Round", "choose_bidders"]
 
 
-@dataclass(slots=True)
-class Round:
+class Round(Struct):
     """A call that is open. `asked` None: broadcast, so nobody knows how many will answer."""
 
     key: Key

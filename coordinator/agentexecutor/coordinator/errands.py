@@ -97,8 +97,8 @@ def fetch_plan(input: SubmitIn) -> Errand[SubmitIn]:
     try:
         plan = decode_as(m.PlanSpec, (yield from _read(ref)))
     except UNFIT as error:
-        return dataclasses.replace(input, error=bodies.refusal_of(error))
-    return dataclasses.replace(input, submit=replace(input.submit, plan=plan))
+        return replace(input, error=bodies.refusal_of(error))
+    return replace(input, submit=replace(input.submit, plan=plan))
 
 
 def by_reference(input: ClaimIn) -> Errand[ClaimIn]:
@@ -107,7 +107,7 @@ def by_reference(input: ClaimIn) -> Errand[ClaimIn]:
     if not isinstance(claim, m.Done):
         return input
     ref = yield from _store(bytes(claim.result))
-    return dataclasses.replace(input, claim=replace(claim, result=m.NULL, result_blob=ref))
+    return replace(input, claim=replace(claim, result=m.NULL, result_blob=ref))
 
 
 # inputs and results

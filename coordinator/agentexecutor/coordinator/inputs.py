@@ -6,10 +6,9 @@ times are seconds since 1970 as the server stamps them, passed in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.names import TaskName
@@ -55,8 +54,7 @@ class Key(NamedTuple):
 # Inputs
 
 
-@dataclass(slots=True, frozen=True)
-class SubmitIn:
+class SubmitIn(Struct, frozen=True):
     """A submit, its plan already fetched when it came by reference. `error`: it could not be read."""
 
     submit: m.Submit
@@ -68,8 +66,7 @@ class SubmitIn:
     error: m.ErrorInfo | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class ClaimIn:
+class ClaimIn(Struct, frozen=True):
     """What an agent says about an award: accept, decline, done, failed, release, extend."""
 
     peer: str
@@ -77,8 +74,7 @@ class ClaimIn:
     id: str
 
 
-@dataclass(slots=True, frozen=True)
-class CancelIn:
+class CancelIn(Struct, frozen=True):
     """The owner ends the task."""
 
     peer: str
@@ -86,8 +82,7 @@ class CancelIn:
     id: str
 
 
-@dataclass(slots=True, frozen=True)
-class FeedbackIn:
+class FeedbackIn(Struct, frozen=True):
     """Somebody says something about the task or a subtask."""
 
     peer: str
@@ -95,8 +90,7 @@ class FeedbackIn:
     id: str
 
 
-@dataclass(slots=True, frozen=True)
-class AwardIn:
+class AwardIn(Struct, frozen=True):
     """The market found an agent for a ready subtask."""
 
     subtask: str
@@ -111,8 +105,7 @@ class AwardIn:
     id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class LostIn:
+class LostIn(Struct, frozen=True):
     """The holder of this award is gone; the inbox holds no claim of it."""
 
     subtask: str
@@ -121,8 +114,7 @@ class LostIn:
     id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class BrokenIn:
+class BrokenIn(Struct, frozen=True):
     """The award's input could not be composed (a reference that points at nothing, a body that is gone)."""
 
     subtask: str
@@ -131,8 +123,7 @@ class BrokenIn:
     id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class TimerIn:
+class TimerIn(Struct, frozen=True):
     """A timer that `SetTimer` asked for is due."""
 
     kind: TimerKind
@@ -141,8 +132,7 @@ class TimerIn:
     id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class SplitIn:
+class SplitIn(Struct, frozen=True):
     """The answer to `NeedSplit`: the list has `length` items; one share for each of `capacities` (agent or None, its weight)."""
 
     subtask: str
@@ -152,8 +142,7 @@ class SplitIn:
     id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class ComposedIn:
+class ComposedIn(Struct, frozen=True):
     """The answer to `NeedCompose`: a result put together from others. `subtask` None: the task's own."""
 
     subtask: str | None
@@ -163,8 +152,7 @@ class ComposedIn:
     id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class HeldIn:
+class HeldIn(Struct, frozen=True):
     """The task was taken over by the coordinator that says so."""
 
     id: str = ""
@@ -176,8 +164,7 @@ Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn
 # What follows from a decision
 
 
-@dataclass(slots=True, frozen=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """What a ready subtask asks of the market.
 
     `avoid`: agents that had it before, so another is preferred. `share`: its size, in items. `deadline`: seconds since 1970.
@@ -195,8 +182,7 @@ class Demand:
     deadline: float | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Send:
+class Send(Struct, frozen=True):
     """A complete message for a peer: cancel, feedback, result, refused. `kind` is the kind in the subject."""
 
     peer: str
@@ -204,31 +190,27 @@ class Send:
     message: m.Message
 
 
-@dataclass(slots=True, frozen=True)
-class GiveAward:
+class GiveAward(Struct, frozen=True):
     """Send the award of this epoch (the shell fills its references in)."""
 
     subtask: str
     epoch: int
 
 
-@dataclass(slots=True, frozen=True)
-class Want:
+class Want(Struct, frozen=True):
     """A subtask is ready: find an agent."""
 
     subtask: str
     demand: Demand
 
 
-@dataclass(slots=True, frozen=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """A subtask is not ready any more: look no further."""
 
     subtask: str
 
 
-@dataclass(slots=True, frozen=True)
-class NeedSplit:
+class NeedSplit(Struct, frozen=True):
     """Find the length of the list and the capacities on offer, and answer with `SplitIn`. `input` may hold references."""
 
     subtask: str
@@ -238,8 +220,7 @@ class NeedSplit:
     demand: Demand
 
 
-@dataclass(slots=True, frozen=True)
-class NeedCompose:
+class NeedCompose(Struct, frozen=True):
     """Put results together and answer with `ComposedIn`. `join`: concatenate the lists; else an object by name."""
 
     subtask: str | None
@@ -247,8 +228,7 @@ class NeedCompose:
     join: bool
 
 
-@dataclass(slots=True, frozen=True)
-class SetTimer:
+class SetTimer(Struct, frozen=True):
     """Wake the machine with `TimerIn` at `due` (seconds since 1970). A later one of the same kind and subtask replaces it."""
 
     kind: TimerKind
@@ -260,8 +240,7 @@ class SetTimer:
 Effect = Send | GiveAward | Want | Drop | NeedSplit | NeedCompose | SetTimer
 
 
-@dataclass(slots=True)
-class Decision:
+class Decision(Struct):
     """What an input leads to.
 
     `changes`: to be recorded (empty: nothing). `effects`: to be done once they are stored. `applied`: ids that the record answers.

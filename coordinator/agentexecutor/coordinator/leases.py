@@ -8,7 +8,7 @@ one wins. Nobody takes a live lease. Members divide the shards evenly: each may 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import messages as m
@@ -19,36 +19,31 @@ PAUSE_S = 0.1
 """Up to so long a free shard is left to others, by chance."""
 
 
-@dataclass(slots=True, frozen=True)
-class Beat:
+class Beat(Struct, frozen=True):
     """Publish the member message."""
 
 
-@dataclass(slots=True, frozen=True)
-class Renew:
+class Renew(Struct, frozen=True):
     """Append a renewal; then `won` or `lost`."""
 
     shard: int
     expected: int
 
 
-@dataclass(slots=True, frozen=True)
-class Take:
+class Take(Struct, frozen=True):
     """Append one's own lease; then `won` or `lost`."""
 
     shard: int
     expected: int
 
 
-@dataclass(slots=True, frozen=True)
-class Confirm:
+class Confirm(Struct, frozen=True):
     """Read the subject from the leader; then `confirmed`."""
 
     shard: int
 
 
-@dataclass(slots=True, frozen=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """Finish what is in flight, append an empty lease, then `released`."""
 
     shard: int
@@ -58,8 +53,7 @@ class GiveUp:
 LeaseAction = Beat | Renew | Take | Confirm | GiveUp
 
 
-@dataclass(slots=True)
-class _Shard:
+class _Shard(Struct):
     """What is known of one shard's lease. `seq` None: nothing heard yet."""
 
     seq: int | None = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from agentexecutor.coordinator.auction import Round, choose_bidders
 from agentexecutor.coordinator.inputs import AwardIn, Demand, Key
@@ -35,16 +36,14 @@ UNRECORDED_S = 10.0
 """An assignment that was never recorded gives its slot back after so long."""
 
 
-@dataclass(slots=True, frozen=True)
-class Assign:
+class Assign(Struct, frozen=True):
     """Award `key` as `award` says."""
 
     key: Key
     award: AwardIn
 
 
-@dataclass(slots=True, frozen=True)
-class SendCall:
+class SendCall(Struct, frozen=True):
     """Send a call for proposals to `peers` (name, boot), or to everybody (None)."""
 
     key: Key
@@ -54,8 +53,7 @@ class SendCall:
     demand: Demand
 
 
-@dataclass(slots=True, frozen=True)
-class Suspect:
+class Suspect(Struct, frozen=True):
     """An award whose holder seems to be gone; to be confirmed before it counts as lost."""
 
     key: Key
@@ -268,7 +266,7 @@ class Market:
         mode = self._mode(wanted, free)
         if mode == "standing":
             bids = [self._standing(agent, demand.capability) for agent in free]
-            self._assign(now, wanted, bids, Counter(), "standing", actions, seed)
+            self._assign(now, wanted, bids, {}, "standing", actions, seed)
         else:
             self._call(now, wanted, mode, actions, seed)
         return True
@@ -326,7 +324,7 @@ class Market:
         )
 
     def _assign(
-        self, now: float, wanted: Wanted, bids: list[Candidate], dropped: Counter[str], auction: str, actions: list[Action], seed: int
+        self, now: float, wanted: Wanted, bids: list[Candidate], dropped: dict[str, int], auction: str, actions: list[Action], seed: int
     ) -> None:
         demand = wanted.demand
         name = demand.policy if demand.policy in self.policies else "fastest"
@@ -334,7 +332,7 @@ class Market:
         context = Context(share=demand.share, seed=seed, prefer=demand.prefer, avoid=demand.avoid)
         ranking = rank(policy, bids, context)
         winner = ranking[0].bid
-        dropped.update(self._left_out(now, demand, {bid.agent for bid in bids}))
+        dropped = {**dropped, **self._left_out(now, demand, bids)}
         holding = self._holdings[wanted.key] = Holding(wanted.key, winner.agent, winner.boot, demand.capability, now)
         agent = self._book.hold(holding, now)
         self._awards += 1
@@ -350,21 +348,18 @@ class Market:
             auction=auction,
             bids=[_recorded(scored, index == 0) for index, scored in enumerate(ranking[: self._settings.bids_kept])],
             considered=len(bids),
-            dropped=dict(dropped),
+            dropped=dropped,
             seed=seed,
         )
         actions.append(Assign(wanted.key, award))
 
-    def _left_out(self, now: float, demand: Demand, seen: set[str]) -> Counter[str]:
+    def _left_out(self, now: float, demand: Demand, bids: list[Candidate]) -> dict[str, int]:
         """Why the others of the capability were not considered, counted."""
         agents = self._book.of(demand.capability)
-        reasons: Counter[str] = Counter()
-        if len(agents) > COUNTED or len(agents) <= len(seen):
-            return reasons
-        for agent in agents.values():
-            if agent.name not in seen:
-                reasons[self._why_not(now, agent, demand)] += 1
-        return reasons
+        if len(agents) > COUNTED or len(agents) <= len(bids):
+            return {}
+        seen = {bid.agent for bid in bids}
+        return Counter(self._why_not(now, agent, demand) for agent in agents.values() if agent.name not in seen)
 
     def _why_not(self, now: float, agent: KnownAgent, demand: Demand) -> str:
         if not self._book.alive(agent, now):

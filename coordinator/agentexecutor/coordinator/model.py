@@ -5,9 +5,7 @@ Nothing here decides; see `machine` (what is recorded) and `evolve` (what a reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from agentexecutor.coordinator.states import ENDED, HELD, SubtaskStateName, TaskStateName
 from agentexecutor.schemas import messages as m
@@ -17,8 +15,7 @@ from agentexecutor.schemas.records import FeedbackGiven, ScoredBid
 __all__ = ["Attempt", "SubtaskState", "TaskState", "body_of", "new_task"]
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct):
     """One award and what became of it; state: awarded running completed failed cancelled, or the cause for which it went back."""
 
     agent: str
@@ -28,8 +25,7 @@ class Attempt:
     error: m.ErrorInfo | None = None
 
 
-@dataclass(slots=True)
-class SubtaskState:
+class SubtaskState(Struct):
     """A subtask. Times are seconds since 1970. `waits`: what it still waits for; `dependents`: who waits for it."""
 
     name: str
@@ -77,8 +73,7 @@ class SubtaskState:
         return self.spec.split is not None and bool(self.children)
 
 
-@dataclass(slots=True)
-class TaskState:
+class TaskState(Struct):
     """A task.
 
     `head`: sequence of its last record, 0 before the first. `epochs`: number of the last award. `open`: subtasks that have not ended.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agentexecutor.coordinator.inputs import Key
 from agentexecutor.coordinator.settings import Settings
@@ -16,8 +17,7 @@ SMOOTH = 0.3
 """Weight of the newest measurement in a moving ratio."""
 
 
-@dataclass(slots=True)
-class Holding:
+class Holding(Struct):
     """An award of ours that an agent holds. `epoch` 0: assigned, not yet recorded."""
 
     key: Key
@@ -30,8 +30,7 @@ class Holding:
     accepted_at: float | None = None
 
 
-@dataclass(slots=True)
-class KnownAgent:
+class KnownAgent(Struct):
     """An agent: its last offer (None: known only from the log), and what we gave it."""
 
     name: str

@@ -6,8 +6,9 @@ A package adds its own under the entry point group ``agentexecutor.award_policie
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import entry_points
+
+from msgspec import Struct
 
 __all__ = [
     "Candidate",
@@ -27,8 +28,7 @@ __all__ = [
 GROUP = "agentexecutor.award_policies"
 
 
-@dataclass(slots=True, frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A bid: what an agent promises (its standing offer or its answer to a call), and what is known of the agent.
 
     `estimate_s`, `queue_s`: seconds of work, seconds until it could start. `factor`: real over promised time so far. `busy`, `free`,
@@ -49,8 +49,7 @@ class Candidate:
     note: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class Context:
+class Context(Struct, frozen=True):
     """What the award is about: `share`: size of the subtask (the seed's C_j), `seed`: an integer for what is left to chance."""
 
     share: int = 1
@@ -59,8 +58,7 @@ class Context:
     avoid: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, frozen=True)
-class Scored:
+class Scored(Struct, frozen=True):
     """A bid as the policy judged it."""
 
     bid: Candidate

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agentexecutor.coordinator.inputs import Demand, Key
 
@@ -14,8 +15,7 @@ Pool = tuple[str, tuple[tuple[str, str], ...]]
 """Capability and sorted labels: all that stand in one pool fit the same agents."""
 
 
-@dataclass(slots=True)
-class Wanted:
+class Wanted(Struct):
     """A ready subtask that waits. `order`: smaller is served first; `rounds`: calls that nobody answered with a bid."""
 
     key: Key

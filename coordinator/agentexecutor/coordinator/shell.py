@@ -8,7 +8,6 @@ winner of a lease makes the shard's consumers anew (10).
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import random
@@ -31,6 +30,7 @@ from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errands import Errands
 from agentexecutor.bus.errors import AppendUnknown, BusError
 from agentexecutor.bus.follow import Followed, follow
+from agentexecutor.bus.jobs import Jobs
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord, TaskLog
 from agentexecutor.bus.streams import OFFERS
@@ -121,7 +121,7 @@ class Coordinator:
         self._releasing: set[int] = set()
         self._checking: set[Suspect] = set()
         self._last_seq = 0
-        self._jobs: asyncio.Queue[Entry | Job] = asyncio.Queue()  # a memory object stream costs a tenth of all that is done for a task
+        self._jobs: Jobs[Entry | Job] = Jobs()
         self._stopping = anyio.Event()
         self._left = anyio.Event()
         self._leases_changed = anyio.Event()
@@ -148,7 +148,6 @@ class Coordinator:
         try:
             async with AsyncExitStack() as stack:
                 for context in (
-                    self._log.running(),
                     self._lease_stream.followed(self._lease_seen, self._member_seen),
                     self._answering.hearing(self._asked, "task", "unserved"),
                     self._answering.hearing(self._asked, "tasks", "blob", shared=True),
@@ -227,7 +226,7 @@ class Coordinator:
             await self._do(task, None, decide(state, input, 0.0, self._settings, 0).effects)
             await self._acknowledge(inbound)
         elif isinstance(input, ClaimIn) and large_result(input.claim, INLINE_LIMIT):
-            self._jobs.put_nowait(partial(self._prepare, number, task, errands.by_reference(input), inbound))
+            self._jobs.put(partial(self._prepare, number, task, errands.by_reference(input), inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
 
@@ -239,7 +238,7 @@ class Coordinator:
             return
         input = self._spans.submitted(input)
         if input.submit.plan_blob is not None:
-            self._jobs.put_nowait(partial(self._prepare, number, task, errands.fetch_plan(input), inbound))
+            self._jobs.put(partial(self._prepare, number, task, errands.fetch_plan(input), inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
         consumers = self._shards[number].consumers if number in self._shards else None
@@ -287,7 +286,7 @@ class Coordinator:
         elif not (entry.busy or entry.gone or shard.leaving.is_set()):
             entry.busy = True
             shard.busy += 1
-            self._jobs.put_nowait(entry)
+            self._jobs.put(entry)
 
     # turns
 
@@ -564,7 +563,7 @@ class Coordinator:
     def _ring_in_time(self) -> None:
         """Send the calls that a turn has brought; wake `_keep_time` when something is due before it would wake by itself."""
         while self._desk.calls:
-            self._jobs.put_nowait(partial(self._send_call, self._desk.calls.pop(0)))
+            self._jobs.put(partial(self._send_call, self._desk.calls.pop(0)))
         due = self._desk.next_due()
         if due is not None and due < self._wakes_at:
             self._wakes_at = max(due, time.monotonic())
@@ -598,7 +597,7 @@ class Coordinator:
         for suspect in self._market.suspects(now):
             if suspect not in self._checking:
                 self._checking.add(suspect)
-                self._jobs.put_nowait(partial(self._confirm_lost, suspect))
+                self._jobs.put(partial(self._confirm_lost, suspect))
         if self._tasks.active > self._settings.open_tasks // 2:
             self._desk.park(PARKED_A_TICK, now)
         if now >= self._levels_at:
@@ -606,7 +605,7 @@ class Coordinator:
             self._spans.levels(self._tasks.active, len(self._shards), self._market.unserved(now))
         if now >= self._sweeps_at:
             self._sweeps_at = now + SWEEP_S
-            self._jobs.put_nowait(self._sweep)
+            self._jobs.put(self._sweep)
         await self._admit(now)
 
     async def _sweep(self) -> None:
@@ -790,12 +789,12 @@ class Coordinator:
     async def _asked(self, asked: Asked) -> None:
         """Somebody asks; the answer is a job, or waits for the task's turn."""
         if asked.kind != "task":
-            self._jobs.put_nowait(partial(self._answers[asked.kind], asked))
+            self._jobs.put(partial(self._answers[asked.kind], asked))
             return
         number = shard_of(asked.task, self._connection.shards)
         if number in self._shards and self._leases.holds(time.monotonic(), number):
             if asked.ask.what == "log":
-                self._jobs.put_nowait(partial(self._answer_log, asked))
+                self._jobs.put(partial(self._answer_log, asked))
             else:
                 self._ask(asked.task, number, partial(self._answer_task, asked))
 

@@ -6,9 +6,10 @@ When nobody collects spans, the context that the submit brought goes on as it ca
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
+
+from msgspec.structs import replace
 
 from agentexecutor.coordinator.inputs import SubmitIn
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -41,7 +42,7 @@ class Spans:
         span = t.start_span(t.SPAN_SUBMIT, what, parent=None, start_s=input.stamp)
         span.end()
         made: Headers = t.inject(span)
-        return dataclasses.replace(input, traceparent=made.get(H_TRACEPARENT), tracestate=made.get(H_TRACESTATE))
+        return replace(input, traceparent=made.get(H_TRACEPARENT), tracestate=made.get(H_TRACESTATE))
 
     def of_task(self, state: TaskState | None) -> Headers | None:
         """The context that the submit brought."""

@@ -8,10 +8,9 @@ only, and when the append is refused they are told anew from the loaded state (`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Tasks, Waiting
@@ -31,8 +30,7 @@ from agentexecutor.schemas.subjects import shard_of
 __all__ = ["Desk", "SplitWanted", "Turn"]
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """What one turn leads to. `at`: the record's time, RFC 3339. `stale`: an input needs a newer state than is in memory; it stands first in line."""
 
     at: str
@@ -239,7 +237,7 @@ class Desk:
                 self.calls.append(action)
 
     def _give(self, key: Key, award: AwardIn) -> None:
-        entry = self.tasks.open(key.task, shard_of(key.task, self._shards))
+        entry = self.tasks.get(key.task) or self.tasks.open(key.task, shard_of(key.task, self._shards))
         entry.inputs.append(Waiting(award))
         self._wake(entry)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -194,7 +195,13 @@ def digest(payload: bytes) -> str:
 
 def to_rfc3339(seconds: float) -> str:
     """Seconds since 1970 → RFC 3339 text in UTC. What lies beyond the year 9999 becomes its end."""
-    return datetime.fromtimestamp(min(seconds, _LAST_MOMENT), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    second, microsecond = divmod(round(min(seconds, _LAST_MOMENT) * 1_000_000), 1_000_000)
+    return f"{_rfc3339_second(second)}.{microsecond:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _rfc3339_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def from_rfc3339(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from random import Random
 from typing import NamedTuple
 
 from agentexecutor.schemas.errors import NameRefused
@@ -14,6 +15,8 @@ __all__ = ["TaskName", "check_capability", "check_name", "clean_name", "new_boot
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*", re.ASCII)
 _CAPABILITY_LENGTH = 128
+_random = Random()  # noqa: S311  # names must be unique, not secret; not the module's own, which programs seed
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def check_name(what: str, name: str) -> str:
@@ -47,7 +50,7 @@ def clean_name(text: str) -> str:
 
 def new_id(length: int = 24) -> str:
     """A random word of `length` hexadecimal digits, at most 64 (24 of them hold 96 bits)."""
-    return os.urandom(32).hex()[:length]
+    return f"{_random.getrandbits(256):064x}"[:length]
 
 
 def new_boot() -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, connect
+from agentexecutor.bus.loop import run
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.bus.task import Task
 from agentexecutor.console.demo.crew import CREW, DemoFailed, Worker, crew
@@ -24,7 +25,7 @@ from agentexecutor.console.demo.share import STARTER, Share, coordinating
 from agentexecutor.console.demo.story import Chronicle, Scored, demo_object, print_report
 from agentexecutor.console.exits import UsageError
 from agentexecutor.console.live import LivePlan, follow
-from agentexecutor.console.options import command, run
+from agentexecutor.console.options import command
 from agentexecutor.console.output import Output
 from agentexecutor.console.plan_state import PlanState
 from agentexecutor.console.show import print_view
