@@ -35,6 +35,7 @@ __all__ = ["Execution"]
 
 ACCEPT_HOLD_S = 0.02
 """An accept waits so long: when the work has ended by then, its last claim stands for the accept too."""
+LAST = (m.Done, m.Failed, m.Release)
 TRACE_LINES = 12
 TEXT_LIMIT = 20_000
 
@@ -180,7 +181,7 @@ class Execution:
 
     async def _say(self, claim: m.Claim) -> None:
         """Store a claim; it is the one that is said again when it is asked for."""
-        if self._timer is not None and isinstance(claim, m.Done | m.Failed | m.Release):
+        if self._timer is not None and isinstance(claim, LAST):
             self._timer.cancel()
         kind = TYPE_OF[type(claim)]
         self.held.last = LastClaim(kind, claim, headers(kind, self._trace))

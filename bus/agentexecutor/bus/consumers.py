@@ -201,6 +201,7 @@ class ShardConsumers:
             "ack_wait": ACK_WAIT_S * SECOND,
             "max_deliver": -1,
             "max_ack_pending": IN_FLIGHT,
+            "mem_storage": True,
         }
         await self._connection.api(
             f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}",

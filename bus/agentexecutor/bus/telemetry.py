@@ -248,6 +248,11 @@ def recording() -> bool:
     return _Providers.tracers is not None or trace._TRACER_PROVIDER is not None  # noqa: SLF001
 
 
+def measuring() -> bool:
+    """Whether anybody collects metrics."""
+    return _Providers.meters is not None or metrics._internal._METER_PROVIDER is not None  # noqa: SLF001
+
+
 # Context in messages
 
 
@@ -342,17 +347,20 @@ def span(
 
 def count(metric: str, number: float = 1, attributes: Attributes | None = None) -> None:
     """Add to a sum."""
-    _instrument(metric).add(number, attributes)
+    if measuring():
+        _instrument(metric).add(number, attributes)
 
 
 def measure(metric: str, value: float, attributes: Attributes | None = None) -> None:
     """Put a value (mostly seconds) into a histogram."""
-    _instrument(metric).record(value, attributes)
+    if measuring():
+        _instrument(metric).record(value, attributes)
 
 
 def level(metric: str, value: float, attributes: Attributes | None = None) -> None:
     """Say how a gauge stands now."""
-    _instrument(metric).set(value, attributes)
+    if measuring():
+        _instrument(metric).set(value, attributes)
 
 
 # Programs

@@ -60,6 +60,8 @@ class Spans:
         """Changes are in the log: a span for each plan and each award, and the figures that an operator asks for."""
         t = self._t
         recording = t.recording()
+        if not (recording or t.measuring()):
+            return
         for change in changes:
             if isinstance(change, r.Awarded):
                 subtask = state.subtasks[change.subtask]

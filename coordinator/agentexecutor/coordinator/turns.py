@@ -30,6 +30,9 @@ from agentexecutor.schemas.subjects import shard_of
 __all__ = ["Desk", "SplitWanted", "Turn"]
 
 
+ENDINGS = (r.Cancelled, r.Superseded, r.Completed, r.FailedChange)
+
+
 class Turn(Struct):
     """What one turn leads to. `at`: the record's time, RFC 3339. `stale`: an input needs a newer state than is in memory; it stands first in line."""
 
@@ -187,7 +190,7 @@ class Desk:
             if state.subtasks[change.subtask].held:
                 how = str(change.error.details.get("cause", "cancelled"))
                 market.ended(monotonic, Key(task, change.subtask), change.epoch, how)
-        elif isinstance(change, r.Cancelled | r.Superseded | r.Completed | r.FailedChange):
+        elif isinstance(change, ENDINGS):
             names = getattr(change, "subtasks", None) or (state.subtasks if state.open else ())
             for name in names:
                 self._let_go(state.subtasks[name], task, monotonic)

@@ -149,7 +149,8 @@ def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[st
                 )
     if spec.result is not None and spec.result not in spec.subtasks and spec.result not in known:
         raise PlanRefused(f"The plan's result names {spec.result!r}, which the plan does not have.", path=[spec.result])
-    _refuse_cycles(needs)
+    if any(needs.values()):
+        _refuse_cycles(needs)
     return needs
 
 
