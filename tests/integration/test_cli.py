@@ -335,7 +335,7 @@ def test_feedback_that_cannot_be_used_is_refused(place: Place) -> None:
     assert place.run("submit", "echo", '{"text": "a"}', "--id", "talked-about", "--json").code == 0
     ran = place.run("feedback", "talked-about", "--verdict", "revise")
     assert (ran.code, ran.out) == (1, "")
-    assert "completed already" in ran.err
+    assert "ended already (completed)" in ran.err
 
 
 # lists

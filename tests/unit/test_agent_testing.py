@@ -141,24 +141,33 @@ async def test_a_large_lists_size_is_known_from_its_share() -> None:
     assert bid.estimate_s == 15.0
 
 
+@asynccontextmanager
+async def taken(slots: Slots, order: tuple[int, str]) -> AsyncIterator[None]:
+    await slots.take(order)
+    try:
+        yield
+    finally:
+        slots.give_back()
+
+
 async def test_slots_go_to_the_most_urgent_and_to_those_that_resume_first() -> None:
     slots = Slots(1)
     order: list[str] = []
     started = anyio.Event()
 
     async def work(name: str, priority: int) -> None:
-        async with slots.taken((-priority, "9")):
+        async with taken(slots, (-priority, "9")):
             order.append(name)
 
     async def parent() -> None:
-        async with slots.taken((0, "9")):
+        async with taken(slots, (0, "9")):
             slots.give_back()
             started.set()
             await anyio.lowlevel.checkpoint()
             await slots.take_again()
             order.append("resumed")
 
-    async with anyio.create_task_group() as group, slots.taken((0, "9")):
+    async with anyio.create_task_group() as group, taken(slots, (0, "9")):
         for name, priority in (("low", -1), ("high", 5), ("normal", 0)):
             group.start_soon(work, name, priority)
         await anyio.wait_all_tasks_blocked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class Agent:
             raise AgentError(f"Agent {name!r} has a capacity of {capacity}.", hint="It is at least 1.")
         self.capacity = capacity
         self.labels = dict(labels or {})
+        if not all(isinstance(text, str) for pair in self.labels.items() for text in pair):
+            raise AgentError(f"Agent {name!r} has labels that are no text: {self.labels!r}.", hint="Names and values are text.")
         self.lifespan = lifespan
         self.handlers: dict[str, Handler] = {}
 
@@ -72,6 +75,9 @@ class Agent:
         one subtask takes; `bid`: a function that makes bids for the input at hand (see `agentexecutor.agents.Asked`). Raises AgentError.
         """
         check_capability(name)
+        for what, number in (("estimate_s", estimate_s), ("cost", cost)):
+            if number is not None and not (isinstance(number, int | float) and 0 <= number < math.inf):
+                raise AgentError(f"The {what} of {name} is {number!r}.", hint="It is a number, 0 or more.")
         if name in self.handlers:
             raise AgentError(f"Agent {self.name!r} has two handlers for {name!r}.", hint="Remove one.")
 

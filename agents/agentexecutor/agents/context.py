@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -11,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from agentexecutor.agents.errors import ChildFailed
+from agentexecutor.agents.errors import AgentError, ChildFailed
 from agentexecutor.agents.schedule import schedule as make_schedule
 from agentexecutor.bus import telemetry
 from agentexecutor.schemas import messages as m
@@ -21,6 +22,7 @@ from agentexecutor.schemas.plans import Subtask
 __all__ = ["Child", "Context", "Host"]
 
 T = TypeVar("T")
+MAX_STEPS = 1000
 
 
 class Host(Protocol):
@@ -147,7 +149,12 @@ class Context:
     # schedule and progress
 
     async def schedule(self, *steps: tuple[str, float]) -> None:
-        """Publish this subtask's schedule: steps (name, seconds), one after another. Called again, it revises it."""
+        """Publish this subtask's schedule: steps (name, seconds), one after another. Called again, it revises it.
+
+        Raises AgentError.
+        """
+        if len(steps) > MAX_STEPS or not all(isinstance(name, str) and 0 <= seconds < math.inf for name, seconds in steps):
+            raise AgentError(f"This is no schedule: {steps!r:.200}.", hint=f"Give up to {MAX_STEPS} steps, each a name and its seconds.")
         self.host.scheduled(make_schedule(steps))
         await anyio.lowlevel.checkpoint()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from agentexecutor.schemas.errors import AgentExecutorError
@@ -36,5 +37,7 @@ class Retry(AgentError):
     """Raised by a handler: try again, not before `after_s` seconds (None: after the usual back-off)."""
 
     def __init__(self, message: str = "to be tried again", *, after_s: float | None = None) -> None:
+        if after_s is not None and not 0 <= after_s < math.inf:
+            raise ValueError(f"Retry(after_s={after_s!r}): give seconds from now, 0 or more")
         super().__init__(message, after_s=after_s)
         self.after_s = after_s

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -17,14 +16,17 @@ import msgspec
 
 from agentexecutor.agents.book import Held, LastClaim
 from agentexecutor.agents.context import Context
-from agentexecutor.agents.errors import AgentError, Fail, InputRefused, Retry
+from agentexecutor.agents.errors import Retry
+from agentexecutor.agents.failures import error_of, text_of
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
+from agentexecutor.bus.streams import MESSAGE_LIMIT
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
-from agentexecutor.schemas.codec import INLINE_LIMIT, TYPE_OF, headers, to_rfc3339
-from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.codec import H_ID, INLINE_LIMIT, TYPE_OF, decode, encode, headers, to_rfc3339
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.references import take
 
 if TYPE_CHECKING:
@@ -35,9 +37,9 @@ __all__ = ["Execution"]
 
 ACCEPT_HOLD_S = 0.02
 """An accept waits so long: when the work has ended by then, its last claim stands for the accept too."""
+ROOM = 4096
+"""Bytes for headers."""
 LAST = (m.Done, m.Failed, m.Release)
-TRACE_LINES = 12
-TEXT_LIMIT = 20_000
 
 
 class Execution:
@@ -57,6 +59,9 @@ class Execution:
         self._scope = anyio.CancelScope()
         self._unwanted = False
         self._early: list[m.FeedbackMessage] = []
+        self._extends: dict[str, int] = {}
+        """Ae-Id of each extend claim: its call."""
+        self._lifted: dict[int, m.SubtaskSpec] = {}
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
 
@@ -67,10 +72,13 @@ class Execution:
         self._timer = self._loop.call_later(ACCEPT_HOLD_S, self._accept_soon)
         try:
             with self._scope:
-                async with self._hosting.slots.taken(self.held.order):
+                await self._hosting.slots.take(self.held.order)
+                try:
                     self.held.state = "running"
                     self.held.started = time.monotonic()
                     claim = await self._work()
+                finally:
+                    self._hosting.slots.give_back()
                 if not self._unwanted:
                     await self._say(claim)
             if self._scope.cancelled_caught and self._hosting.releasing and not self._unwanted:
@@ -117,7 +125,7 @@ class Execution:
             except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
                 span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, str(error))
-                claim = self._failed(_error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
+                claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
         outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
         telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
         return claim
@@ -133,7 +141,13 @@ class Execution:
         if self._handler.signature.blocking:
             call = partial(self._handler.function, **arguments)
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._hosting.threads)
-        return await self._handler.function(**arguments)
+        try:
+            return await self._handler.function(**arguments)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._scope.cancel_called or (task is not None and task.cancelling()):
+                raise
+            raise RuntimeError("The handler was cancelled from inside: it raised CancelledError.") from error
 
     async def _input(self) -> bytes | msgspec.Raw:
         """The input, large parts fetched and put in."""
@@ -183,9 +197,20 @@ class Execution:
         """Store a claim; it is the one that is said again when it is asked for."""
         if self._timer is not None and isinstance(claim, LAST):
             self._timer.cancel()
+        if problem := self._why_unsendable(claim):
+            claim = self._failed(m.ErrorInfo(code="handler", message=f"How the work ended cannot be sent: {problem}."), 0.0, None)
         kind = TYPE_OF[type(claim)]
         self.held.last = LastClaim(kind, claim, headers(kind, self._trace))
         await self._hosting.store(self._task, self.held.last)
+
+    def _why_unsendable(self, claim: m.Claim) -> str | None:
+        """Read back as a coordinator will: what it would refuse would keep the subtask open for ever."""
+        try:
+            payload = encode(claim)
+            decode(TYPE_OF[type(claim)], payload)
+        except (DecodeFailed, TypeError, ValueError, RecursionError, OverflowError) as error:
+            return text_of(error)
+        return f"{len(payload)} bytes are more than {MESSAGE_LIMIT - ROOM}" if len(payload) > MESSAGE_LIMIT - ROOM else None
 
     def _accept_soon(self) -> None:
         if not self._accepted and not self._unwanted:
@@ -229,8 +254,24 @@ class Execution:
             self._accept_soon()
 
     async def extend(self, call: int, child: m.SubtaskSpec) -> None:
-        claim = self._claim(m.Extend, call=call, child=child)
-        await self._hosting.store(self._task, LastClaim("extend", claim, headers("extend", self._trace)))
+        if len(child.input) > INLINE_LIMIT:
+            child = self._lifted.get(call) or await self._lift(call, child)
+        made = headers("extend", self._trace)
+        self._extends[made[H_ID]] = call
+        await self._hosting.store(self._task, LastClaim("extend", self._claim(m.Extend, call=call, child=child), made))
+
+    async def _lift(self, call: int, child: m.SubtaskSpec) -> m.SubtaskSpec:
+        """The child with its large input stored, and named by reference."""
+        ref = await self._hosting.bus.put(self._task, bytes(child.input))
+        self._lifted[call] = msgspec.structs.replace(child, input=m.EMPTY, input_blob=ref, after=dependencies(child))
+        return self._lifted[call]
+
+    def refused(self, id: str, error: m.ErrorInfo) -> bool:
+        """A coordinator cannot use the claim with this Ae-Id: an `extend` fails its child. False: it was none of this subtask's."""
+        call = self._extends.get(id)
+        if call is not None and self.context is not None:
+            self.context.child_ended(m.Result(task=self._award.task, subtask=self._award.subtask, call=call, state="failed", error=error))
+        return call is not None or (self.held.last is not None and self.held.last.headers[H_ID] == id)
 
     @asynccontextmanager
     async def waits(self) -> AsyncIterator[None]:
@@ -253,27 +294,3 @@ def _put(value: Any, at: list[str | int], part: Any) -> None:
     for step in at[:-1]:
         value = value[step]
     value[at[-1]] = part
-
-
-def _error_of(error: Exception) -> m.ErrorInfo:
-    """How an exception of a handler is told."""
-    if isinstance(error, InputRefused):
-        return m.ErrorInfo(code="input", message=str(error), details={"parameter": error.fields.get("parameter", "")})
-    if isinstance(error, Fail):
-        details = {key: _json_or_text(value) for key, value in error.fields.items()}
-        return m.ErrorInfo(code="handler", message=error.message, details=details)
-    if isinstance(error, Retry):
-        return m.ErrorInfo(code="handler", message=error.message, retryable=True)
-    lines = traceback.format_exception(error)
-    text = "".join(lines[-TRACE_LINES:])[-TEXT_LIMIT:]
-    message = f"{type(error).__name__}: {error}"[:TEXT_LIMIT]
-    retryable = not isinstance(error, AgentError)
-    return m.ErrorInfo(code="handler", message=message, retryable=retryable, details={"type": type(error).__name__, "traceback": text})
-
-
-def _json_or_text(value: Any) -> Any:
-    try:
-        msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError):
-        return str(value)
-    return value

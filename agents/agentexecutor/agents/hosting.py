@@ -195,7 +195,11 @@ class Hosting:
 
     async def on_refused(self, task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
         if isinstance(message, m.Refused):
-            logger.warning("A claim about task %s was refused: %s", task, message.error.message)
+            mine = [held for held in self.book.held.values() if held.award.task == str(task)]
+            if not any(held.host.refused(message.id, message.error) for held in mine):
+                logger.info("A claim about task %s came too late: %s", task, message.error.message)
+            else:
+                logger.warning("A claim about task %s was refused: %s", task, message.error.message)
 
     # its end
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import anyio
 
@@ -27,16 +25,8 @@ class Slots:
         """Slots that nobody holds or waits for."""
         return self._free
 
-    @asynccontextmanager
-    async def taken(self, order: Order) -> AsyncIterator[None]:
-        """Hold a slot while the block runs."""
-        await self._take(order)
-        try:
-            yield
-        finally:
-            self.give_back()
-
-    async def _take(self, order: Order) -> None:
+    async def take(self, order: Order) -> None:
+        """Hold a slot, when it is one's turn."""
         if self._free > 0 and not self._queue:
             self._free -= 1
             return
@@ -62,4 +52,4 @@ class Slots:
 
     async def take_again(self) -> None:
         """A slot for one that had given its own back."""
-        await self._take(FIRST)
+        await self.take(FIRST)

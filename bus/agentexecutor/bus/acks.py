@@ -6,8 +6,9 @@ The client's own request costs more than the publish itself (a task, a time-out 
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agentexecutor.schemas.names import new_id
 
@@ -50,8 +51,8 @@ class Acks:
     async def on_answer(self, message: Msg) -> None:
         """An answer came. Anything else than a stream's says that no stream took the message."""
         try:
-            answer = json.loads(message.data) if message.data else None
-        except ValueError:
+            answer = msgspec.json.decode(message.data) if message.data else None
+        except msgspec.MsgspecError:
             answer = None
         token = message.subject.rpartition(".")[2]
         self._tell(token, answer if isinstance(answer, dict) and ("seq" in answer or "error" in answer) else None)

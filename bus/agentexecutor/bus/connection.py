@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.acks import Acks, Answer
-from agentexecutor.bus.errors import ApiError, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
 from agentexecutor.bus.streams import ensure_streams
 from agentexecutor.schemas.errors import TooLarge
 from agentexecutor.schemas.names import check_name
@@ -42,6 +42,8 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 PENDING_MESSAGES = 4_000_000
 PENDING_BYTES = 1 << 30
+BUFFER_BYTES = 64 << 20
+"""So much may wait to be sent."""
 TOO_LARGE = 10054
 FEW_HEADERS = 8
 PASSING = frozenset({10077, 10023, 10047, 10008})
@@ -128,10 +130,14 @@ class Connection:
             )
 
     async def publish(self, subject: str, payload: bytes, headers: Headers, *, reply: str = "") -> None:
-        """Publish; raises TooLarge, BusClosed."""
+        """Publish; raises TooLarge, BusClosed, BusAway (too much waits to be sent)."""
         self.check_size(payload, headers)
         try:
             await self.nats.publish(subject, payload, reply=reply, headers=headers or None)
+        except nats.errors.OutboundBufferLimitError as error:
+            raise BusAway(
+                f"The server at {self.url} is away, and {BUFFER_BYTES >> 20} MiB wait for it.", hint="Is it running?", url=self.url
+            ) from error
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
             raise BusClosed("The connection to the bus was closed.", hint="Connect again.", url=self.url) from error
 
@@ -270,11 +276,19 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
         for connection in holder:
             await connection.reconnected()
 
+    async def on_disconnect() -> None:
+        if not client.is_closed:
+            logger.warning("The server at %s is away; it is tried again until it is back.", url)
+
     async def on_error(error: Exception) -> None:
-        logger.warning("The bus reports: %s", error)
+        logger.log(logging.WARNING if client.is_connected else logging.DEBUG, "The bus reports: %s", error)
+
+    async def on_first_error(error: Exception) -> None:
+        seen.append(error)
 
     options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
     client = Client()
+    seen: list[Exception] = []
     try:
         with anyio.fail_after(CONNECT_S):
             await client.connect(
@@ -286,25 +300,24 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
                 reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; nats-py only compares and sleeps
                 ping_interval=10,
                 max_outstanding_pings=2,
-                pending_size=64 * 1024 * 1024,
+                pending_size=BUFFER_BYTES,
+                disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
-                error_cb=_quiet,
+                error_cb=on_first_error,
                 **options,
             )
     except (OSError, TimeoutError, nats.errors.Error) as error:
         with suppress(Exception):
             await client.close()
+        last = seen[-1] if seen else error
+        reason = (last.strerror if isinstance(last, OSError) else str(last)) or f"nothing within {CONNECT_S:g} s"
         raise NoBus(
-            f"No NATS server answers at {url}: {error or type(error).__name__}.",
+            f"No NATS server answers at {url}: {reason}.",
             hint="Start one with `agentexecutor up`, or name another with --nats or AGENTEXECUTOR_NATS_URL.",
             url=url,
         ) from error
-    client._error_cb = on_error  # noqa: SLF001  # quiet while connecting: the error is raised then, not logged
+    client._error_cb = on_error  # noqa: SLF001  # while connecting errors are raised, not logged
     return client
-
-
-async def _quiet(_error: Exception) -> None:
-    """Errors while connecting are raised, not logged."""
 
 
 async def _close(client: Client) -> None:

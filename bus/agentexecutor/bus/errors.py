@@ -4,6 +4,7 @@ AgentExecutorError
 ├── BusError                   the connection and the streams
 │   ├── NoBus                  nothing answers at the address
 │   ├── BusClosed              the connection was closed
+│   ├── BusAway                the server is away, and too much waits for it
 │   ├── ServerTooOld           the server lacks what the streams need
 │   ├── StreamMismatch         a stream exists with another setting
 │   ├── ApiError               JetStream refused a request
@@ -26,6 +27,7 @@ from agentexecutor.schemas.messages import ErrorInfo
 __all__ = [
     "ApiError",
     "AppendUnknown",
+    "BusAway",
     "BusClosed",
     "BusError",
     "NoBus",
@@ -52,6 +54,10 @@ class NoBus(BusError):
 
 class BusClosed(BusError):
     """The connection was closed while it was in use."""
+
+
+class BusAway(BusError):
+    """The server is away, and more waits to be sent than is kept."""
 
 
 class ServerTooOld(BusError):

@@ -247,14 +247,17 @@ class Task:
 
         self._outcome.expect(id)
         try:
-            async with listening(connection, connection.subjects.watch(self._task), came):
-                subject = connection.subjects.claim(sender or self._task.owner, kind, self._task)
+            peer = sender or self._task.owner
+            refusals = connection.subjects.to(peer, "refused", self._task)
+            hearing = nullcontext() if peer == self._bus.name else listening(connection, refusals, self._bus.receive)
+            async with hearing, listening(connection, connection.subjects.watch(self._task), came):
+                subject = connection.subjects.claim(peer, kind, self._task)
                 await connection.store(subject, encode(content), made, timeout_s=STORE_S)
                 with anyio.move_on_after(NOTED_S):
                     while not (noted or over() or self._outcome.refusal(id) or self._outcome.closed):
                         await self._outcome.wait(NOTED_S)
             if (error := self._outcome.refusal(id)) is not None:
-                raise self._refused(error)
+                raise TaskRefused(f"The {kind} for task {self.name} was refused: {error.message}", task=self.name, error=error)
         finally:
             self._outcome.forget(id)
 

@@ -14,7 +14,7 @@ from agentexecutor.coordinator.machine import lookup
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.split import list_reference
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.codec import INLINE_LIMIT
+from agentexecutor.schemas.codec import INLINE_LIMIT, encode
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
 from agentexecutor.schemas.references import compose, take
 
@@ -44,7 +44,7 @@ def fitting_feedback(feedback: list[m.FeedbackMessage]) -> list[m.FeedbackMessag
     kept: list[m.FeedbackMessage] = []
     size = 0
     for given in reversed(feedback):
-        size += len(given.data) + len(given.text)
+        size += len(encode(given))
         if size > INLINE_LIMIT:
             break
         kept.append(given)

@@ -38,7 +38,7 @@ from agentexecutor.coordinator.turns import Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode_as, decode_record, encode, to_rfc3339
-from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
 
 __all__ = [
@@ -136,6 +136,10 @@ def give_award(state: TaskState, effect: GiveAward, coordinator: str) -> Errand[
     award = award_of(state, effect.subtask)
     try:
         input, ref, fill = yield from _complete_input(state, effect.subtask, award.input, award.input_blob)
+        if fill and len(encode(fill)) > INLINE_LIMIT:
+            raise PlanRefused(
+                f"The input refers {len(fill)} times to large results.", hint="Refer to a whole result and take its parts in the handler."
+            )
     except UNFIT as error:
         return BrokenIn(effect.subtask, effect.epoch, bodies.refusal_of(error))
     feedback = bodies.fitting_feedback(award.feedback) if award.feedback else award.feedback
@@ -264,7 +268,10 @@ def page_of_log(stored: Sequence[Stored], after: int, *, more: bool) -> Errand[t
     for item in stored:
         if item.payload is None:
             continue
-        record = decode_record(item.payload)
+        try:
+            record = decode_record(item.payload)
+        except DecodeFailed:
+            continue
         history = None if record.history_blob is None else (yield from _read(record.history_blob))
         lines += log_lines(item.seq, item.time, item.payload, history)
     return log_page(lines, after, more=more)

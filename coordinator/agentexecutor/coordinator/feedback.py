@@ -75,12 +75,12 @@ def _objection(state: TaskState, input: FeedbackIn) -> str:
     if state.state == "unknown":
         return f"There is no task {state.name}."
     if state.ended:
-        return f"Task {state.name} has {state.state} already."
+        return f"The task has ended already ({state.state})."
     if not _may_speak(state, input.peer):
         return f"{input.peer} is neither the owner, nor a holder, nor a critic of task {state.name}."
     if name is not None and subtask is None:
         return f"Task {state.name} has no subtask {name!r}; it has {', '.join(list(state.subtasks)[:20])}."
-    return f"Subtask {name!r} has {subtask.state} already." if subtask is not None and subtask.ended else ""
+    return f"Subtask {name!r} has ended already ({subtask.state})." if subtask is not None and subtask.ended else ""
 
 
 def _reject(draft: Draft, subtask: SubtaskState | None, input: FeedbackIn) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agentexecutor.coordinator.auction import Round, choose_bidders
 from agentexecutor.coordinator.inputs import AwardIn, Demand, Key
@@ -44,7 +45,10 @@ class Assign(Struct, frozen=True):
 
 
 class SendCall(Struct, frozen=True):
-    """Send a call for proposals to `peers` (name, boot), or to everybody (None)."""
+    """Send a call for proposals to `peers` (name, boot), or to everybody (None).
+
+    `demand` is tailored, too, when an agent of the capability makes its bids for the input.
+    """
 
     key: Key
     call: str
@@ -382,7 +386,10 @@ class Market:
         names = None if asked is None else {agent.name for agent in asked}
         self._rounds[call] = Round(wanted.key, call, mode, now, closes, names)
         self._at(closes, "round", None, call)
-        actions.append(SendCall(wanted.key, call, peers, self._settings.bidding_s, wanted.demand))
+        demand = wanted.demand
+        if any(agent.offered[demand.capability].tailored for agent in self._book.of(demand.capability).values()):
+            demand = replace(demand, tailored=True)
+        actions.append(SendCall(wanted.key, call, peers, self._settings.bidding_s, demand))
 
     def _close(self, now: float, round: Round, actions: list[Action], seed: int) -> None:
         """A round is over: the best bid whose agent still has room wins; without one the subtask waits a little and is called again."""

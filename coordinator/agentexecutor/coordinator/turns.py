@@ -30,6 +30,8 @@ from agentexecutor.schemas.subjects import shard_of
 __all__ = ["Desk", "SplitWanted", "Turn"]
 
 
+UNTOLD = frozenset({r.Submitted, r.Planned, r.Ready, r.Held, r.FeedbackGiven})
+"""Changes of which the market need not know."""
 ENDINGS = (r.Cancelled, r.Superseded, r.Completed, r.FailedChange)
 
 
@@ -177,6 +179,8 @@ class Desk:
 
     def _tell_market(self, state: TaskState, change: r.Change, monotonic: float) -> None:
         """What a change means for the agents' slots; called before the state evolves."""
+        if type(change) in UNTOLD:
+            return
         market, task = self.market, state.name
         if isinstance(change, r.Awarded):
             promised = next((bid.estimate_s for bid in change.bids if bid.won), None)
