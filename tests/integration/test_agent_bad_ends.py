@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agentexecutor.agents import Agent, ChildFailed, Context, Fail, Retry
 from agentexecutor.bus import TaskFailed, connect
-from agentexecutor.schemas import Plan, Ref, Subtask
+from agentexecutor.schemas import Plan, PlanRefused, Ref, Subtask
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -42,11 +42,17 @@ SCHEDULES = {"negative schedule": [("fit", -1.0)], "endless schedule": [("step",
 @agent.capability("end")
 async def end(ctx: Context, how: str) -> str:
     if how in RAISED:
-        raise RAISED[how]()
+        raised = RAISED[how]()
+        raise raised
     if how in SCHEDULES:
         await ctx.schedule(*SCHEDULES[how])
     ctx.progress(0.5, "x" * 10_000_000)
     return "told"
+
+
+@agent.capability("nan")
+async def give_nan() -> dict[str, Any]:
+    return {"losses": [1.0, float("nan")]}
 
 
 ENDS = [
@@ -70,6 +76,10 @@ async def test_whatever_a_handler_ends_with_ends_the_task(bus: Bus) -> None:
             if how == "large details":
                 assert failed.value.error.details["text"] == "(10000002 bytes, left out)"
                 assert failed.value.error.details["number"] == 7
+        with pytest.raises(TaskFailed, match="holds nan"):
+            await bus.run("nan", retries=0)
+        with pytest.raises(PlanRefused, match="holds inf"):
+            await bus.run("end", {"how": float("inf")})
         assert await bus.run("end", {"how": "large progress"}) == "told", "progress that cannot be sent is lost, nothing else"
 
 

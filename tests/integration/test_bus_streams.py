@@ -69,6 +69,11 @@ async def test_sizes_are_checked_before_and_by_the_stream(server: EmbeddedServer
         assert await connection.store(subject, b"{}", headers("submit")) == 1, "the connection lives on"
 
 
+async def test_a_submit_of_an_unknown_class_is_stored_nowhere(server: EmbeddedServer) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        assert await connection.acknowledged(connection.subjects.submit(TASK, "urgent"), b"{}", headers("submit")) is None
+
+
 async def test_a_full_stream_is_waited_for(server: EmbeddedServer) -> None:
     async with open_connection(server.url, name="me") as connection:
         config = (await connection.api("STREAM.INFO.AE_SUBMITS", {}))["config"]

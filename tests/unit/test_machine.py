@@ -291,6 +291,17 @@ def test_claims_about_an_ended_task_are_answered_with_cancel(table: Table) -> No
     assert [type(message).__name__ for message in sent(table, "cancel")] == ["Cancel"]
 
 
+def test_only_the_owner_cancels(table: Table) -> None:
+    table.submit()
+    table.put(CancelIn("eve", "I do not like it", "x"))
+    assert table.last.changes == []
+    (refused,) = table.of(Send)
+    assert (refused.peer, refused.kind) == ("eve", "refused")
+    assert isinstance(refused.message, m.Refused)
+    assert "eve is not the owner" in refused.message.error.message
+    assert not table.state.ended
+
+
 def test_cancel_before_the_submit_writes_a_tombstone(table: Table) -> None:
     table.put(CancelIn("me", "changed my mind", "x"))
     assert table.state.state == "cancelled"
@@ -311,6 +322,14 @@ def test_the_task_deadline_ends_everything(table: Table) -> None:
     assert table.state.error is not None
     assert table.state.error.code == "deadline"
     assert sent(table, "cancel")
+
+
+def test_a_passed_deadline_names_what_nobody_had_taken(table: Table) -> None:
+    table.submit(Plan({"a": Subtask("text.clasify"), "b": Subtask("c", {"x": Ref("a")})}), deadline_s=10)
+    table.now += 10
+    table.put(TimerIn("task-deadline"))
+    assert table.state.error is not None
+    assert table.state.error.message == "The task passed its deadline of 10 s; no agent had taken 'a' (text.clasify)."
 
 
 def test_a_subtask_deadline_ends_the_subtask(table: Table) -> None:

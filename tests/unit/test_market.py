@@ -186,6 +186,15 @@ def test_kept_and_broken_promises_are_remembered(market: Market) -> None:
     assert next(bid for bid in last.bids if bid.agent == "a").factor > 2
 
 
+def test_a_call_carries_the_input_when_an_agent_bids_for_it(market: Market) -> None:
+    market.offer(0, "a", m.Offer(boot="1", capabilities=[m.Capability(name="c", tailored=True)]))
+    market.offer(0, "b", offer("d"))
+    market.want(0, key(1), demand(auction="broadcast"))
+    market.want(0, key(2), demand("d", auction="broadcast"))
+    calls = [action for action in market.poll(0, 1) if isinstance(action, SendCall)]
+    assert {call.demand.capability: call.demand.tailored for call in calls} == {"c": True, "d": False}
+
+
 def test_a_call_asks_the_fitting_ones_and_the_best_bid_wins(market: Market) -> None:
     market.offer(0, "a", offer())
     market.offer(0, "b", offer())

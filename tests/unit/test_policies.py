@@ -76,6 +76,7 @@ def test_a_lone_agent_gets_it_again() -> None:
     assert winner("fastest", Candidate("a", "1"), avoid=("a",)) == "a"
 
 
-def test_ties_break_by_load_and_then_by_name() -> None:
+def test_ties_break_by_load_then_by_who_waited_longest_then_by_name() -> None:
+    assert winner("fastest", Candidate("a", "1", last_award=2), Candidate("b", "1", last_award=1)) == "b"
     assert winner("fastest", Candidate("b", "1", estimate_s=1), Candidate("a", "1", estimate_s=1)) == "a"
     assert winner("fastest", Candidate("b", "1", estimate_s=1), Candidate("a", "1", estimate_s=1, busy=1)) == "b"

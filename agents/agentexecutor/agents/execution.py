@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -16,13 +17,13 @@ import msgspec
 
 from agentexecutor.agents.book import Held, LastClaim
 from agentexecutor.agents.context import Context
-from agentexecutor.agents.errors import Retry
+from agentexecutor.agents.errors import AgentError, Retry
 from agentexecutor.agents.failures import error_of, text_of
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.streams import MESSAGE_LIMIT
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
+from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, lost_number, why_unreadable
 from agentexecutor.schemas.codec import H_ID, INLINE_LIMIT, TYPE_OF, decode, encode, headers, to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
 from agentexecutor.schemas.names import TaskName
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from agentexecutor.agents.hosting import Hosting
 
 __all__ = ["Execution"]
+
+logger = logging.getLogger("agentexecutor.agents")
 
 ACCEPT_HOLD_S = 0.02
 """An accept waits so long: when the work has ended by then, its last claim stands for the accept too."""
@@ -123,6 +126,7 @@ class Execution:
             try:
                 claim = await self._done(await self._call(), time.monotonic() - started)
             except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
+                _log(self._award, error)
                 span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, str(error))
                 claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
@@ -170,7 +174,8 @@ class Execution:
     async def _done(self, result: Any, took_s: float) -> m.Claim:
         try:
             body = msgspec.json.encode(result)
-            problem = why_unreadable(body, MAX_BODY_DEPTH)
+            number = lost_number(result, body)
+            problem = why_unreadable(body, MAX_BODY_DEPTH) if number is None else f"it holds {number}"
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             problem = str(error)
         if problem:
@@ -288,6 +293,13 @@ class Execution:
 
     async def body(self, result: m.Result) -> bytes:
         return await self._hosting.bus.body(self._task, result.result, result.result_blob)
+
+
+def _log(award: m.Award, error: Exception) -> None:
+    """What an author wants to see: where their code failed. What they raised on purpose is a line."""
+    meant = isinstance(error, AgentError)
+    text = "Subtask %s of task %s (%s, attempt %d) failed: %s"
+    logger.warning(text, award.subtask, award.task, award.capability, award.attempt, error, exc_info=None if meant else error)
 
 
 def _put(value: Any, at: list[str | int], part: Any) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from agentexecutor.bus.errors import ApiError, StreamMismatch
-from agentexecutor.schemas.subjects import DEFAULT_PREFIX, Subjects
+from agentexecutor.schemas.subjects import CLASSES, DEFAULT_PREFIX, Subjects
 
 if TYPE_CHECKING:
     from agentexecutor.bus.connection import Connection
@@ -41,7 +41,7 @@ def stream_settings(prefix: str, shards: int, replicas: int) -> list[dict[str, A
     streams: list[dict[str, Any]] = [
         {
             "name": SUBMITS,
-            "subjects": [subjects.all_submits()],
+            "subjects": [subjects.all_submits(klass) for klass in CLASSES],
             "subject_transform": {"src": subjects.all_submits(), "dest": subjects.new_transform(shards)},
             "max_bytes": 4 * GIB,
             **queue,

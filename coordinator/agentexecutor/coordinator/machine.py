@@ -250,8 +250,9 @@ def _subtask_deadline(draft: Draft, input: TimerIn) -> None:
     if draft.now < due:
         draft.effect(SetTimer("subtask-deadline", due, subtask.name))
         return
+    why = _still_waiting([subtask] if subtask.state == "ready" else [])
     draft.stop(subtask, "its deadline has passed")
-    draft.fail(subtask, _deadline_error(f"Subtask {subtask.name!r} passed its deadline of {subtask.spec.deadline_s:g} s."))
+    draft.fail(subtask, _deadline_error(f"Subtask {subtask.name!r} passed its deadline of {subtask.spec.deadline_s:g} s{why}."))
 
 
 def _task_deadline(draft: Draft, _input: TimerIn) -> None:
@@ -261,7 +262,14 @@ def _task_deadline(draft: Draft, _input: TimerIn) -> None:
     if draft.now < due:
         draft.effect(SetTimer("task-deadline", due))
     else:
-        draft.fail_task(_deadline_error(f"The task passed its deadline of {due - draft.state.submitted_at:g} s."))
+        waiting = [subtask for subtask in draft.state.subtasks.values() if subtask.state == "ready"]
+        draft.fail_task(_deadline_error(f"The task passed its deadline of {due - draft.state.submitted_at:g} s{_still_waiting(waiting)}."))
+
+
+def _still_waiting(subtasks: list[SubtaskState]) -> str:
+    """What no agent had taken by then: mostly a misspelt capability, or an agent that is not up."""
+    named = [f"{subtask.name!r} ({subtask.spec.capability})" for subtask in subtasks[:8]]
+    return f"; no agent had taken {', '.join(named)}" if named else ""
 
 
 def _deadline_error(message: str) -> m.ErrorInfo:
@@ -317,7 +325,11 @@ def _composed(draft: Draft, input: ComposedIn) -> None:
 
 
 def _cancel(draft: Draft, input: CancelIn) -> None:
-    if draft.state.ended:
+    if input.peer != draft.state.name.owner:
+        error = m.ErrorInfo(code="refused", message=f"{input.peer} is not the owner of task {draft.state.name}.")
+        draft.decision.refusal = error
+        draft.effect(Send(input.peer, "refused", m.Refused(task=str(draft.state.name), id=input.id, error=error)))
+    elif draft.state.ended:
         draft.effect(_result(draft.state))
     else:
         draft.cancel_task(input.reason)

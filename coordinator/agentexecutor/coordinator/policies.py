@@ -124,11 +124,11 @@ def _scored(bid: Candidate, score: float, reason: str) -> Scored:
 
 
 def rank(policy: Policy, bids: Sequence[Candidate], context: Context) -> list[Scored]:
-    """Best first. Before the score: the preferred agent first, those to avoid last. After it: fewer in use, then the name."""
+    """Best first. Before the score: the preferred agent first, those to avoid last. After it: fewer in use, longer without an award, the name."""
 
-    def order(scored: Scored) -> tuple[bool, bool, float, int, str]:
+    def order(scored: Scored) -> tuple[bool, bool, float, int, int, str]:
         bid = scored.bid
-        return bid.agent != context.prefer, bid.agent in context.avoid, scored.score, bid.busy, bid.agent
+        return bid.agent != context.prefer, bid.agent in context.avoid, scored.score, bid.busy, bid.last_award, bid.agent
 
     return [_explained(scored, context) for scored in sorted(policy(bids, context), key=order)]
 

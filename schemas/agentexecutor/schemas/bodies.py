@@ -7,9 +7,11 @@ is fixed here. Knows bytes only, no messages.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
-__all__ = ["MAX_BODY_DEPTH", "MAX_DEPTH", "why_unreadable"]
+__all__ = ["MAX_BODY_DEPTH", "MAX_DEPTH", "lost_number", "why_unreadable"]
 
 MAX_DEPTH = 200
 """Levels of objects and lists in a message."""
@@ -38,6 +40,20 @@ def why_unreadable(payload: bytes | msgspec.Raw, limit: int) -> str | None:
     except msgspec.MsgspecError as error:
         return str(error)
     return None if _levels(value, limit + 1) <= limit else f"nested more than {limit} levels deep"
+
+
+def lost_number(value: object, encoded: bytes) -> str | None:
+    """The first NaN or infinity in a value that was `encoded`: JSON has none, the encoder writes null. None: there is none."""
+    if b"null" not in encoded:
+        return None
+    level = [msgspec.to_builtins(value, enc_hook=lambda _: None, str_keys=True)]
+    while level:
+        for item in level:
+            if isinstance(item, float) and not math.isfinite(item):
+                return str(item)
+        holders = [item for item in level if isinstance(item, dict | list | tuple)]
+        level = [item for holder in holders for item in (holder.values() if isinstance(holder, dict) else holder)]
+    return None
 
 
 def _levels(value: object, enough: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
+from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, lost_number, why_unreadable
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.messages import NULL, BlobRef, Fill
 from agentexecutor.schemas.names import new_id
@@ -75,6 +75,8 @@ def encode_input(value: Any) -> Raw:
             raw = msgspec.json.encode(_escaped(value), order="deterministic")
     except _NO_JSON as error:
         raise PlanRefused(f"The input has no JSON form: {error}.", hint="Use what JSON knows, or msgspec structs.") from error
+    if number := lost_number(value, raw):
+        raise PlanRefused(f"The input holds {number}, which JSON does not know.", hint="Send None, or text.")
     if reason := why_unreadable(raw, MAX_BODY_DEPTH):
         raise PlanRefused(f"The input cannot be sent: {reason}.", hint="Flatten it, or send it as text.")
     return Raw(raw)

@@ -102,8 +102,8 @@ class Subjects:
 
     # what to subscribe to, and what streams hold
 
-    def all_submits(self) -> str:
-        return f"{self.prefix}.submit.*.*.*"
+    def all_submits(self, klass: str = "*") -> str:
+        return f"{self.prefix}.submit.*.{klass}.*"
 
     def all_claims(self) -> str:
         return f"{self.prefix}.from.*.*.*.*"
