@@ -34,6 +34,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "lone surrogate": lambda: ValueError("a \ud800 b"),
     "large exception": lambda: ValueError("x" * 10_000_000),
     "cancelled from inside": asyncio.CancelledError,
+    "exit": lambda: SystemExit(2),
     "retry yesterday": lambda: Retry("again", after_s=-1),
 }
 SCHEDULES = {"negative schedule": [("fit", -1.0)], "endless schedule": [("step", 1.0)] * 20_000}
@@ -62,6 +63,7 @@ ENDS = [
     ("lone surrogate", r"a \\ud800 b"),
     ("large exception", r"\(10000012 characters\)"),
     ("cancelled from inside", "raised CancelledError"),
+    ("exit", "SystemExit: 2"),
     ("retry yesterday", "0 or more"),
     ("negative schedule", "This is no schedule"),
     ("endless schedule", "This is no schedule"),

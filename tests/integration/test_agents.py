@@ -261,11 +261,11 @@ async def test_bids_made_for_the_input(bus: Bus) -> None:
         return lambda asked: None if asked.input["x"] < 0 else factor * asked.input["x"]
 
     @quick.capability("work", bid=bid(1.0))
-    async def work_quickly(x: int) -> str:
+    async def work_quickly(x: int, text: str = "") -> str:
         return "quick"
 
     @slow.capability("work", bid=bid(5.0))
-    async def work_slowly(x: int) -> str:
+    async def work_slowly(x: int, text: str = "") -> str:
         return "slow"
 
     async with quick.serve(bus), slow.serve(bus):
@@ -277,6 +277,10 @@ async def test_bids_made_for_the_input(bus: Bus) -> None:
             ("slow", "call", 10.0, False),
         ]
         assert await bus.run("work", {"x": 3}, auction="broadcast") == "quick"
+        task = await bus.submit("work", {"x": 3, "text": "x" * 400_000}, tailored=True)
+        assert await task.result(timeout_s=20) == "quick"
+        bids = (await task.view()).subtasks["main"].bids
+        assert [(bid.agent, bid.score) for bid in bids] == [("quick", 3.0), ("slow", 15.0)], "the input was fetched for the bid"
 
 
 async def test_lifespan_is_entered_once_and_its_value_is_the_state(bus: Bus) -> None:
@@ -364,9 +368,11 @@ async def lone_view(server: EmbeddedServer, name: str) -> Any:
         return await bus.task(name).view()
 
 
-@pytest.mark.parametrize("seconds", ["3.0", "60"], ids=["finishes", "releases"])
-async def test_sigterm_finishes_or_releases(server: EmbeddedServer, bus: Bus, seconds: str) -> None:
-    program = start(server, "sleep", AGENTEXECUTOR_NAME="sleeper")
+@pytest.mark.parametrize(
+    ("how", "seconds"), [("sleep", "3.0"), ("sleep", "60"), ("block", "600")], ids=["finishes", "releases", "leaves a blocked thread"]
+)
+async def test_sigterm_finishes_or_releases(server: EmbeddedServer, bus: Bus, how: str, seconds: str) -> None:
+    program = start(server, how, AGENTEXECUTOR_NAME="sleeper")
     agent = Agent("other", capacity=1)
     agent.capability("sleep")(lambda seconds: "slept elsewhere")
     try:

@@ -267,6 +267,29 @@ async def test_undecodable_stops_nothing(place: Place) -> None:
         assert info["state"]["messages"] == 0, "all are acknowledged"
 
 
+async def test_headers_and_subjects_that_the_client_cannot_read_stop_nothing(place: Place) -> None:
+    """nats-py alone ends the connection over them, and they come again after every reconnect."""
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        await me.until_agents(1)
+        stream = await anyio.connect_tcp("127.0.0.1", int(place.url.rsplit(":", 1)[1]))
+        async with stream:
+            await stream.send(b'CONNECT {"verbose":false,"headers":true}\r\n')
+            subject = f"{place.prefix}.from.w.done.me".encode()
+            for head in (b"NATS/1", b"NATS/1.0\r\n", b"NATS/1.0\r\n\xff\r\n\r\n", b"\xff" * 20):
+                await stream.send(b"HPUB %s.x %d %d\r\n%s{}\r\n" % (subject, len(head), len(head) + 2, head))
+            await stream.send(b"PUB %s.\xff\xfe 2\r\n{}\r\nPING\r\n" % subject)
+            while b"PONG" not in await stream.receive():
+                pass
+        info = f"STREAM.INFO.{stream_name(INBOX, me.connection.prefix)}"
+        task = await me.submit("t1", capability="echo")
+        await a1.done(await a1.award(), 1)
+        assert (await me.result(task)).state == "completed"
+        with anyio.fail_after(20):
+            while (await me.connection.api(info, {}))["state"]["messages"]:
+                await anyio.sleep(0.05)  # acknowledged one after another, which nobody tells
+        assert len(coordinator.unusable) == 5
+
+
 async def test_cancel(place: Place) -> None:
     async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -184,6 +185,26 @@ def test_kept_and_broken_promises_are_remembered(market: Market) -> None:
                 last = action.award
     assert last.agent == "b"
     assert next(bid for bid in last.bids if bid.agent == "a").factor > 2
+
+
+def test_a_policy_of_others_that_fails_is_replaced(market: Market) -> None:
+    def broken(bids: Any, context: Any) -> Any:
+        raise KeyError("gpu")
+
+    market = Market(Settings(), {"broken": broken, "nobody": lambda bids, context: []})
+    market.offer(0, "a", offer(capacity=2))
+    for number, policy in enumerate(("broken", "nobody")):
+        market.want(0, key(number), demand(policy=policy))
+    awards = [action.award for action in market.poll(0, 1) if isinstance(action, Assign)]
+    assert [(award.agent, award.policy) for award in awards] == [("a", "fastest"), ("a", "fastest")]
+
+
+def test_scores_without_a_json_form_are_bounded(market: Market) -> None:
+    market.offer(0, "a", offer(estimate_s=1.7e308, queue_s=1.7e308))
+    market.want(0, key(1), demand())
+    (action,) = market.poll(0, 1)
+    assert isinstance(action, Assign)
+    assert action.award.bids[0].score == sys.float_info.max
 
 
 def test_a_call_carries_the_input_when_an_agent_bids_for_it(market: Market) -> None:

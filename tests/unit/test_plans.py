@@ -145,6 +145,11 @@ def test_a_cycle_is_refused_with_its_path(needs: dict[str, list[str]], path: lis
     assert again.fields == caught.value.fields
 
 
+def test_the_name_of_a_merging_capability_is_checked() -> None:
+    with pytest.raises(NameRefused, match="bad name"):
+        Plan({"a": Subtask("c", {"rows": [1]}, split=Split(over="rows", merge="bad name"))}).spec()
+
+
 def test_a_cycle_through_references_is_refused() -> None:
     with pytest.raises(PlanRefused, match="cycle: a -> b -> a"):
         Plan({"a": Subtask("x", {"y": Ref("b/part")}), "b": Subtask("x", {"y": [Ref("a")]})}).spec()

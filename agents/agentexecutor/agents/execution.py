@@ -125,7 +125,7 @@ class Execution:
             started = time.monotonic()
             try:
                 claim = await self._done(await self._call(), time.monotonic() - started)
-            except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
                 _log(self._award, error)
                 span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, str(error))
@@ -295,7 +295,7 @@ class Execution:
         return await self._hosting.bus.body(self._task, result.result, result.result_blob)
 
 
-def _log(award: m.Award, error: Exception) -> None:
+def _log(award: m.Award, error: BaseException) -> None:
     """What an author wants to see: where their code failed. What they raised on purpose is a line."""
     meant = isinstance(error, AgentError)
     text = "Subtask %s of task %s (%s, attempt %d) failed: %s"

@@ -11,6 +11,8 @@ from typing import Any
 
 import anyio
 import anyio.abc
+from msgspec import Raw
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from agentexecutor.agents.agent import Agent
@@ -161,6 +163,8 @@ class Hosting:
             if self.book.draining:
                 answer = m.Refusal(subtask=call.subtask, call=call.call, boot=self.boot, reason="stopping")
             else:
+                if handler.bid is not None and call.input_blob is not None:
+                    call = replace(call, input=Raw(await self.bus.fetch(task, call.input_blob, timeout_s=call.reply_by_s)))
                 answer = await answer_call(call, self.boot, self.agent.capacity, self.load(), handler.estimate_s, handler.cost, handler.bid)
         except Exception as error:
             logger.exception("The bid function of %s failed.", call.capability)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,7 +19,9 @@ from agentexecutor.schemas.names import new_id
 if TYPE_CHECKING:
     from agentexecutor.agents.agent import Agent
 
-__all__ = ["run", "serve_until_stopped"]
+__all__ = ["leave", "run", "serve_until_stopped"]
+
+LEAVE_S = 1.0
 
 logger = logging.getLogger("agentexecutor.agents")
 
@@ -31,6 +35,18 @@ def run(agent: Agent, *, url: str | None = None, name: str | None = None, coordi
         await serve_until_stopped(agent, peer, url=url, coordinate=coordinate)
 
     run_program(main)
+    leave()
+
+
+def leave() -> None:
+    """End the process although a blocking handler still runs: it cannot be stopped, and what it held is given back already."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(LEAVE_S)
+            if thread.is_alive():
+                logger.warning("A blocking handler did not look at ctx.cancelled; the process ends without waiting for it.")
+                atexit._run_exitfuncs()  # noqa: SLF001  # spans are still to be sent, logs to be flushed
+                os._exit(0)
 
 
 async def serve_until_stopped(agent: Agent, peer: str, *, url: str | None, coordinate: bool) -> None:

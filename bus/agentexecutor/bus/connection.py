@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.acks import Acks, Answer
 from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.robust import RobustClient
 from agentexecutor.bus.streams import ensure_streams
 from agentexecutor.schemas.errors import TooLarge
 from agentexecutor.schemas.names import check_name
@@ -287,7 +288,7 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
         seen.append(error)
 
     options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
-    client = Client()
+    client = RobustClient()
     seen: list[Exception] = []
     try:
         with anyio.fail_after(CONNECT_S):

@@ -14,6 +14,7 @@ import anyio
 import click
 
 from agentexecutor.agents import Agent
+from agentexecutor.agents.program import leave
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import connect
 from agentexecutor.bus.loop import run_program
@@ -46,6 +47,7 @@ def agent(where: str, name: str | None, capacity: int | None, nats: str | None, 
     log_to_stderr()
     telemetry.setup(loaded.name)
     run_program(_serve, Output(json=as_json), nats, loaded, peer, not no_coordinate)
+    leave()
 
 
 async def _serve(out: Output, nats: str | None, agent: Agent, peer: str, coordinate: bool) -> None:

@@ -61,10 +61,10 @@ async def _unserved(out: Output, nats: str | None) -> None:
                 seconds(line.oldest_s),
                 line.reason,
                 " ".join(f"{name}={value}" for name, value in line.labels.items()),
-                " ".join(line.tasks),
+                "\n".join(line.tasks),
             ]
             for line in found
         )
-        out.table(["capability", ">subtasks", ">oldest", "reason", "labels", "tasks"], rows)
+        out.table(["capability", ">subtasks", ">oldest", "reason", "labels", "!tasks"], rows)
     else:
         out.say("All demand is served.")

@@ -249,8 +249,14 @@ def _duration(row: Row, now: float) -> str:
 
 def _auctions(auctions: list[Auction]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name, justify in (("auction", "left"), ("bid by", "left"), ("score", "right"), ("", "left"), ("reason", "left")):
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]  # left or right
+    for name, justify, width in (
+        ("auction", "left", 9),
+        ("bid by", "left", 9),
+        ("score", "right", 5),
+        ("", "left", 3),
+        ("reason", "left", 18),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", min_width=width)  # type: ignore[arg-type]  # left or right
     for auction in auctions:
         for number, bid in enumerate(auction.bids[:3]):
             first = (

@@ -106,7 +106,7 @@ class Output:
             self.console.print(text, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
-        """A table for people; columns that begin with ``>`` are numbers."""
+        """A table for people; columns that begin with ``>`` are numbers, those with ``!`` stay in one piece."""
         if self.json:
             return
         plain = not self.console.is_terminal
@@ -122,7 +122,8 @@ class Output:
             header_style="" if plain else "bold",
         )
         for column in columns:
-            table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+            number, whole = column.startswith(">"), column.startswith("!")
+            table.add_column(column.lstrip(">!"), justify="right" if number else "left", overflow="fold", no_wrap=whole)
         for row in rows:
             table.add_row(*(cell(value) for value in row))
         self.console.print(table)

@@ -148,7 +148,6 @@ def _of_subtask(state: PlanState, row: Row, event: Event, at: float) -> None:
             del state.auctions[:-AUCTIONS_KEPT]
         case "accepted" if _is_current(row, event):
             row.state = "running"
-            row.started_at = at
             row.schedule_s = _length(event.data.get("schedule"))
         case "progress" if _is_current(row, event) and row.state not in ENDED:
             _progress(row, event.data)

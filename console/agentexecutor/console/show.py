@@ -60,6 +60,11 @@ def _attempts(out: Output, view: TaskView) -> None:
     ]
     if rows:
         out.table(["subtask", ">epoch", "agent", "state", "error"], rows, title="Attempts")
+    for name, subtask in view.subtasks.items():
+        trace = subtask.attempts[-1].error.details.get("traceback") if subtask.attempts and subtask.attempts[-1].error else None
+        if trace and subtask.state != "completed":
+            out.say(Text(f"\nThe last error of {name}, on {subtask.attempts[-1].agent}", style="bold"))
+            out.say(Text(str(trace).rstrip(), style="dim"))
 
 
 def _result(out: Output, view: TaskView) -> None:

@@ -75,7 +75,8 @@ def _what(capability: str | None, input: str | None, plan: str | None) -> tuple[
         check_plan(spec)
         return spec, None
     if capability is None or input is None:
-        raise UsageError("CAPABILITY and INPUT are missing.", hint='For example: agentexecutor submit greet \'{"name": "Ada"}\'.')
+        missing = "INPUT is missing." if capability is not None else "CAPABILITY and INPUT are missing."
+        raise UsageError(missing, hint=f'For example: agentexecutor submit {capability or "greet"} \'{{"name": "Ada"}}\'.')
     return check_capability(capability), _read_input(input)
 
 
@@ -116,7 +117,7 @@ def _print_name(out: Output, name: str) -> None:
         out.object({"task": name})
     else:
         out.say(name)
-        out.say(f"See it with: agentexecutor watch {name}")
+        click.echo(f"See it with: agentexecutor watch {name}", err=True)
 
 
 async def _result(task: Task) -> TaskFailed | TaskCancelled | None:

@@ -20,6 +20,8 @@ from agentexecutor.schemas.messages import ErrorInfo
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.views import Event
 
+STATES = ("submitted", "running", "completed", "failed", "cancelled")
+
 __all__ = ["show", "tasks", "unknown", "watch"]
 
 
@@ -35,11 +37,18 @@ def unknown(task: TaskName) -> UsageError:
     "agentexecutor tasks --state running --owner ada-laptop",
     "agentexecutor tasks --json | jq -r .task",
 )
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only these: submitted, running, completed, failed, cancelled.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES),
+    metavar="STATE",
+    help="Only these: submitted, running, completed, failed, cancelled.",
+)
 @click.option("--owner", metavar="NAME", help="Only this owner's.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="At most so many.")
 def tasks(states: tuple[str, ...], owner: str | None, limit: int, nats: str | None, *, as_json: bool) -> None:
-    """List tasks, newest first."""
+    """List tasks, the one that changed last first."""
     run(_tasks, Output(json=as_json), nats, states, owner, limit)
 
 
@@ -51,7 +60,7 @@ async def _tasks(out: Output, nats: str | None, states: tuple[str, ...], owner: 
             out.object(line)
         return
     if view.tasks:
-        out.table(["task", "state", ">priority", "last record"], ([t.task, t.state, t.priority, t.at] for t in view.tasks))
+        out.table(["!task", "state", ">priority", "last change"], ([t.task, t.state, t.priority, f"{t.at[:19]}Z"] for t in view.tasks))
     else:
         out.say("No tasks." if not states and owner is None else "No such tasks.")
     if view.waiting:

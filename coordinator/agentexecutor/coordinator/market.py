@@ -7,6 +7,8 @@ take is kept by `offers`, what waits by `ready`, a bidding round by `auction`. N
 from __future__ import annotations
 
 import heapq
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -331,10 +333,7 @@ class Market:
         self, now: float, wanted: Wanted, bids: list[Candidate], dropped: dict[str, int], auction: str, actions: list[Action], seed: int
     ) -> None:
         demand = wanted.demand
-        name = demand.policy if demand.policy in self.policies else "fastest"
-        policy = self.policies.get(name or "", fastest)
-        context = Context(share=demand.share, seed=seed, prefer=demand.prefer, avoid=demand.avoid)
-        ranking = rank(policy, bids, context)
+        name, ranking = self._ranking(demand, bids, Context(share=demand.share, seed=seed, prefer=demand.prefer, avoid=demand.avoid))
         winner = ranking[0].bid
         dropped = {**dropped, **self._left_out(now, demand, bids)}
         holding = self._holdings[wanted.key] = Holding(wanted.key, winner.agent, winner.boot, demand.capability, now)
@@ -348,7 +347,7 @@ class Market:
             subtask=wanted.key.subtask,
             agent=winner.agent,
             boot=winner.boot,
-            policy=name or "fastest",
+            policy=name,
             auction=auction,
             bids=[_recorded(scored, index == 0) for index, scored in enumerate(ranking[: self._settings.bids_kept])],
             considered=len(bids),
@@ -356,6 +355,15 @@ class Market:
             seed=seed,
         )
         actions.append(Assign(wanted.key, award))
+
+    def _ranking(self, demand: Demand, bids: list[Candidate], context: Context) -> tuple[str, list[Scored]]:
+        """The policy that judged, and how. One from another package that fails, or ranks nobody, is replaced by `fastest`."""
+        name = demand.policy or "fastest"
+        try:
+            ranking = rank(self.policies[name], bids, context)
+        except Exception:  # noqa: BLE001  # the code of others
+            ranking = []
+        return (name, ranking) if ranking else ("fastest", rank(fastest, bids, context))
 
     def _left_out(self, now: float, demand: Demand, bids: list[Candidate]) -> dict[str, int]:
         """Why the others of the capability were not considered, counted."""
@@ -525,16 +533,21 @@ def _recorded(scored: Scored, won: bool) -> ScoredBid:
         agent=bid.agent,
         boot=bid.boot,
         source="call" if bid.source == "call" else "offer",
-        score=round(scored.score, 6),
+        score=_finite(scored.score),
         won=won,
         reason=scored.reason,
-        estimate_s=round(bid.estimate_s, 6),
-        queue_s=round(bid.queue_s, 6),
-        cost=bid.cost,
+        estimate_s=_finite(bid.estimate_s),
+        queue_s=_finite(bid.queue_s),
+        cost=_finite(bid.cost),
         capacity=bid.capacity,
         free=bid.free,
         factor=bid.factor,
     )
+
+
+def _finite(number: float) -> float:
+    """JSON has no infinity and no NaN: a record that held one could not be read."""
+    return round(number, 6) if math.isfinite(number) else math.copysign(sys.float_info.max, number)
 
 
 def _suspect(holding: Holding, reason: str) -> Suspect:

@@ -137,6 +137,8 @@ def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[st
     for name, subtask in spec.subtasks.items():
         check_name("subtask", name)
         check_capability(subtask.capability)
+        if subtask.split is not None and subtask.split.merge is not None:
+            check_capability(subtask.split.merge)
         if reason := why_unreadable(subtask.input, MAX_BODY_DEPTH):
             raise PlanRefused(f"The input of {name!r} cannot be kept: {reason}.", hint="Flatten it, or send it as text.", path=[name])
         needs[name] = dependencies(subtask)

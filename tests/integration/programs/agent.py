@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import anyio
 
@@ -24,6 +25,14 @@ if "sleep" in sys.argv:
     @agent.capability("sleep")
     async def sleep(seconds: float) -> str:
         await anyio.sleep(seconds)
+        return "slept"
+
+
+if "block" in sys.argv:
+
+    @agent.capability("sleep")
+    def block(seconds: float) -> str:
+        time.sleep(seconds)
         return "slept"
 
 

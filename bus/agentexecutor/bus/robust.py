@@ -1,0 +1,34 @@
+"""The NATS client, made to outlive messages that it cannot take apart.
+
+nats-py (2.16) ends the connection over a header block without an end, or a subject that is no UTF-8. A stored message like that comes again after
+every reconnect: one of them in a work queue, from whoever may publish, would stop every coordinator for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from nats.aio.client import Client
+
+__all__ = ["RobustClient"]
+
+logger = logging.getLogger("agentexecutor.bus")
+
+
+class RobustClient(Client):
+    """Headers that cannot be read count as none (such a message has no Ae-Type, and is set aside); a subject is read as far as it goes."""
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except Exception as error:  # noqa: BLE001  # whatever a stranger's bytes make the parser raise
+            logger.warning("The headers of a message cannot be read: %r", error)
+            return {}
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Any:
+        return super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
+
+
+def _readable(subject: bytes) -> bytes:
+    return bytes(subject) if subject.isascii() else bytes(subject).decode("utf-8", "replace").encode()
