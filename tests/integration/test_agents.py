@@ -280,7 +280,7 @@ async def test_bids_made_for_the_input(bus: Bus) -> None:
         task = await bus.submit("work", {"x": 3, "text": "x" * 400_000}, tailored=True)
         assert await task.result(timeout_s=20) == "quick"
         bids = (await task.view()).subtasks["main"].bids
-        assert [(bid.agent, bid.score) for bid in bids] == [("quick", 3.0), ("slow", 15.0)], "the input was fetched for the bid"
+        assert [(bid.agent, bid.source) for bid in bids] == [("quick", "call"), ("slow", "call")], "the input was fetched for the bid"
 
 
 async def test_lifespan_is_entered_once_and_its_value_is_the_state(bus: Bus) -> None:

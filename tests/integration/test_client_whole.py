@@ -55,6 +55,25 @@ async def test_there_and_back(bus: Bus) -> None:
     assert {line.state for line in (await bus.tasks(owner="me")).tasks} == {"completed", "failed"}
 
 
+async def test_a_plan_of_ten_thousand_subtasks(bus: Bus) -> None:
+    many = Agent("many", capacity=500)
+
+    @many.capability("count")
+    async def count(n: int) -> int:
+        return n
+
+    @many.capability("add")
+    async def add(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    plan = Plan(result="total")
+    plan.add("total", Subtask("add", {"numbers": [plan.add(f"n{number}", Subtask("count", {"n": number})) for number in range(9999)]}))
+    async with many.serve(bus):
+        task = await bus.submit(plan)
+        assert await task.result(int) == sum(range(9999))
+        assert len((await task.view()).subtasks) == 10_000
+
+
 async def test_a_plan_with_large_bodies_on_its_way(bus: Bus) -> None:
     plan = Plan(result="count")
     big = plan.add("big", Subtask("text.repeat", {"text": "x" * 300_000, "times": 2}))
