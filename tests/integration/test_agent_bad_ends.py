@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
-from agentexecutor.agents import Agent, ChildFailed, Context, Fail, Retry
-from agentexecutor.bus import TaskFailed, connect
-from agentexecutor.schemas import Plan, PlanRefused, Ref, Subtask
+from agentexecutor.agents import Agent, AgentError, ChildFailed, Context, Fail, Retry
+from agentexecutor.bus import TaskFailed, TaskRefused, connect, embedded_server
+from agentexecutor.schemas import Feedback, Plan, PlanRefused, Ref, Subtask, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from agentexecutor.bus import Bus, EmbeddedServer
 
@@ -37,7 +39,12 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "exit": lambda: SystemExit(2),
     "retry yesterday": lambda: Retry("again", after_s=-1),
 }
-SCHEDULES = {"negative schedule": [("fit", -1.0)], "endless schedule": [("step", 1.0)] * 20_000}
+SCHEDULES: dict[str, list[Any]] = {
+    "negative schedule": [("fit", -1.0)],
+    "endless schedule": [("step", 1.0)] * 20_000,
+    "schedule of text": [("fit", "1")],
+    "long names": [("\ud800" * 300_000, 1.0)] * 10,
+}
 
 
 @agent.capability("end")
@@ -65,8 +72,9 @@ ENDS = [
     ("cancelled from inside", "raised CancelledError"),
     ("exit", "SystemExit: 2"),
     ("retry yesterday", "0 or more"),
-    ("negative schedule", "This is no schedule"),
-    ("endless schedule", "This is no schedule"),
+    ("negative schedule", r"\('fit', -1.0\) is no step"),
+    ("schedule of text", "is no step"),
+    ("endless schedule", "20000 steps is too long"),
 ]
 
 
@@ -82,6 +90,7 @@ async def test_whatever_a_handler_ends_with_ends_the_task(bus: Bus) -> None:
             await bus.run("nan", retries=0)
         with pytest.raises(PlanRefused, match="holds inf"):
             await bus.run("end", {"how": float("inf")})
+        assert await bus.run("end", {"how": "long names"}) == "told"
         assert await bus.run("end", {"how": "large progress"}) == "told", "progress that cannot be sent is lost, nothing else"
 
 
@@ -104,16 +113,88 @@ async def test_large_bodies_of_children_and_results_travel_by_reference(bus: Bus
             assert len(await bus.run(plan, type=str)) == 4 * size
 
 
-async def test_a_child_that_no_coordinator_takes_fails(bus: Bus) -> None:
+@pytest.mark.parametrize(("options", "message"), [({}, "'nobody'"), ({"award": "by-beauty"}, "no award policy 'by-beauty'")])
+async def test_a_child_that_no_coordinator_takes_fails(bus: Bus, options: dict[str, Any], message: str) -> None:
     parent = Agent("parent")
 
     @parent.capability("parent")
     async def outer(ctx: Context) -> str:
-        child = await ctx.submit("double", {"text": Ref("nobody")})
+        child = await ctx.submit("double", {"text": "a" if options else Ref("nobody")}, **options)
         try:
             return str(await child.result(str))
         except ChildFailed as error:
             return str(error)
 
     async with parent.serve(bus):
-        assert "'nobody'" in await bus.run("parent", type=str)
+        assert message in await bus.run("parent", type=str)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"capacity": 2_000_000}, {"capacity": 1.5}, {"capacity": 0}, {"labels": {1: 2}}, {"labels": {"x": "x" * 2_000_000}}]
+)
+async def test_an_agent_that_no_coordinator_could_hear_says_so(bus: Bus, wrong: dict[str, Any]) -> None:
+    with pytest.raises(AgentError, match=r"capacity|labels|offers"):
+        async with _offering(wrong).serve(bus):
+            pass
+
+
+def _offering(wrong: dict[str, Any]) -> Agent:
+    made = Agent("wrong", **wrong)
+    made.capability("c")(lambda: None)
+    return made
+
+
+def test_estimates_and_costs_are_numbers() -> None:
+    for wrong in ({"estimate_s": -1}, {"estimate_s": float("nan")}, {"cost": "much"}):
+        with pytest.raises(AgentError, match="It is a number"):
+            Agent("wrong").capability("c", **wrong)
+
+
+@pytest.mark.parametrize("size", [300_000, 10_000_000])
+async def test_what_cannot_travel_by_reference_is_refused_with_its_name(bus: Bus, size: int) -> None:
+    async with agent.serve(bus):
+        task = await bus.submit("end", {"how": "large progress"})
+        with pytest.raises(TooLarge, match=r"The feedback has \d+ bytes, more than 262144"):
+            await task.feedback(Feedback(text="x" * size))
+        with pytest.raises(TooLarge, match="The feedback"):
+            await task.feedback(Feedback(data=["x" * size]))
+        with pytest.raises(TooLarge, match="The cancel"):
+            await bus.task("me.another").cancel("x" * size)
+        with pytest.raises(TooLarge, match=r"most of them .* the labels"):
+            await bus.submit("end", {"how": "x"}, labels={"x": "x" * size})
+        with pytest.raises(TooLarge, match=r"most of them .* the critics"):
+            await bus.submit("end", {"how": "x"}, critics=["x" * size])
+        with pytest.raises(PlanRefused, match="The feedback cannot be sent"):
+            await task.feedback(Feedback(text="\ud800"))
+        with pytest.raises(TaskRefused, match="cannot be submitted"):
+            await bus.submit("end", {"how": "x"}, labels={"x": "\ud800"})
+        assert await task.result(str) == "told"
+
+
+async def test_agents_go_on_after_an_outage(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path) as first:
+        port, url = first.port, first.url
+        bus_context = connect(url, name="me")
+        bus = await bus_context.__aenter__()
+        go = anyio.Event()
+        worker = Agent("worker", capacity=4)
+
+        @worker.capability("wait")
+        async def wait(n: int) -> str:
+            await go.wait()
+            return str(n) * 300_000
+
+        serving = worker.serve(bus)
+        await serving.__aenter__()
+        tasks = [await bus.submit("wait", {"n": n}) for n in range(4)]
+        for task in tasks:
+            while (await task.view()).subtasks["main"].state != "running":
+                await anyio.sleep(0.05)
+    go.set()  # the results are ready while the server is away
+    await anyio.sleep(1)
+    async with embedded_server(tmp_path, port=port):
+        for n, task in enumerate(tasks):
+            assert await task.result(str, timeout_s=60) == str(n) * 300_000
+            assert len((await task.view()).subtasks["main"].attempts) == 1
+        await serving.__aexit__(None, None, None)
+        await bus_context.__aexit__(None, None, None)

@@ -140,7 +140,7 @@ async def test_a_handler_that_blocks_the_loop_is_warned_about_and_nothing_is_los
 
     with caplog.at_level(logging.WARNING, logger="agentexecutor.agents"):
         async with agent.serve(bus):
-            assert await bus.run("block", {"seconds": 6.0}) == "done"
+            assert await bus.run("block", {"seconds": 10.0}) == "done"
     assert "blocks the event loop" in caplog.text
 
 

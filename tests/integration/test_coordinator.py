@@ -290,6 +290,36 @@ async def test_headers_and_subjects_that_the_client_cannot_read_stop_nothing(pla
         assert len(coordinator.unusable) == 5
 
 
+async def test_offers_and_bids_that_cannot_be_read_are_told_once(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        await me.until_agents(1)
+        offer, bid = me.subjects.offer("odd"), me.subjects.bid("odd", 3, TaskName("me", "t1"))
+        for _ in range(3):
+            await me.connection.publish(offer, b'{"boot":"1","capacity":1.5}', headers("offer"))
+            for shard in range(16):
+                await me.connection.publish(bid.replace(".3.", f".{shard}."), b'{"call":1}', headers("bid"))
+            await me.connection.publish(me.subjects.lease(3), b"[]", headers("lease"))
+            await me.connection.publish(me.subjects.member("odd"), b"[]", headers("member"))
+        task = await me.submit("t1", capability="echo")
+        await a1.done(await a1.award(), 1)
+        assert (await me.result(task)).state == "completed"
+        assert [text for subject, text, _ in coordinator.unusable if subject == offer] == ["not a offer"]
+        assert caplog.text.count(f"What comes on {offer} cannot be used") == 1
+        assert coordinator.counters["messages undecodable"] >= 6
+
+
+async def test_a_done_that_names_no_body_is_refused(place: Place) -> None:
+    async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        absurd = m.BlobRef(digest="0" * 64, bytes=1, chunks=300_000)
+        done = m.Done(subtask="main", epoch=award.epoch, boot=award.boot, result_blob=absurd)
+        await a1.claim("done", task, done)
+        assert "300000 chunks" in (await a1.expect("refused")).error.message
+        await a1.done(award, 1)
+        assert (await me.result(task)).state == "completed"
+
+
 async def test_cancel(place: Place) -> None:
     async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")

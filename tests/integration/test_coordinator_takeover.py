@@ -193,6 +193,35 @@ async def test_an_append_without_an_answer(place: Place, monkeypatch: pytest.Mon
         assert kinds == ["submitted", "planned", "ready", "awarded", "accepted", "completed", "completed"]
 
 
+async def test_half_a_turn_is_finished(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn's first record is stored, its second is not: what was left undone is done when the state is loaded again."""
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        await me.until_agents(1)
+        append = coordinator._log.append
+        large = 0
+
+        async def half(shard: int, task: TaskName, payload: bytes, made: Headers, *, expected: int) -> int:
+            nonlocal large
+            if large == 1:
+                large = 2
+                raise AppendUnknown("refused", refused=True, err_code=None)
+            large += len(payload) > 200_000 and large == 0
+            return await append(shard, task, payload, made, expected=expected)
+
+        monkeypatch.setattr(coordinator._log, "append", half)
+        result = "x" * 262_100
+        task = await me.submit("t1", capability="echo")
+        await a1.done(await a1.award(), result)
+        assert bytes((await me.result(task)).result) == f'"{result}"'.encode()
+        plan = m.PlanSpec(subtasks={"a": m.SubtaskSpec(capability="echo"), "b": m.SubtaskSpec(capability="echo", after=["a"])})
+        large = 0
+        task = await me.submit("t2", plan=plan)
+        await a1.done(await a1.award(), result)
+        await a1.done(await a1.award(), 2)
+        assert bytes((await me.result(task)).result) == b"2"
+        assert large == 2
+
+
 async def test_a_late_holder_is_refused(place: Place) -> None:
     """A coordinator that believes in its lease for too long finds its appends refused, and acknowledges nothing."""
     async with client(place) as me, agent(place, "a1", "echo") as a1, killable(place, "late") as (late, scope):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "Handler"]
 
+MAX_CAPACITY = 1_000_000
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -57,8 +58,8 @@ class Agent:
         self, name: str, *, capacity: int = 1, labels: Mapping[str, str] | None = None, lifespan: Callable[[], Any] | None = None
     ) -> None:
         self.name = check_name("peer", name)
-        if capacity < 1:
-            raise AgentError(f"Agent {name!r} has a capacity of {capacity}.", hint="It is at least 1.")
+        if not isinstance(capacity, int) or not 1 <= capacity <= MAX_CAPACITY:
+            raise AgentError(f"Agent {name!r} has a capacity of {capacity}.", hint=f"It is a whole number from 1 to {MAX_CAPACITY}.")
         self.capacity = capacity
         self.labels = dict(labels or {})
         if not all(isinstance(text, str) for pair in self.labels.items() for text in pair):

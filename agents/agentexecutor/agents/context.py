@@ -13,6 +13,7 @@ import anyio.lowlevel
 import msgspec
 
 from agentexecutor.agents.errors import AgentError, ChildFailed
+from agentexecutor.agents.failures import text_of
 from agentexecutor.agents.schedule import schedule as make_schedule
 from agentexecutor.bus import telemetry
 from agentexecutor.schemas import messages as m
@@ -23,6 +24,7 @@ __all__ = ["Child", "Context", "Host"]
 
 T = TypeVar("T")
 MAX_STEPS = 1000
+STEP_NAME = 200
 
 
 class Host(Protocol):
@@ -153,9 +155,9 @@ class Context:
 
         Raises AgentError.
         """
-        if len(steps) > MAX_STEPS or not all(isinstance(name, str) and 0 <= seconds < math.inf for name, seconds in steps):
-            raise AgentError(f"This is no schedule: {steps!r:.200}.", hint=f"Give up to {MAX_STEPS} steps, each a name and its seconds.")
-        self.host.scheduled(make_schedule(steps))
+        if len(steps) > MAX_STEPS:
+            raise AgentError(f"A schedule of {len(steps)} steps is too long.", hint=f"Give up to {MAX_STEPS}.")
+        self.host.scheduled(make_schedule([_checked(step) for step in steps]))
         await anyio.lowlevel.checkpoint()
 
     def progress(self, fraction: float | None = None, text: str = "") -> None:
@@ -207,6 +209,13 @@ class Context:
         child = self._children.get(result.call or 0)
         if child is not None:
             child.ended(result)
+
+
+def _checked(step: object) -> tuple[str, float]:
+    match step:
+        case (str() as name, int() | float() as seconds) if 0 <= seconds < math.inf:
+            return text_of(name, STEP_NAME), float(seconds)
+    raise AgentError(f"{step!r:.200} is no step of a schedule.", hint="A step is a name and its seconds, 0 or more.")
 
 
 class _Step(AbstractContextManager[None], AbstractAsyncContextManager[None]):

@@ -21,7 +21,8 @@ from agentexecutor.agents.errors import AgentError, Retry
 from agentexecutor.agents.failures import error_of, text_of
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
-from agentexecutor.bus.streams import MESSAGE_LIMIT
+from agentexecutor.bus.queries import NoAnswer
+from agentexecutor.bus.streams import MESSAGE_LIMIT, ROOM
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, lost_number, why_unreadable
 from agentexecutor.schemas.codec import H_ID, INLINE_LIMIT, TYPE_OF, decode, encode, headers, to_rfc3339
@@ -40,9 +41,11 @@ logger = logging.getLogger("agentexecutor.agents")
 
 ACCEPT_HOLD_S = 0.02
 """An accept waits so long: when the work has ended by then, its last claim stands for the accept too."""
-ROOM = 4096
-"""Bytes for headers."""
 LAST = (m.Done, m.Failed, m.Release)
+
+
+class InputAway(AgentError):
+    """The input cannot be fetched now; another agent, or a later try, may have it."""
 
 
 class Execution:
@@ -124,7 +127,10 @@ class Execution:
             self._trace = telemetry.inject(span) or self._trace
             started = time.monotonic()
             try:
-                claim = await self._done(await self._call(), time.monotonic() - started)
+                body = await self._input()
+                claim = await self._done(await self._call(body), time.monotonic() - started)
+            except InputAway as error:
+                claim = self._claim(m.Release, reason=str(error))
             except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
                 _log(self._award, error)
                 span.record_exception(error)
@@ -134,9 +140,9 @@ class Execution:
         telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
         return claim
 
-    async def _call(self) -> Any:
+    async def _call(self, body: bytes | msgspec.Raw) -> Any:
         """The one place where an agent's code is called."""
-        arguments = self._handler.signature.arguments(await self._input())
+        arguments = self._handler.signature.arguments(body)
         if self._handler.signature.context is not None:
             self.context = Context(self._award, self, state=self._hosting.state)
             for given in self._early:
@@ -154,10 +160,16 @@ class Execution:
             raise RuntimeError("The handler was cancelled from inside: it raised CancelledError.") from error
 
     async def _input(self) -> bytes | msgspec.Raw:
-        """The input, large parts fetched and put in."""
+        """The input, large parts fetched and put in. Raises InputAway: nobody answers, which is not the handler's failure."""
+        if self._award.input_blob is None and not self._award.fill:
+            return self._award.input
+        try:
+            return await self._fetched_input()
+        except NoAnswer as error:
+            raise InputAway(f"The input could not be fetched: {error}") from error
+
+    async def _fetched_input(self) -> bytes | msgspec.Raw:
         award = self._award
-        if award.input_blob is None and not award.fill:
-            return award.input
         body: bytes | msgspec.Raw = award.input
         if award.input_blob is not None:
             body = await self._hosting.bus.fetch(self._task, award.input_blob)
@@ -182,7 +194,7 @@ class Execution:
             message = f"The handler of {self._award.capability} returned a {type(result).__name__}, which has no JSON form: {problem}."
             return self._failed(m.ErrorInfo(code="handler", message=message), took_s, None)
         if len(body) > INLINE_LIMIT:
-            ref = await self._hosting.bus.put(self._task, body)
+            ref = await self._hosting.bus.put(self._task, body, timeout_s=None)
             return self._claim(m.Done, result_blob=ref, took_s=took_s, schedule=self._schedule_if_new())
         return self._claim(m.Done, result=msgspec.Raw(body), took_s=took_s, schedule=self._schedule_if_new())
 

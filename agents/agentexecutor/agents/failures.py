@@ -36,11 +36,11 @@ def error_of(error: BaseException) -> ErrorInfo:
     )
 
 
-def text_of(value: object, *, last: bool = False) -> str:
-    """`value` as text that can be sent: no lone surrogates, and cut (its `last` part kept, or its first)."""
+def text_of(value: object, limit: int = TEXT_LIMIT, *, last: bool = False) -> str:
+    """`value` as text that can be sent: no lone surrogates, and cut to `limit` characters (its `last` part kept, or its first)."""
     text = str(value)
-    if len(text) > TEXT_LIMIT:
-        text = f"... {text[-TEXT_LIMIT:]}" if last else f"{text[:TEXT_LIMIT]} ... ({len(text)} characters)"
+    if len(text) > limit:
+        text = f"... {text[-limit:]}" if last else f"{text[:limit]} ... ({len(text)} characters)"
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -26,7 +26,7 @@ from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, decode, encode, headers
-from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
 from agentexecutor.schemas.names import TaskName, new_boot
 
 __all__ = ["Hosting", "serve"]
@@ -35,6 +35,7 @@ logger = logging.getLogger("agentexecutor.agents")
 
 GRACE_S = 5.0
 """How long what runs may go on when the agent stops; then it is released."""
+OFFER_LIMIT = 262_144
 TRACE = ("traceparent", "tracestate")
 
 
@@ -245,6 +246,7 @@ async def serve(agent: Agent, bus: Bus, *, name: str | None = None, coordinate: 
             async with anyio.create_task_group() as group:
                 hosting = Hosting(agent, own_bus, group)
                 hosting.state = state
+                _check_offer(hosting)
                 await _listen(hosting)
                 try:
                     async with Side(hosting, asyncio.get_running_loop(), coordinate=coordinate).running() as hosting.side:
@@ -280,6 +282,22 @@ async def _enter_lifespan(stack: AsyncExitStack, agent: Agent) -> Any:
     if hasattr(manager, "__aenter__"):
         return await stack.enter_async_context(manager)
     return stack.enter_context(manager)
+
+
+def _check_offer(hosting: Hosting) -> None:
+    """An offer that coordinators cannot use would make the agent invisible. Raises AgentError."""
+    try:
+        payload = encode(hosting.offer())
+        decode("offer", payload)
+    except (DecodeFailed, TypeError, ValueError) as error:
+        raise AgentError(
+            f"What agent {hosting.agent.name!r} offers cannot be sent: {error}.", hint="Correct its labels or capabilities."
+        ) from error
+    if len(payload) > OFFER_LIMIT:
+        raise AgentError(
+            f"What agent {hosting.agent.name!r} offers has {len(payload)} bytes, more than {OFFER_LIMIT}.",
+            hint="Shorten its labels, or the annotations of its handlers; or make two agents of it.",
+        )
 
 
 async def _listen(hosting: Hosting) -> None:

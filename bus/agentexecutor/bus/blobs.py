@@ -11,9 +11,10 @@ import anyio
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.errors import ApiError, BusError
 from agentexecutor.bus.streams import BLOBS, stream_name
-from agentexecutor.schemas.codec import INLINE_LIMIT, digest, headers
+from agentexecutor.schemas.codec import digest, headers
 from agentexecutor.schemas.messages import BlobRef
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.references import CHUNK, check_ref
 
 __all__ = ["chunks_of", "join", "load_body", "load_chunk", "store_body"]
 
@@ -24,25 +25,29 @@ Read = Callable[[int], Awaitable[bytes]]
 
 def chunks_of(body: bytes) -> list[bytes]:
     """The body in pieces of at most 262,144 bytes."""
-    return [body[start : start + INLINE_LIMIT] for start in range(0, len(body), INLINE_LIMIT)] or [b""]
+    return [body[start : start + CHUNK] for start in range(0, len(body), CHUNK)] or [b""]
 
 
-async def store_body(connection: Connection, task: TaskName, body: bytes) -> BlobRef:
-    """Store a body under a task and give its reference; the chunks are acknowledged when this returns. Raises StoreTimeout, StoreRefused."""
+async def store_body(connection: Connection, task: TaskName, body: bytes, *, timeout_s: float | None = 60.0) -> BlobRef:
+    """Store a body under a task and give its reference; the chunks are acknowledged when this returns.
+
+    `timeout_s`: for each chunk, None: however long it takes. Raises StoreTimeout, StoreRefused.
+    """
     name = digest(body)
     chunks = chunks_of(body)
     limit = anyio.CapacityLimiter(PARALLEL)
 
     async def send(number: int, chunk: bytes) -> None:
         async with limit:
-            await connection.store(connection.subjects.blob(task, name, number), chunk, headers("chunk"), timeout_s=60)
+            await connection.store(connection.subjects.blob(task, name, number), chunk, headers("chunk"), timeout_s=timeout_s)
 
     await _all(send, chunks)
     return BlobRef(digest=name, bytes=len(body), chunks=len(chunks))
 
 
 async def join(ref: BlobRef, read: Read) -> bytes:
-    """Read all chunks of a body with `read` and check size and digest. Raises BusError."""
+    """Read all chunks of a body with `read` and check size and digest. Raises BusError, DecodeFailed (no body can be like that)."""
+    check_ref(ref)
     chunks: dict[int, bytes] = {}
     limit = anyio.CapacityLimiter(PARALLEL)
 

@@ -247,10 +247,10 @@ class Bus:
         """A body by its reference, read through the coordinators. `timeout_s`: for each chunk. Raises NoAnswer, BusError when it is gone."""
         return await self._questions.fetch(task, ref, timeout_s)
 
-    async def put(self, task: TaskName, body: bytes) -> m.BlobRef:
-        """Store a body under a task. Raises StoreTimeout, StoreRefused, BusClosed."""
+    async def put(self, task: TaskName, body: bytes, *, timeout_s: float | None = 60.0) -> m.BlobRef:
+        """Store a body under a task. `timeout_s`: for each chunk of it, None: for ever. Raises StoreTimeout, StoreRefused, BusClosed."""
         try:
-            return await store_body(self.connection, task, body)
+            return await store_body(self.connection, task, body, timeout_s=timeout_s)
         except ExceptionGroup as group:
             raise first_of(group) from None
 

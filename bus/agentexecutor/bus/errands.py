@@ -16,34 +16,19 @@ import msgspec
 from agentexecutor.bus.blobs import load_body, store_body
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.errors import ApiError, BusClosed, StoreTimeout
-from agentexecutor.schemas.codec import INLINE_LIMIT
-from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
+from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.messages import BlobRef
 from agentexecutor.schemas.names import TaskName
 
-__all__ = ["MAX_BODY", "BodyCache", "Errands", "check_ref"]
+__all__ = ["BodyCache", "Errands"]
 
 T = TypeVar("T")
 Need = BlobRef | bytes | Callable[[], Any]
 
-MAX_BODY = 256 * 1024 * 1024
-"""Bytes: no larger body is read."""
 PASSING = (ApiError, StoreTimeout, BusClosed)
 """The bus does not do its part right now: the errand cannot go on, and is not to blame."""
 UNFIT = (AgentExecutorError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What is thrown into an errand: the body is gone, or is not what it should be."""
-
-
-def check_ref(ref: BlobRef) -> None:
-    """A peer's word for a body: refuse (DecodeFailed) what would be read without end."""
-    chunks = max(1, -(-ref.bytes // INLINE_LIMIT))
-    if ref.bytes > MAX_BODY or ref.chunks != chunks:
-        raise DecodeFailed(
-            f"{ref.bytes} bytes in {ref.chunks} chunks is no body that is read here.",
-            hint=f"Chunks hold {INLINE_LIMIT} bytes, a body up to {MAX_BODY}.",
-            kind="blob",
-            reason="size",
-        )
 
 
 class BodyCache:
@@ -107,7 +92,6 @@ class Errands:
     async def _read(self, task: TaskName, ref: BlobRef) -> bytes:
         body = self._cache.get(ref.digest)
         if body is None:
-            check_ref(ref)
             body = await load_body(self._connection, task, ref)
             self._cache.put(ref.digest, body)
         return body

@@ -12,9 +12,10 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from agentexecutor.bus.errors import TaskRefused
+from agentexecutor.bus.streams import MESSAGE_LIMIT, ROOM
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode, encode
-from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused, TooLarge
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Plan, check_plan, dependencies
 from agentexecutor.schemas.references import encode_input
@@ -77,15 +78,25 @@ async def _lift(plan: m.PlanSpec, put: Put) -> m.PlanSpec:
 
 
 def encode_submit(task: TaskName, submit: m.Submit) -> bytes:
-    """The submit's bytes, read back as a coordinator will read them. Raises TaskRefused when it would refuse them."""
-    payload = encode(submit)
+    """The submit's bytes, read back as a coordinator will read them. Raises TaskRefused when it would refuse them, TooLarge."""
     try:
+        payload = encode(submit)
         decode("submit", payload)
-    except DecodeFailed as error:
+    except (DecodeFailed, UnicodeEncodeError, TypeError) as error:
+        reason = error.fields["reason"] if isinstance(error, DecodeFailed) else error
         raise TaskRefused(
-            f"Task {task} cannot be submitted: {error.fields['reason']}.",
+            f"Task {task} cannot be submitted: {reason}.",
             hint="Correct the option that is named ($.name).",
             task=str(task),
             error=m.ErrorInfo(code="input", message=str(error)),
         ) from error
+    if len(payload) > MESSAGE_LIMIT - ROOM:
+        sizes = {name: len(encode(getattr(submit, name))) for name in ("labels", "critics", "award")}
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise TooLarge(
+            f"Task {task} cannot be submitted: its options have {len(payload)} bytes, most of them ({sizes[largest]}) the {largest}.",
+            hint="Only inputs, plans and results may be large.",
+            size=len(payload),
+            limit=MESSAGE_LIMIT - ROOM,
+        )
     return payload

@@ -26,6 +26,8 @@ ALREADY = 10058
 SECOND = 1_000_000_000
 GIB = 1 << 30
 MESSAGE_LIMIT = 300_000
+ROOM = 4096
+"""Bytes of it for headers."""
 """Bytes: the largest submit, claim or chunk."""
 
 

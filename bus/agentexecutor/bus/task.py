@@ -20,8 +20,8 @@ from agentexecutor.bus.outcome import Outcome
 from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_STATE, decode_as, decode_record, encode, headers
-from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
+from agentexecutor.schemas.codec import H_ID, H_STATE, INLINE_LIMIT, decode_as, decode_record, encode, headers
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused, TooLarge
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Feedback
 
@@ -234,6 +234,7 @@ class Task:
     ) -> None:
         """Store a claim, and wait until a record answers it, a coordinator refuses it, or it is `over`."""
         connection = self._bus.connection
+        payload = _encoded(kind, content)
         made = headers(type, t.inject())
         id = made[H_ID]
         noted = False
@@ -252,7 +253,7 @@ class Task:
             hearing = nullcontext() if peer == self._bus.name else listening(connection, refusals, self._bus.receive)
             async with hearing, listening(connection, connection.subjects.watch(self._task), came):
                 subject = connection.subjects.claim(peer, kind, self._task)
-                await connection.store(subject, encode(content), made, timeout_s=STORE_S)
+                await connection.store(subject, payload, made, timeout_s=STORE_S)
                 with anyio.move_on_after(NOTED_S):
                     while not (noted or over() or self._outcome.refusal(id) or self._outcome.closed):
                         await self._outcome.wait(NOTED_S)
@@ -272,3 +273,19 @@ class Task:
                 self._outcome.wake()
 
         return listening(connection, connection.subjects.watch(self._task), came)
+
+
+def _encoded(kind: str, content: m.Message) -> bytes:
+    """Raises PlanRefused (text that is none), TooLarge."""
+    try:
+        payload = encode(content)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise PlanRefused(f"The {kind} cannot be sent: {error}.", hint="Text holds no lone surrogates.") from error
+    if len(payload) > INLINE_LIMIT:
+        raise TooLarge(
+            f"The {kind} has {len(payload)} bytes, more than {INLINE_LIMIT}.",
+            hint="Say it shorter, and name where the rest can be read.",
+            size=len(payload),
+            limit=INLINE_LIMIT,
+        )
+    return payload

@@ -9,7 +9,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
-from agentexecutor.coordinator.draft import Draft, child_result, completed, want_effects
+from agentexecutor.coordinator.draft import Draft, check_policies, child_result, completed, want_effects
 from agentexecutor.coordinator.inputs import ClaimIn, Send, SetTimer
 from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
 from agentexecutor.coordinator.split import child_name
@@ -119,6 +119,7 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
             raise PlanRefused(f"The child would be named {name!r}, which is another subtask's name.", hint="Rename that one.")
         if len(state.subtasks) >= MAX_SUBTASKS:
             raise PlanRefused(f"The task has {MAX_SUBTASKS} subtasks already.", hint="Use a second task.")
+        check_policies([claim.child.award], draft.settings)
         needs = check_plan(m.PlanSpec(subtasks={name: claim.child}), known=state.subtasks)
     except AgentExecutorError as error:
         _refuse(draft, input, str(error), "input")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Raw
 
 from agentexecutor.coordinator.inputs import Decision, Demand, Drop, Effect, GiveAward, NeedCompose, NeedSplit, Send, SetTimer, Want
@@ -9,8 +11,9 @@ from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.errors import PlanRefused
 
-__all__ = ["READY_CHUNK", "Draft", "award_effects", "back_off", "demand_of", "result_message", "want_effects"]
+__all__ = ["READY_CHUNK", "Draft", "award_effects", "back_off", "check_policies", "demand_of", "result_message", "want_effects"]
 
 READY_CHUNK = 1000
 """So many names in one `ready` change, so that a record of thousands can be cut between changes."""
@@ -256,6 +259,13 @@ def want_effects(state: TaskState, subtask: SubtaskState) -> list[Effect]:
     if spec.split is not None and not subtask.children:
         return [NeedSplit(subtask.name, spec.input, spec.input_blob, spec.split, demand)]
     return [Want(subtask.name, demand)]
+
+
+def check_policies(named: Iterable[str | None], settings: Settings) -> None:
+    """Raises PlanRefused for an award policy that is not installed."""
+    for policy in named:
+        if policy is not None and settings.policies and policy not in settings.policies:
+            raise PlanRefused(f"There is no award policy {policy!r}.", hint=f"Installed are: {', '.join(sorted(settings.policies))}.")
 
 
 def award_effects(subtask: str, epoch: int, now: float, settings: Settings) -> list[Effect]:

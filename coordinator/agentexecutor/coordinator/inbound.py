@@ -14,6 +14,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, digest
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, check_name
+from agentexecutor.schemas.references import check_ref
 from agentexecutor.schemas.subjects import FromSubject, Subjects
 
 __all__ = ["Claimed", "Submitted", "Unusable", "large_result", "read_claim", "read_submit"]
@@ -100,6 +101,8 @@ def _decode(headers: dict[str, str], payload: bytes, wanted: str, at: FromSubjec
         if not payload.isascii():
             payload.decode()  # bodies are passed on undecoded: what is no UTF-8 stops here
         message = decode(kind, payload)
+        if isinstance(message, m.Done) and message.result_blob is not None:
+            check_ref(message.result_blob)
     except (DecodeFailed, NameRefused, UnicodeDecodeError) as error:
         raise _unusable("undecodable", str(error), headers, at) from error
     if message is None:

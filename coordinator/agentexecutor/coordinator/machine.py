@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from agentexecutor.coordinator import feedback
 from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
 from agentexecutor.coordinator.claims import decide_claim
-from agentexecutor.coordinator.draft import Draft, award_effects, completed, result_message, want_effects
+from agentexecutor.coordinator.draft import Draft, award_effects, check_policies, completed, result_message, want_effects
 from agentexecutor.coordinator.inputs import (
     AwardIn,
     BrokenIn,
@@ -134,9 +134,7 @@ def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec:
         plan = m.PlanSpec(subtasks={MAIN: m.SubtaskSpec(capability=submit.capability, input=submit.input, input_blob=submit.input_blob)})
     else:
         plan = submit.plan or m.PlanSpec(subtasks={})
-    for policy in {submit.award, *(spec.award for spec in plan.subtasks.values())}:
-        if policy is not None and settings.policies and policy not in settings.policies:
-            raise PlanRefused(f"There is no award policy {policy!r}.", hint=f"Installed are: {', '.join(sorted(settings.policies))}.")
+    check_policies([submit.award, *(spec.award for spec in plan.subtasks.values())], settings)
     return plan
 
 

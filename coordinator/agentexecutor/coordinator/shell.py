@@ -62,6 +62,7 @@ __all__ = ["Coordinator"]
 logger = logging.getLogger("agentexecutor.coordinator")
 
 WORKERS = 256
+COMPLAINTS = 1000
 LOADERS = 16
 TICK_S = 0.25
 RETRY_S = 0.5
@@ -100,6 +101,8 @@ class Coordinator:
         settings = settings or Settings()
         self.counters: Counter[str] = Counter()
         self.unusable: deque[tuple[str, str, bytes]] = deque(maxlen=100)
+        self._complained: set[str] = set()
+        """Subjects whose unusable messages were told once."""
         self._connection = connection
         self._subjects = connection.subjects
         self._me = connection.name
@@ -197,7 +200,7 @@ class Coordinator:
             else:
                 return
 
-    def _decoded(self, cls: type[M], made: Headers | None, payload: bytes) -> M | None:
+    def _decoded(self, cls: type[M], subject: str, made: Headers | None, payload: bytes) -> M | None:
         """A message of the type that is expected here; anything else is counted and passed over."""
         try:
             message = decode((made or {}).get(H_TYPE), payload)
@@ -206,6 +209,10 @@ class Coordinator:
         if isinstance(message, cls):
             return message
         self._count_unusable("undecodable")
+        if subject not in self._complained and len(self._complained) < COMPLAINTS:
+            self._complained.add(subject)
+            self.unusable.append((subject, f"not a {cls.__name__.lower()}", payload[:1000]))
+            logger.warning("What comes on %s cannot be used: it is not a valid %s.", subject, cls.__name__.lower())
         return None
 
     def _count_unusable(self, why: str) -> None:
@@ -362,9 +369,10 @@ class Coordinator:
             await self._do_job(partial(entry.questions.pop(0), state))
 
     def _put_back(self, entry: Entry, turn: Turn) -> None:
-        """Not stored: the state is thrown away, the inputs wait again."""
+        """Not stored, or not all of it: the state is thrown away, the inputs wait again, what half a turn has left undone is done first."""
         entry.unload()
         entry.inputs.extendleft(reversed(turn.answered + [waiting for waiting, _ in turn.refused]))
+        entry.inputs.appendleft(Waiting(HeldIn()))
 
     async def _refuse(self, entry: Entry, waiting: Waiting, refusal: list[Effect]) -> None:
         """No state in the log fits (2): come again while the task's submit still waits, else tell the sender."""
@@ -511,7 +519,7 @@ class Coordinator:
     # market and timers
 
     async def _offer_came(self, followed: Followed) -> None:
-        offer = self._decoded(m.Offer, followed.headers, followed.payload)
+        offer = self._decoded(m.Offer, followed.subject, followed.headers, followed.payload)
         if offer is None:
             return
         now = time.monotonic()
@@ -548,7 +556,7 @@ class Coordinator:
     async def _bid_came(self, message: Msg) -> None:
         now = time.monotonic()
         peer, _, _ = self._subjects.parse_bid(message.subject)
-        answer = self._decoded(m.Message, message.headers, message.data)
+        answer = self._decoded(m.Message, message.subject, message.headers, message.data)
         if isinstance(answer, m.Bid):
             self._market.bid(now, peer, answer)
         elif isinstance(answer, m.Refusal):

@@ -13,12 +13,16 @@ import msgspec
 from msgspec import Raw
 
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, lost_number, why_unreadable
-from agentexecutor.schemas.errors import PlanRefused
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
 from agentexecutor.schemas.messages import NULL, BlobRef, Fill
 from agentexecutor.schemas.names import new_id
 
-__all__ = ["Found", "Ref", "compose", "encode_input", "find_references", "take"]
+__all__ = ["CHUNK", "MAX_BODY", "Found", "Ref", "check_ref", "compose", "encode_input", "find_references", "take"]
 
+CHUNK = 262_144
+"""Bytes of every chunk of a body but the last."""
+MAX_BODY = 256 * 1024 * 1024
+"""Bytes: no larger body is read."""
 _NO_JSON = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 """What encoding and decoding raise on values that JSON, or this machine's decoder, cannot hold."""
 
@@ -172,6 +176,18 @@ def _parse(value: dict[str, Any], at: tuple[str | int, ...]) -> Found:
 def _is_slice(cut: Any) -> bool:
     pair = 2
     return isinstance(cut, list) and len(cut) == pair and all(type(n) is int and n >= 0 for n in cut)
+
+
+def check_ref(ref: BlobRef) -> None:
+    """A peer's word for a body: refuse (DecodeFailed) what would be read without end."""
+    chunks = max(1, -(-ref.bytes // CHUNK))
+    if ref.bytes > MAX_BODY or ref.chunks != chunks:
+        raise DecodeFailed(
+            f"{ref.bytes} bytes in {ref.chunks} chunks is no body that is read here.",
+            hint=f"Chunks hold {CHUNK} bytes, a body up to {MAX_BODY}.",
+            kind="blob",
+            reason="size",
+        )
 
 
 def take(value: Any, path: tuple[str, ...] | list[str], cut: tuple[int, int] | None = None) -> Any:
