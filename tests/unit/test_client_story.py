@@ -154,7 +154,7 @@ def test_what_a_change_becomes(
 ) -> None:
     (event,) = tell(change)
     assert event == v.Event(
-        time="2026-01-01T00:00:01Z",
+        time="2026-01-01T00:00:01.000000Z",
         task="me.t1",
         kind=kind,
         subtask=subtask,

@@ -68,7 +68,7 @@ def test_the_preferred_agent_goes_first_and_those_to_avoid_last(policy: str) -> 
     ]
     ranking = rank(POLICIES[policy], bids, Context(prefer="b", avoid=("a",)))
     assert [scored.bid.agent for scored in ranking] == ["b", "c", "a"]
-    assert ranking[0].reason.startswith("preferred")
+    assert ranking[0].reason.startswith("asked for by name")
     assert ranking[2].reason.startswith("had it before")
 
 

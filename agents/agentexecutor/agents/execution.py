@@ -131,7 +131,7 @@ class Execution:
                 claim = await self._done(await self._call(body), time.monotonic() - started)
             except InputAway as error:
                 claim = self._claim(m.Release, reason=str(error))
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
                 _log(self._award, error)
                 span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, str(error))

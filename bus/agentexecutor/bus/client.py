@@ -206,9 +206,13 @@ class Bus:
     @overload
     async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, **options: Any) -> Any: ...
     async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, type: Any = Any, **options: Any) -> Any:
-        """Submit and wait for the result, converted to `type`. Options as for `submit`; raises what `submit` and `Task.result` raise."""
+        """Submit and wait for the result, converted to `type`, at most `wait_s` seconds (None: as long as it takes).
+
+        Other options as for `submit`, where `timeout_s` is that of each attempt. Raises what `submit` and `Task.result` raise.
+        """
+        wait_s = options.pop("wait_s", None)
         task = await self.submit(what, input, **options)
-        return await task.result(type)
+        return await task.result(type, timeout_s=wait_s)
 
     def task(self, name: str) -> Task:
         """A handle for a task by its full name, ``<owner>.<id>``, from anywhere, at any time. Raises NameRefused."""

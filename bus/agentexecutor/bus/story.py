@@ -12,6 +12,7 @@ import msgspec
 
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import to_microseconds
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.views import Event
@@ -54,7 +55,7 @@ class Story:
         events = []
         for subtask in _subtasks(change):
             event = Event(
-                time=entry.time,
+                time=to_microseconds(entry.time),
                 task=self._task,
                 kind=kind,
                 subtask=subtask,

@@ -366,6 +366,13 @@ def level(metric: str, value: float, attributes: Attributes | None = None) -> No
 # Programs
 
 _ASKED_BY = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+_EXPORTER_LOGGERS = [
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+]
+EXPORT_S = "2"
+"""Seconds in which spans are sent, or given up, unless OTEL_EXPORTER_OTLP_TIMEOUT says otherwise: a short command waits for its last ones."""
 _METRICS_ASKED_BY = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER")
 
 
@@ -385,12 +392,29 @@ def setup(service_name: str) -> bool:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - costs 40 ms, and only programs that send spans need it
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
+    os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_S)
+    for name in _EXPORTER_LOGGERS:
+        logging.getLogger(name).addFilter(_Once())
     tracers = TracerProvider(resource=_resource(service_name))
     tracers.add_span_processor(BatchSpanProcessor(exporter()))
     trace.set_tracer_provider(tracers)
     if _wanted(_METRICS_ASKED_BY):
         _setup_metrics(service_name)
     return True
+
+
+class _Once(logging.Filter):
+    """An exporter says at every try, in many lines, that nobody listens: once, in one line, is enough."""
+
+    told = False
+
+    def filter(self, _record: logging.LogRecord) -> bool:
+        """Let the first record pass, as our own sentence."""
+        if not _Once.told:
+            _Once.told = True
+            where = next((os.environ[name] for name in _ASKED_BY if os.environ.get(name)), "the collector")
+            logger.warning("Traces and metrics cannot be sent to %s; nothing else suffers.", where)
+        return False
 
 
 def _wanted(variables: Iterable[str]) -> bool:

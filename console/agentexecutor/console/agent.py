@@ -96,7 +96,8 @@ def _load(source: str) -> ModuleType:
         raise UsageError(f"{source} needs a module that is not installed: {error.name}.", hint="Install it.") from error
     except Exception as error:
         traceback.print_exc()
-        raise UsageError(f"{source} cannot be loaded: {type(error).__name__}: {error}.", hint="The traceback above says where.") from error
+        text = str(error).rstrip(".")
+        raise UsageError(f"{source} cannot be loaded: {type(error).__name__}: {text}.", hint="The traceback above says where.") from error
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -36,8 +36,12 @@ AGAIN_S = 1.0
 AUCTIONS_SHOWN = 5
 ROWS_AT_LEAST = 6
 BAR_WIDTH = 16
+WIDE = 110
+"""Columns for the whole picture; a narrower window gets less."""
+NARROW = ("capability",)
+"""What a narrow window does without."""
 NAMES_SHOWN = 8
-QUIET_S = 3.0
+QUIET_S = 1.5
 NOBODY_COORDINATES = (
     "No coordinator has taken the task yet; it is stored and waits. "
     "Agents coordinate by default; `agentexecutor coordinator` starts one without an agent."
@@ -92,7 +96,9 @@ class LivePlan:
     def redraw(self) -> None:
         """Draw what is known now."""
         if self._live is not None:
-            self._live.update(draw(self.state, self._clock(), self.console.height, title=self.title, note=self._note), refresh=True)
+            self._live.update(
+                draw(self.state, self._clock(), self.console.height, self.console.width, title=self.title, note=self._note), refresh=True
+            )
 
     async def keep_drawing(self) -> None:
         """Redraw for ever, so that running times run."""
@@ -155,17 +161,17 @@ def _explain_parked(shown: TaskView, view: LivePlan) -> None:
 # drawing
 
 
-def draw(state: PlanState, now: float, height: int, *, title: str = "", note: str = "") -> RenderableType:
-    """The whole picture for a terminal of `height` lines: head, subtasks, the last auctions."""
+def draw(state: PlanState, now: float, height: int, width: int = 140, *, title: str = "", note: str = "") -> RenderableType:
+    """The whole picture for a terminal of `height` lines and `width` columns: head, subtasks, the last auctions."""
     auctions = state.auctions[-AUCTIONS_SHOWN:]
     auction_lines = sum(1 + len(auction.bids[:2]) for auction in auctions)
     room = max(ROWS_AT_LEAST, height - auction_lines - 10)
     parts: list[RenderableType] = [Text(title, style="bold")] if title else []
     parts.append(_head(state, now))
     if state.rows:
-        parts += ["", _table(state, now, room)]
+        parts += ["", _table(state, now, room, wide=width >= WIDE)]
     if auctions:
-        parts += ["", _auctions(auctions)]
+        parts += ["", _auctions(auctions, wide=width >= WIDE)]
     if note:
         parts.append(Text(note, style="yellow"))
     return Group(*parts)
@@ -185,16 +191,18 @@ def _head(state: PlanState, now: float) -> Text:
     return head
 
 
-def _table(state: PlanState, now: float, room: int) -> RenderableType:
+def _table(state: PlanState, now: float, room: int, *, wide: bool) -> RenderableType:
     rows = _in_order(state)
     shown = rows
     if len(rows) > room:
         shown = [row for row in rows if row.state in BUSY][: room - 1] or rows[: room - 1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("subtask", "capability", "state", "agent", "done", "time", ""):
+    names = ["subtask", "capability", "state", "agent", "done", "time"]
+    for name in names if wide else [name for name in names if name not in NARROW]:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
+    table.add_column("")
     for row in shown:
-        table.add_row(*_cells(state, row, now))
+        table.add_row(*_cells(state, row, now, wide=wide))
     if len(shown) == len(rows):
         return table
     return Group(table, Text(f"... and {len(rows) - len(shown)} more subtasks", style="dim"))
@@ -219,22 +227,27 @@ def _depth(state: PlanState, row: Row) -> int:
     return depth
 
 
-def _cells(state: PlanState, row: Row, now: float) -> list[RenderableType]:
+def _cells(state: PlanState, row: Row, now: float, *, wide: bool) -> list[RenderableType]:
     done = state.part_done(row)
     bar: RenderableType = Text("")
     if done is not None and row.state not in ("cancelled", "failed"):
-        bar = ProgressBar(total=1.0, completed=done, width=BAR_WIDTH)
+        bar = ProgressBar(total=1.0, completed=done, width=BAR_WIDTH if wide else BAR_WIDTH // 2)
     tries = f" (attempt {row.attempt})" if row.attempt > 1 else ""
     what = row.error if row.error and row.state not in ("running", "completed") else " ".join(part for part in (row.step, row.text) if part)
     return [
         Text("  " * _depth(state, row) + row.name),
-        Text(row.capability),
+        *([Text(row.capability)] if wide else []),
         cell(row.state),
         Text((row.agent or "-") + tries),
         bar,
         Text(_duration(row, now)),
-        Text(what, style="red" if row.error and row.state != "running" else "dim"),
+        _rest(what, style="red" if row.error and row.state != "running" else "dim"),
     ]
+
+
+def _rest(text: str, style: str = "") -> Text:
+    """For the last column, which alone gives way when the window is narrow."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _duration(row: Row, now: float) -> str:
@@ -247,23 +260,15 @@ def _duration(row: Row, now: float) -> str:
     return f"{passed} of {seconds(row.schedule_s)}" if row.schedule_s and row.state == "running" else passed
 
 
-def _auctions(auctions: list[Auction]) -> RenderableType:
+def _auctions(auctions: list[Auction], *, wide: bool) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name, justify, width in (
-        ("auction", "left", 9),
-        ("bid by", "left", 9),
-        ("score", "right", 5),
-        ("", "left", 3),
-        ("reason", "left", 18),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", min_width=width)  # type: ignore[arg-type]  # left or right
+    for name, justify in (("auction", "left"), ("bid by", "left"), ("score", "right"), ("", "left")):
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]  # left or right
+    table.add_column("reason")
     for auction in auctions:
         for number, bid in enumerate(auction.bids[:3]):
-            first = (
-                f"{auction.subtask} ({auction.policy}, {auction.mode}, {auction.considered} bid{'s' if auction.considered > 1 else ''})"
-                if number == 0
-                else ""
-            )
+            how = f" ({auction.policy}, {auction.mode}, {auction.considered} bid{'s' if auction.considered > 1 else ''})" if wide else ""
+            first = f"{auction.subtask}{how}" if number == 0 else ""
             won = Text("won", style="green") if bid.won else Text("")
-            table.add_row(first, bid.agent, f"{bid.score:.3g}", won, bid.reason)
+            table.add_row(first, bid.agent, f"{bid.score:.3g}", won, _rest(bid.reason))
     return table

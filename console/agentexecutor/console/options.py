@@ -40,19 +40,20 @@ class Command(click.Command):
                 formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
 
 
-def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
-    """Make a function a command with --nats and --json; `examples` are the lines that --help ends with."""
+def command(*examples: str, name: str | None = None, bus: bool = True) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command with --nats (told in its help when it needs a `bus`) and --json; `examples` are the lines that --help ends with."""
 
     def make(function: Callable[..., Any]) -> Command:
-        return click.command(name, cls=Command, examples=examples)(common(function))
+        return click.command(name, cls=Command, examples=examples)(common(function, bus=bus))
 
     return make
 
 
-def common(function: F) -> F:
+def common(function: F, *, bus: bool = True) -> F:
     """--nats URL and --json."""
     function = click.option("--json", "as_json", is_flag=True, help="Print JSON only, one object a line.")(function)
-    return click.option("--nats", metavar="URL", help="The bus. Else AGENTEXECUTOR_NATS_URL, else nats://127.0.0.1:4222.")(function)
+    help = "The bus. Else AGENTEXECUTOR_NATS_URL, else nats://127.0.0.1:4222."
+    return click.option("--nats", metavar="URL", help=help, hidden=not bus)(function)
 
 
 def task_argument(function: F) -> F:

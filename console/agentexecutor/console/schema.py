@@ -15,12 +15,12 @@ from agentexecutor.schemas.export import export_schemas
 __all__ = ["schema"]
 
 
-@command("agentexecutor schema schemas/", "agentexecutor schema schemas/ --json | jq -r .file")
+@command("agentexecutor schema schemas/", "agentexecutor schema schemas/ --json | jq -r .file", bus=False)
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def schema(folder: Path, nats: str | None, *, as_json: bool) -> None:  # noqa: ARG001 - every command takes --nats
     """Write JSON Schema files for all messages.
 
-    Draft 2020-12, into DIR: one for each message type, for plans and for what --json prints.
+    Draft 2020-12, into DIR: one for each message type, for plans, and for the views that `show`, `tasks`, `agents`, `unserved` and `watch` print with --json.
     """
     out = Output(json=as_json)
     made = export_schemas()

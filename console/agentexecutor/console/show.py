@@ -9,6 +9,7 @@ from agentexecutor.schemas.views import SubtaskView, TaskView
 
 __all__ = ["print_view"]
 
+BIDS = "Bids (smaller scores are better; who is asked for by name goes first)"
 RESULT_SHOWN = 20_000
 """Bytes of a result that are printed for people; --json prints all of it."""
 
@@ -48,7 +49,11 @@ def _bids(out: Output, view: TaskView) -> None:
         for bid in subtask.bids
     ]
     if rows:
-        out.table(["subtask", ">epoch", "bid by", "source", ">score", "", "reason"], rows, title="Bids (smaller scores are better)")
+        out.table(
+            ["subtask", ">epoch", "bid by", "source", ">score", "", "reason"],
+            rows,
+            title=BIDS,
+        )
 
 
 def _attempts(out: Output, view: TaskView) -> None:

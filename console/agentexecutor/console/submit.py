@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import click
+import msgspec.structs
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -20,7 +21,7 @@ from agentexecutor.console.options import command, read_json, read_text
 from agentexecutor.console.output import Output, print_error
 from agentexecutor.console.show import print_view
 from agentexecutor.schemas.errors import AgentExecutorError
-from agentexecutor.schemas.messages import PlanSpec
+from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec
 from agentexecutor.schemas.names import TaskName, check_capability
 from agentexecutor.schemas.plans import check_plan
 from agentexecutor.schemas.views import TaskView
@@ -71,13 +72,29 @@ def _what(capability: str | None, input: str | None, plan: str | None) -> tuple[
         if capability is not None:
             raise UsageError("CAPABILITY and --plan exclude each other.", hint="Give one of them.")
         where = "The plan in stdin" if plan == "-" else f"The plan in {plan}"
-        spec: PlanSpec = read_json(read_text(plan, "The plan"), where, PlanSpec)
+        text = read_text(plan, "The plan")
+        spec: PlanSpec = read_json(text, where, PlanSpec)
+        _refuse_unknown_fields(where, read_json(text, where))
         check_plan(spec)
         return spec, None
     if capability is None or input is None:
         missing = "INPUT is missing." if capability is not None else "CAPABILITY and INPUT are missing."
         raise UsageError(missing, hint=f'For example: agentexecutor submit {capability or "greet"} \'{{"name": "Ada"}}\'.')
     return check_capability(capability), _read_input(input)
+
+
+def _refuse_unknown_fields(where: str, plan: dict[str, Any]) -> None:
+    """On the wire unknown fields are ignored; in a file that somebody has written they are mistakes."""
+    parts: list[tuple[str, Any, type]] = [("$", plan, PlanSpec)]
+    for name, subtask in plan["subtasks"].items():
+        parts.append((f"$.subtasks.{name}", subtask, SubtaskSpec))
+        if subtask.get("split"):
+            parts.append((f"$.subtasks.{name}.split", subtask["split"], Split))
+    for at, part, kind in parts:
+        known = [field.encode_name for field in msgspec.structs.fields(kind)]
+        for field in part:
+            if field not in known:
+                raise UsageError(f"{where} has an unknown field {field!r} at {at}.", hint=f"There are: {', '.join(known)}.")
 
 
 def _read_input(given: str) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def rank(policy: Policy, bids: Sequence[Candidate], context: Context) -> list[Sc
 
 def _explained(scored: Scored, context: Context) -> Scored:
     if scored.bid.agent == context.prefer:
-        return Scored(scored.bid, scored.score, f"preferred; {scored.reason}")
+        return Scored(scored.bid, scored.score, f"asked for by name; {scored.reason}")
     if scored.bid.agent in context.avoid:
         return Scored(scored.bid, scored.score, f"had it before, so others go first; {scored.reason}")
     return scored

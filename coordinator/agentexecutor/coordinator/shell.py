@@ -682,7 +682,7 @@ class Coordinator:
                 self._leases.won(now, action.shard, seq)
         except BusError as error:
             if not isinstance(error, AppendUnknown):
-                logger.warning("A lease could not be looked after: %s", error)
+                logger.log(logging.WARNING if self._connection.connected else logging.DEBUG, "A lease could not be looked after: %s", error)
                 await anyio.sleep(RETRY_S)
             if not isinstance(action, Beat):
                 self._leases.lost(time.monotonic(), action.shard)

@@ -36,6 +36,7 @@ __all__ = [
     "encode",
     "from_rfc3339",
     "headers",
+    "to_microseconds",
     "to_rfc3339",
 ]
 
@@ -197,6 +198,12 @@ def to_rfc3339(seconds: float) -> str:
     """Seconds since 1970 → RFC 3339 text in UTC. What lies beyond the year 9999 becomes its end."""
     second, microsecond = divmod(round(min(seconds, _LAST_MOMENT) * 1_000_000), 1_000_000)
     return f"{_rfc3339_second(second)}.{microsecond:06d}Z"
+
+
+def to_microseconds(text: str) -> str:
+    """An RFC 3339 time in UTC, as a server stamps it, cut to six digits: so that times sort as text."""
+    whole, dot, rest = text.rstrip("Z").partition(".")
+    return f"{whole}.{rest[:6]:0<6}Z" if dot or text.endswith("Z") else text
 
 
 @lru_cache(maxsize=64)

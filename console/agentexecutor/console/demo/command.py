@@ -40,7 +40,7 @@ DEADLINE_S = 300.0
 UNDER_WAY = frozenset({"awarded", "running", "completed"})
 
 
-@command("agentexecutor demo", "agentexecutor demo --json")
+@command("agentexecutor demo", "agentexecutor demo --json", bus=False)
 def demo(nats: str | None, *, as_json: bool) -> None:
     """Classify 37,243 real tweets by agents that bid for the work; takes about a quarter of a minute.
 
