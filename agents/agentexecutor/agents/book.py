@@ -33,7 +33,7 @@ class LastClaim:
     """A claim as it was sent, to be sent again."""
 
     kind: str
-    message: m.Claim
+    payload: bytes
     headers: dict[str, str]
 
 

@@ -214,20 +214,25 @@ class Execution:
         """Store a claim; it is the one that is said again when it is asked for."""
         if self._timer is not None and isinstance(claim, LAST):
             self._timer.cancel()
-        if problem := self._why_unsendable(claim):
-            claim = self._failed(m.ErrorInfo(code="handler", message=f"How the work ended cannot be sent: {problem}."), 0.0, None)
-        kind = TYPE_OF[type(claim)]
-        self.held.last = LastClaim(kind, claim, headers(kind, self._trace))
+        self.held.last = self._sendable(claim)
         await self._hosting.store(self._task, self.held.last)
 
-    def _why_unsendable(self, claim: m.Claim) -> str | None:
-        """Read back as a coordinator will: what it would refuse would keep the subtask open for ever."""
+    def _sendable(self, claim: m.Claim) -> LastClaim:
+        """What no coordinator would take would keep the subtask open for ever: say so instead."""
         try:
-            payload = encode(claim)
-            decode(TYPE_OF[type(claim)], payload)
+            last = self._made(claim)
+            problem = f"{len(last.payload)} bytes are too many" if len(last.payload) > MESSAGE_LIMIT - ROOM else ""
+            if isinstance(claim, m.Failed):
+                decode("failed", last.payload)
         except (DecodeFailed, TypeError, ValueError, RecursionError, OverflowError) as error:
-            return text_of(error)
-        return f"{len(payload)} bytes are more than {MESSAGE_LIMIT - ROOM}" if len(payload) > MESSAGE_LIMIT - ROOM else None
+            problem = text_of(error)
+        if not problem:
+            return last
+        return self._made(self._failed(m.ErrorInfo(code="handler", message=f"How the work ended cannot be sent: {problem}."), 0.0, None))
+
+    def _made(self, claim: m.Claim) -> LastClaim:
+        kind = TYPE_OF[type(claim)]
+        return LastClaim(kind, encode(claim), headers(kind, self._trace))
 
     def _accept_soon(self) -> None:
         if not self._accepted and not self._unwanted:
@@ -239,8 +244,7 @@ class Execution:
             await self._hosting.store(self._task, self._accept_claim())
 
     def _accept_claim(self) -> LastClaim:
-        claim = self._claim(m.Accept, schedule=self._schedule)
-        last = LastClaim("accept", claim, headers("accept", self._trace))
+        last = self._made(self._claim(m.Accept, schedule=self._schedule))
         if self.held.last is None:
             self.held.last = last
         return last
@@ -275,7 +279,7 @@ class Execution:
             child = self._lifted.get(call) or await self._lift(call, child)
         made = headers("extend", self._trace)
         self._extends[made[H_ID]] = call
-        await self._hosting.store(self._task, LastClaim("extend", self._claim(m.Extend, call=call, child=child), made))
+        await self._hosting.store(self._task, LastClaim("extend", encode(self._claim(m.Extend, call=call, child=child)), made))
 
     async def _lift(self, call: int, child: m.SubtaskSpec) -> m.SubtaskSpec:
         """The child with its large input stored, and named by reference."""

@@ -107,7 +107,7 @@ class Hosting:
     async def store(self, task: TaskName, claim: LastClaim) -> None:
         """Store a claim, however long it takes."""
         connection = self.bus.connection
-        await connection.store(connection.subjects.claim(self.name, claim.kind, task), encode(claim.message), claim.headers)
+        await connection.store(connection.subjects.claim(self.name, claim.kind, task), claim.payload, claim.headers)
 
     def tell(self, task: TaskName, progress: m.Progress, trace: dict[str, str]) -> None:
         """Publish progress."""
@@ -131,7 +131,7 @@ class Hosting:
         elif what is What.DECLINE or (what is What.RUN and message.capability not in self.agent.handlers):
             reason = "stopping" if self.book.draining else "queue full" if what is What.DECLINE else f"no handler for {message.capability}"
             decline = m.Decline(subtask=message.subtask, epoch=message.epoch, boot=self.boot, reason=reason, load=self.load())
-            self.start_soon(self.store, task, LastClaim("decline", decline, headers("decline", trace)))
+            self.start_soon(self.store, task, LastClaim("decline", encode(decline), headers("decline", trace)))
         elif what is What.RUN:
             if older is not None:
                 older.host.cancelled()

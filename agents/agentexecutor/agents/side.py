@@ -169,7 +169,7 @@ class Side:
                 task, claim = overdue
                 with suppress(AgentExecutorError):
                     await connection.store(
-                        connection.subjects.claim(connection.name, claim.kind, task), encode(claim.message), claim.headers, timeout_s=1.0
+                        connection.subjects.claim(connection.name, claim.kind, task), claim.payload, claim.headers, timeout_s=1.0
                     )
 
     def _main_answers(self) -> None:

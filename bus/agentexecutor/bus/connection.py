@@ -302,6 +302,7 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
                 ping_interval=10,
                 max_outstanding_pings=2,
                 pending_size=BUFFER_BYTES,
+                skip_subject_validation=True,  # names are checked where they enter (schemas.names), subjects built in one place
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
                 error_cb=on_first_error,

@@ -27,8 +27,11 @@ class RobustClient(Client):
             return {}
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Any:
-        return super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
+        try:
+            return super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            return super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
 
 
 def _readable(subject: bytes) -> bytes:
-    return bytes(subject) if subject.isascii() else bytes(subject).decode("utf-8", "replace").encode()
+    return bytes(subject).decode("utf-8", "replace").encode()

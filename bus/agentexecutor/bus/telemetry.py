@@ -334,6 +334,9 @@ def span(
     start_s: float | None = None,
 ) -> Iterator[Span]:
     """`start_span` as a block: the span is the current one inside, an exception is recorded in it, and it ends with the block."""
+    if not parent and not recording():
+        yield trace.INVALID_SPAN
+        return
     started = start_span(name, subject, parent=parent, attributes=attributes, links=links, start_s=start_s)
     if not started.get_span_context().is_valid:
         yield started

@@ -299,9 +299,10 @@ class Market:
             return mode
         if wanted.demand.tailored:
             return "call"
-        work = [self._estimate(agent, wanted.demand.capability)[0] for agent in free]
-        long_work = len(work) > 1 and min(work) > self._settings.call_factor * self.round_s
-        return "call" if long_work else "standing"
+        if len(free) == 1:
+            return "standing"
+        work = min(self._estimate(agent, wanted.demand.capability)[0] for agent in free)
+        return "call" if work > self._settings.call_factor * self.round_s else "standing"
 
     # standing offers
 

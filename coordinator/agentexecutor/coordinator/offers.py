@@ -48,10 +48,7 @@ class KnownAgent(Struct):
     suspended_until: float = 0.0
     suspensions: int = 0
     last_award: int = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.offer.capacity if self.offer is not None else 0
+    capacity: int = 0
 
     @property
     def working(self) -> int:
@@ -65,8 +62,9 @@ class KnownAgent(Struct):
 
     def free(self, share: float) -> int:
         """Slots that we may still give: of what is free, no more than our share of its capacity."""
-        limit = self.capacity if share >= 1 else max(1, int(self.capacity * share))
-        return min(self.capacity - self.busy, limit - self.working)
+        capacity, working = self.capacity, self.working
+        limit = capacity if share >= 1 else max(1, int(capacity * share))
+        return min(capacity - working - len(self.others), limit - working)
 
     def fits(self, capability: str, labels: dict[str, str]) -> bool:
         """Offers it, has the labels, and takes new work."""
@@ -134,6 +132,7 @@ class AgentBook:
             for capability in agent.offered:
                 self._by_capability.setdefault(capability, {})[name] = agent
         agent.offer = offer
+        agent.capacity = offer.capacity
         self._read_running(agent, now)
         return agent, orphans
 
