@@ -206,6 +206,21 @@ PLAN = {
 }
 
 
+@pytest.mark.parametrize(
+    ("subtask", "at"),
+    [
+        ({"capability": "echo", "inputs": {"text": "a"}}, "'inputs' at $.subtasks.a"),
+        ({"capability": "echo", "split": {"over": "text", "parts": 3}}, "'parts' at $.subtasks.a.split"),
+    ],
+)
+def test_a_misspelt_field_in_a_plan_is_refused(place: Place, tmp_path: Path, subtask: dict[str, Any], at: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"subtasks": {"a": subtask}}))
+    ran = place.run("submit", "--plan", str(file))
+    assert (ran.code, ran.out) == (2, "")
+    assert at in ran.err
+
+
 def test_a_plan_comes_from_a_file_or_stdin(place: Place, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(PLAN))

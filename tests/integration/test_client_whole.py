@@ -9,7 +9,7 @@ import pytest
 from traces import recorded
 
 from agentexecutor.agents import Agent, Context, Fail
-from agentexecutor.bus import Bus, TaskCancelled, TaskFailed, TaskLost, TaskRefused, connect
+from agentexecutor.bus import Bus, TaskCancelled, TaskFailed, TaskLost, TaskRefused, TaskTimeout, connect
 from agentexecutor.bus.server import EmbeddedServer
 from agentexecutor.schemas import Feedback, Plan, Subtask
 
@@ -53,6 +53,11 @@ async def test_there_and_back(bus: Bus) -> None:
     assert [one.name for one in await bus.agents()] == ["worker"]
     assert await bus.unserved() == []
     assert {line.state for line in (await bus.tasks(owner="me")).tasks} == {"completed", "failed"}
+
+
+async def test_who_runs_a_task_may_lose_patience(bus: Bus) -> None:
+    with pytest.raises(TaskTimeout, match="It goes on"):
+        await bus.run("nver", wait_s=0.2)
 
 
 async def test_a_plan_of_ten_thousand_subtasks(bus: Bus) -> None:

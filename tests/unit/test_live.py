@@ -56,6 +56,17 @@ def test_the_picture_in_the_middle_of_a_run() -> None:
     assert "blocked" in waits
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_window_keeps_states_agents_and_scores(width: int) -> None:
+    to = console(width=width)
+    to.print(draw(after(a_run()[:10]), START + 1.5, 24, width))
+    shown = written(to)
+    for word in ("features-1", "running", "awarded", "1.3 s of 4 s", "bid by", "score", "won", "a1", "a2", "-10"):
+        assert word in shown
+    assert ("text.features" in shown) == (width == 120)
+    assert all(len(line) <= width for line in shown.splitlines())
+
+
 def test_auctions_show_winner_and_reason() -> None:
     text = picture(after(a_run()[:10]))
     assert "features-1 (capacity, call, 9 bids)" in text

@@ -211,8 +211,8 @@ class Coordinator:
         self._count_unusable("undecodable")
         if subject not in self._complained and len(self._complained) < COMPLAINTS:
             self._complained.add(subject)
-            self.unusable.append((subject, f"not a {cls.__name__.lower()}", payload[:1000]))
-            logger.warning("What comes on %s cannot be used: it is not a valid %s.", subject, cls.__name__.lower())
+            self.unusable.append((subject, f"no valid {cls.__name__.lower()}", payload[:1000]))
+            logger.warning("What comes on %s cannot be used: it is no valid %s.", subject, cls.__name__.lower())
         return None
 
     def _count_unusable(self, why: str) -> None:
