@@ -17,6 +17,7 @@ from agentexecutor.bus.follow import Followed, follow
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import OFFERS
 from agentexecutor.schemas.codec import H_ROLLUP, H_STATE, headers
+from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.messages import BlobRef
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.subjects import shard_of
@@ -245,6 +246,8 @@ async def test_a_body_that_is_gone_or_wrong_is_a_plain_error(connection: Connect
     ref = await store_body(connection, TASK, b"x" * 300_000)
     assert await load_chunk(connection, TASK, ref.digest, 9) is None
     with pytest.raises(BusError, match="gone"):
-        await load_body(connection, TASK, BlobRef(digest=ref.digest, bytes=ref.bytes, chunks=3))
+        await load_body(connection, TASK, BlobRef(digest="0" * 64, bytes=ref.bytes, chunks=2))
     with pytest.raises(BusError, match="digest"):
         await load_body(connection, TASK, BlobRef(digest=ref.digest, bytes=5, chunks=1))
+    with pytest.raises(DecodeFailed, match="300000 bytes in 3 chunks is no body"):
+        await load_body(connection, TASK, BlobRef(digest=ref.digest, bytes=ref.bytes, chunks=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import msgspec
@@ -239,6 +240,32 @@ async def test_a_claim_waits_for_its_task(place: Place) -> None:
         assert a1.count("refused") == 0
 
 
+async def test_feedback_that_overtakes_its_submit_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is decided in the same turn as the submit, before it: no reason to refuse it."""
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        await me.until_agents(1)
+        read, both_are_here = coordinator._log.read, anyio.Event()
+
+        async def slow(shard: int, task: TaskName) -> Any:
+            await both_are_here.wait()
+            return await read(shard, task)
+
+        monkeypatch.setattr(coordinator._log, "read", slow)
+        task = TaskName("me", "t1")
+        await me.claim("feedback", task, m.FeedbackClaim(text="early"))
+        await me.submit("t1", capability="echo")
+        with anyio.fail_after(20):
+            while (entry := coordinator._tasks.get(task)) is None or len(entry.inputs) < 2:
+                await anyio.sleep(0.01)
+        both_are_here.set()
+        award = await a1.award()
+        said = [given.text for given in award.feedback] or [(await a1.expect("feedback")).text]
+        assert said == ["early"]
+        await a1.done(award, 1)
+        await me.result(task)
+        assert me.count("refused") == 0
+
+
 async def test_undecodable_stops_nothing(place: Place) -> None:
     async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
@@ -294,18 +321,19 @@ async def test_offers_and_bids_that_cannot_be_read_are_told_once(place: Place, c
     async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         await me.until_agents(1)
         offer, bid = me.subjects.offer("odd"), me.subjects.bid("odd", 3, TaskName("me", "t1"))
-        for _ in range(3):
-            await me.connection.publish(offer, b'{"boot":"1","capacity":1.5}', headers("offer"))
-            for shard in range(16):
-                await me.connection.publish(bid.replace(".3.", f".{shard}."), b'{"call":1}', headers("bid"))
-            await me.connection.publish(me.subjects.lease(3), b"[]", headers("lease"))
-            await me.connection.publish(me.subjects.member("odd"), b"[]", headers("member"))
+        await me.connection.publish(me.subjects.lease(3), b"[]", headers("lease"))
+        await me.connection.publish(me.subjects.member("odd"), b"[]", headers("member"))
+        with anyio.fail_after(20):
+            while sum(shard.consumers is not None for shard in coordinator._shards.values()) < me.connection.shards:
+                await anyio.sleep(0.02)  # bids are heard by the shard
+            for count in (1, 2, 3):
+                await me.connection.publish(offer, b'{"boot":"1","capacity":1.5}', headers("offer"))
+                await me.connection.publish(bid, b'{"call":1}', headers("bid"))
+                while coordinator.counters["messages undecodable"] < 2 * count:
+                    await anyio.sleep(0.02)
         task = await me.submit("t1", capability="echo")
         await a1.done(await a1.award(), 1)
         assert (await me.result(task)).state == "completed"
-        with anyio.fail_after(20):
-            while coordinator.counters["messages undecodable"] < 6:
-                await anyio.sleep(0.02)  # three offers and three bids, each on its own way
         assert [text for subject, text, _ in coordinator.unusable if subject == offer] == ["no valid offer"]
         assert caplog.text.count(f"What comes on {offer} cannot be used") == 1
 

@@ -362,7 +362,10 @@ class Coordinator:
             if waiting.inbound is not None:
                 await self._acknowledge(waiting.inbound)
         for waiting, refusal in turn.refused:
-            await self._refuse(entry, waiting, refusal)
+            if turn.changes:
+                entry.inputs.append(waiting)  # what came before its submit is decided anew, now that the submit is in the log
+            else:
+                await self._refuse(entry, waiting, refusal)
         if turn.stale:
             entry.unload()
         while entry.questions and entry.state is state:
