@@ -315,7 +315,8 @@ def _log(award: m.Award, error: BaseException) -> None:
     """What an author wants to see: where their code failed. What they raised on purpose is a line."""
     meant = isinstance(error, AgentError)
     text = "Subtask %s of task %s (%s, attempt %d) failed: %s"
-    logger.warning(text, award.subtask, award.task, award.capability, award.attempt, error, exc_info=None if meant else error)
+    level = logging.INFO if meant else logging.WARNING
+    logger.log(level, text, award.subtask, award.task, award.capability, award.attempt, error, exc_info=None if meant else error)
 
 
 def _put(value: Any, at: list[str | int], part: Any) -> None:
