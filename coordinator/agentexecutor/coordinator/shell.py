@@ -589,11 +589,13 @@ class Coordinator:
                 self._short = False
                 tick = now + TICK_S
                 await self._do_job(partial(self._tick, now))
-            self._wakes_at = tick
-            self._alarm = anyio.Event()
             await self._do_job(partial(self._ring, now))
-            with anyio.move_on_after(max(0.0, self._wakes_at - time.monotonic())):
-                await self._alarm.wait()
+            due = self._desk.next_due()
+            self._wakes_at = tick if due is None else min(tick, max(due, now))
+            self._alarm = anyio.Event()
+            if not self._short:
+                with anyio.move_on_after(max(0.0, self._wakes_at - time.monotonic())):
+                    await self._alarm.wait()
             if time.monotonic() > self._wakes_at + self._settings.lag_s:
                 self.counters["lags"] += 1
                 self._market.listen_again(time.monotonic())
