@@ -159,14 +159,15 @@ class Checker:
                 self._compare_pending(coordinator, state)
 
     def _compare_pending(self, coordinator: Coordinator, state: TaskState) -> None:
-        desk = coordinator._desk
-        for effect in pending(state, desk.clock.now(self.server.loop.now), desk.settings):
+        desk, market = coordinator._desk, coordinator._desk.market
+        connection: Any = coordinator._connection
+        for effect in pending(state, desk.clock.now(self.server.loop.now + connection.process.boot_s), desk.settings):
             if isinstance(effect, SetTimer) and not desk.timers.has(state.name, effect.kind, effect.subtask):
                 self.fail("pending re-creates every timer, so it runs", f"{state.name} {effect.kind} {effect.subtask}")
             if isinstance(effect, Want):
                 key = Key(state.name, effect.subtask)
-                holding = desk.market._holdings.get(key)
-                if key not in desk.market._ready.wanted and holding is None:
+                retrying = desk.timers.has(state.name, "retry", effect.subtask)
+                if key not in market._ready.wanted and market._holdings.get(key) is None and not retrying:
                     self.fail("pending re-creates every want, so it is there", f"{state.name}/{effect.subtask}")
 
     def finish(self, expected: set[TaskName]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import random
+import sys
 import time
 from asyncio import events
 from collections.abc import Callable, Iterator
@@ -178,9 +180,12 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         mock.patch.object(names, "_random", names_random),
         mock.patch.object(shell, "random", random.Random(drawn.getrandbits(64))),
     ):
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # what was killed is not cleaned up, and complains when it is collected
         try:
             yield loop, drawn
         finally:
             loop._kept.clear()
             loop._ready.clear()
             loop._scheduled.clear()
+            gc.collect()
+            sys.unraisablehook = hook

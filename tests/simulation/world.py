@@ -110,7 +110,7 @@ class World:
     def fault(self) -> None:
         """Something goes wrong now."""
         drawn, loop = self.drawn, self.loop
-        name = drawn.choice(sorted(self.processes))
+        name = drawn.choice([name for name, (process, _) in sorted(self.processes.items()) if not process.dead])
         process, connection = self.processes[name]
         kind = drawn.choices(("kill", "pause", "part", "server", "power", "skew"), (5, 4, 4, 1.5, 0.5, 1))[0]
         self.counts[f"fault {kind}"] += 1

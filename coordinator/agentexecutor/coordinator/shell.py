@@ -681,7 +681,8 @@ class Coordinator:
                 seq, lease = await self._lease_stream.read(action.shard)
                 self._leases.confirmed(time.monotonic(), action.shard, seq, lease)
             elif isinstance(action, GiveUp):
-                await self._give_up(action)
+                if not await self._give_up(action):
+                    return
             else:
                 seq = await self._lease_stream.write(action.shard, self._me, expected=action.expected)
                 self._leases.won(now, action.shard, seq)
@@ -693,17 +694,21 @@ class Coordinator:
                 self._leases.lost(time.monotonic(), action.shard)
         self._leases_changed.set()
 
-    async def _give_up(self, action: GiveUp) -> None:
-        """First what is in flight, then the release."""
+    async def _give_up(self, action: GiveUp) -> bool:
+        """First what is in flight, then the release. False: that is under way, and whoever ends it tells."""
         shard = self._shards.get(action.shard)
         if shard is not None:
             shard.leaving.set()
-        elif action.shard not in self._releasing:
-            self._releasing.add(action.shard)
-            with suppress(AppendUnknown):
-                await self._lease_stream.write(action.shard, "", expected=action.expected)
-                self._leases.released(time.monotonic(), action.shard)
+            return False
+        if action.shard in self._releasing:
+            return False
+        self._releasing.add(action.shard)
+        try:
+            await self._lease_stream.write(action.shard, "", expected=action.expected)
+            self._leases.released(time.monotonic(), action.shard)
+        finally:
             self._releasing.discard(action.shard)
+        return True
 
     def _match_shards(self, now: float) -> None:
         """Take up what the leases give, drop what they do not; offers are heard while there is a shard."""
