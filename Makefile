@@ -8,9 +8,10 @@ PINNED := --constraint constraints.txt --build-constraint constraints.txt
 EXTRAS := demo,otlp,fast
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+SEEDS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench wheel constraints clean
+.PHONY: help install demo test lint format bench simulate wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +36,9 @@ format: $(INSTALLED) ## format and sort imports
 
 bench: $(INSTALLED) ## compare with the floor (ARGS="--rounds 1 --seconds 2" for a short look)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
+	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)
 
 wheel: $(INSTALLED) ## build the wheel and try it in an environment of its own
 	./.ci/wheel $(BIN)/python

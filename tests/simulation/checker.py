@@ -78,11 +78,7 @@ class Checker:
             self.fail("no terminal state is left", f"{task} had {self.ended[task]}, and got a record after it")
             return
         record = decode_record(stored.payload)
-        state = self.states.setdefault(task, new_task(task, shard))
-        if replay and record.history:
-            state = self.states[task] = new_task(task, shard)
-            for entry in record.history:
-                apply(state, entry.record, entry.seq)
+        state = self._state(task, shard, record, replay=replay)
         before = state.epochs
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
         given = {said.id for said in state.feedback}
@@ -96,16 +92,25 @@ class Checker:
             if isinstance(change, r.Awarded):
                 before = change.epoch
         if stored.headers.get(H_STATE) in ENDED:
-            if not state.ended:
-                self.fail("folding the log gives the state that it names", f"{task} is {state.state}, its record says {stored.headers[H_STATE]}")
-            if record.history and not replay:
-                again = new_task(task, shard)
-                for entry in record.history:
-                    apply(again, entry.record, entry.seq)
-                apply(again, record, stored.seq)
-                if _essence(again) != _essence(state):
-                    self.fail("the last record holds the whole history", str(task))
-            self.ended[task] = state.state
+            self._end(task, state, record, stored, replay=replay)
+
+    def _state(self, task: TaskName, shard: int, record: r.Record, *, replay: bool) -> TaskState:
+        if not (replay and record.history):
+            return self.states.setdefault(task, new_task(task, shard))
+        state = self.states[task] = _from_history(task, shard, record)
+        return state
+
+    def _end(self, task: TaskName, state: TaskState, record: r.Record, stored: Stored, *, replay: bool) -> None:
+        if not state.ended:
+            self.fail(
+                "folding the log gives the state that it names", f"{task} is {state.state}, its record says {stored.headers[H_STATE]}"
+            )
+        if record.history and not replay:
+            again = _from_history(task, state.shard, record)
+            apply(again, record, stored.seq)
+            if _essence(again) != _essence(state):
+                self.fail("the last record holds the whole history", str(task))
+        self.ended[task] = state.state
 
     def _change(self, task: TaskName, change: r.Change, epochs: int, completed: set[str], given: set[str]) -> None:
         self.rows[str(type(change).__struct_config__.tag)] += 1
@@ -138,7 +143,13 @@ class Checker:
             state = self.states.get(at.task)
             if isinstance(message, m.Done | m.Failed) and state is not None and not state.ended:
                 subtask = state.subtasks.get(message.subtask)
-                if subtask is not None and subtask.held and subtask.epoch == message.epoch and subtask.agent == at.peer and subtask.boot == message.boot:
+                if (
+                    subtask is not None
+                    and subtask.held
+                    and subtask.epoch == message.epoch
+                    and subtask.agent == at.peer
+                    and subtask.boot == message.boot
+                ):
                     self.fail("nothing is acknowledged before it is recorded", f"a {stored.headers[H_TYPE]} of {at.task}/{message.subtask}")
 
     # live states
@@ -180,16 +191,18 @@ class Checker:
             self.fail("every task ends once faults stop", f"{len(stuck)} have not: {stuck[0]} {about}")
 
 
+def _from_history(task: TaskName, shard: int, record: r.Record) -> TaskState:
+    state = new_task(task, shard)
+    for entry in record.history:
+        apply(state, entry.record, entry.seq)
+    return state
+
+
 def _essence(state: TaskState) -> Any:
     """What two foldings must agree on."""
-    return (
-        state.state,
-        state.head,
-        state.epochs,
-        state.open,
-        sorted(state.applied),
-        [
-            (one.name, one.state, one.epoch, one.agent, one.boot, one.tries, one.losses, sorted(one.waits), one.children, bytes(one.result or b"") if not isinstance(one.result, m.BlobRef) else one.result)
-            for one in state.subtasks.values()
-        ],
-    )
+    subtasks = []
+    for one in state.subtasks.values():
+        result = one.result if isinstance(one.result, m.BlobRef) else bytes(one.result or b"")
+        held = one.epoch, one.agent, one.boot, one.tries, one.losses
+        subtasks.append((one.name, one.state, held, sorted(one.waits), one.children, result))
+    return state.state, state.head, state.epochs, state.open, sorted(state.applied), subtasks

@@ -16,6 +16,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from virtual import EPOCH, Process, VirtualLoop
@@ -254,7 +255,11 @@ class Server:
         self.on_stored(stream.name, stored)
         if stream.name == LOG:
             _, task = self.subjects.parse_log(subject)
-            self.deliver(self.subjects.watch(task), payload, {**headers, "Nats-Sequence": str(stored.seq), "Nats-Time-Stamp": to_rfc3339(stored.stamp)})
+            self.deliver(
+                self.subjects.watch(task),
+                payload,
+                {**headers, "Nats-Sequence": str(stored.seq), "Nats-Time-Stamp": to_rfc3339(stored.stamp)},
+            )
         for consumer in [consumer for consumer in self.consumers.values() if consumer.stream == stream.name]:
             self._serve(consumer)
         return {"stream": stream.name, "seq": stored.seq}
@@ -321,8 +326,7 @@ class Server:
         alive = [pull for pull in consumer.pulls if pull[2] > now]
         for pull in consumer.pulls:
             if pull[2] <= now and consumer.link is not None:
-                link, subject = pull[3], pull[1]
-                self.later(lambda link=link, subject=subject: link.take(subject, b"", {"Status": "408"}, ""))
+                self.later(partial(pull[3].take, pull[1], b"", {"Status": "408"}, ""))
         consumer.pulls = alive
 
     def _serve(self, consumer: _Consumer) -> None:
@@ -431,7 +435,11 @@ class Server:
         verb, _, stream = rest.partition(".")
         if verb == "INFO":
             there = self.streams[stream]
-            return {"config": {"name": stream}, "state": {"messages": len(there.messages), "last_seq": there.last_seq, "subjects": {}}, "total": 0}
+            return {
+                "config": {"name": stream},
+                "state": {"messages": len(there.messages), "last_seq": there.last_seq, "subjects": {}},
+                "total": 0,
+            }
         if verb == "MSG":
             stored = self.last(stream.partition(".")[2], body["last_by_subj"])
             if stored is None:
@@ -451,7 +459,9 @@ class Server:
         verb, stream, *more = rest.split(".", 3)
         if verb == "DELETE":
             gone = self.consumers.pop((stream, more[0]), None)
-            return {"success": True} if gone is not None else {"error": {"code": 404, "err_code": 10014, "description": "consumer not found"}}
+            return (
+                {"success": True} if gone is not None else {"error": {"code": 404, "err_code": 10014, "description": "consumer not found"}}
+            )
         config = body["config"]
         there = self.streams[stream]
         name = config.get("durable_name") or f"c{len(self.consumers)}-{self.drawn.getrandbits(40)}"
@@ -572,7 +582,7 @@ class SimConnection(Connection):
                 message = await waiting.get()
                 try:
                     await callback(message)
-                except Exception:  # noqa: BLE001  # as nats-py: logged, and the next one comes
+                except Exception:  # as nats-py: logged, and the next one comes
                     self.server.counts["callbacks failed"] += 1
 
         self.server.loop.create_task(serve(), context=self.process.context)

@@ -110,6 +110,9 @@ class _Selector:
 class VirtualLoop(asyncio.BaseEventLoop):
     """See the module."""
 
+    _ready: Any
+    _scheduled: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
@@ -125,7 +128,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._kept.add(task)
 
     def create_task(self, coro: Any, **options: Any) -> Any:
-        task = super().create_task(coro, **options)
+        task: Any = super().create_task(coro, **options)
         task._log_destroy_pending = False
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
@@ -140,10 +143,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready.append(handle)
         return handle
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]  # any arguments
         import heapq  # noqa: PLC0415  # as asyncio itself does it
 
-        timer = _TimerHandle(when, callback, args, self, context)
+        timer: Any = _TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True
         return timer
@@ -172,15 +175,21 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         process = current_process.get()
         return EPOCH + loop.now + (process.skew_s if process is not None else 0.0)
 
+    def nanoseconds() -> int:
+        return int(wall() * 1e9)
+
     names_random = random.Random(drawn.getrandbits(64))
     with (
         mock.patch.object(time, "monotonic", monotonic),
         mock.patch.object(time, "time", wall),
-        mock.patch.object(time, "time_ns", lambda: int(wall() * 1e9)),
+        mock.patch.object(time, "time_ns", nanoseconds),
         mock.patch.object(names, "_random", names_random),
         mock.patch.object(shell, "random", random.Random(drawn.getrandbits(64))),
     ):
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # what was killed is not cleaned up, and complains when it is collected
+        hook, sys.unraisablehook = (
+            sys.unraisablehook,
+            lambda _: None,
+        )  # what was killed is not cleaned up, and complains when it is collected
         try:
             yield loop, drawn
         finally:
