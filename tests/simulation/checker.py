@@ -82,6 +82,7 @@ class Checker:
         before = state.epochs
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
         given = {said.id for said in state.feedback}
+        holders = {subtask.name: subtask.epoch for subtask in state.subtasks.values() if subtask.held}
         try:
             apply(state, record, stored.seq)
         except (TransitionError, KeyError) as error:
@@ -90,7 +91,11 @@ class Checker:
         for change in record.changes:
             self._change(task, change, before, completed, given)
             if isinstance(change, r.Awarded):
-                before = change.epoch
+                before = holders[change.subtask] = change.epoch
+            elif isinstance(change, r.Completed) and change.epoch and holders.get(change.subtask or "") != change.epoch:
+                self.fail(
+                    "a result counts from the holder of the award only", f"{task}/{change.subtask} epoch {change.epoch}, held: {holders}"
+                )
         if stored.headers.get(H_STATE) in ENDED:
             self._end(task, state, record, stored, replay=replay)
 

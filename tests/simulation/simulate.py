@@ -14,9 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from broken import BROKEN
 from world import Report, simulate
 
-__all__ = ["repeat_command", "run_seed", "run_seeds"]
+BROKEN_SEEDS = 200
+__all__ = ["first_caught", "repeat_command", "run_broken", "run_seed", "run_seeds"]
 
 
 def repeat_command(seed: int) -> str:
@@ -28,6 +30,26 @@ def run_seed(seed: int) -> tuple[int, str | None, Counter[str], Counter[str]]:
     """One run in a process of the pool: seed, violation, faults, rows."""
     report: Report = simulate(seed)
     return seed, None if report.violation is None else str(report.violation), report.counts, report.rows
+
+
+def first_caught(rule: str, first: int, count: int) -> tuple[int, str] | None:
+    """The first seed with which the run of a broken rule hurts an invariant, and that invariant's name."""
+    for seed in range(first, first + count):
+        report = simulate(seed, rule)
+        if report.violation is not None:
+            return seed, report.violation.name
+    return None
+
+
+def catch(rule: str) -> tuple[str, tuple[int, str] | None]:
+    """For the pool: a broken rule, and what caught it."""
+    return rule, first_caught(rule, 0, BROKEN_SEEDS)
+
+
+def run_broken() -> dict[str, tuple[int, str] | None]:
+    """Every broken rule, and what caught it."""
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return dict(pool.map(catch, BROKEN))
 
 
 def run_seeds(first: int, count: int) -> tuple[dict[int, str], Counter[str], Counter[str]]:
@@ -50,6 +72,7 @@ def main() -> None:
     asked.add_argument("--seeds", type=int, default=200, help="how many")
     asked.add_argument("--first", type=int, default=0)
     asked.add_argument("--one", type=int, help="only this seed, with what was recorded")
+    asked.add_argument("--broken", action="store_true", help="break every rule in turn: each must be caught")
     options = asked.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets of texts is part of a run
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606  # itself
@@ -59,6 +82,11 @@ def main() -> None:
             "\n".join(line[:400] for line in report.history) + f"\n{dict(report.counts)}\n{report.violation or 'no violation'}\n"
         )
         raise SystemExit(report.violation is not None)
+    if options.broken:
+        caught = run_broken()
+        for rule, by in caught.items():
+            sys.stdout.write(f"{rule:40} {'NOT CAUGHT' if by is None else f'seed {by[0]:3}: {by[1]}'}\n")
+        raise SystemExit(None in caught.values())
     violations, counts, rows = run_seeds(options.first, options.seeds)
     for name, number in (counts + rows).most_common():
         sys.stdout.write(f"{number:9} {name}\n")

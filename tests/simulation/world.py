@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors import SimAgent, random_plan, submit_and_wait
+from broken import broken
 from checker import Checker, Violation
 from simbus import Faults, Server, SimConnection
 from virtual import Process, VirtualLoop, running
@@ -95,7 +97,7 @@ class World:
                     self.checker.fail("nothing stops a coordinator", f"{name}: {error!r}")
                 self.counts["could not begin"] += 1
                 self.kill(name)
-                self.loop.call_later(1.0, self.start, name)
+                self.loop.call_later(1.0, self.start, name, context=contextvars.Context())
 
         async def act() -> None:
             await SimAgent(connection, own, self).run()
@@ -154,6 +156,10 @@ class World:
         while self.loop.now < end and self.checker.violation is None and not self._over():
             await asyncio.sleep(1.0)
             self._look()
+        if self.checker.violation is None and not self._over():
+            waiting = sorted(set(self.wanted) - set(self.told))
+            if all(TaskName(client, id) in self.checker.ended for client, ids in self.ids.items() for id in ids):
+                self.checker.fail("who waits is told", f"nothing of {waiting}")
         if self.checker.violation is None:
             self.checker.finish(
                 {
@@ -199,11 +205,11 @@ class SimConnectionIn(SimConnection):
         process.context.run(super().__init__, server, process, name)
 
 
-def simulate(seed: int) -> Report:
-    """One run; the same seed gives the same history."""
+def simulate(seed: int, rule: str | None = None) -> Report:
+    """One run; the same seed gives the same history. `rule`: broken on purpose."""
     logging.disable(logging.CRITICAL)
     try:
-        with running(seed) as (loop, drawn):
+        with running(seed) as (loop, drawn), broken(rule):
             asyncio._set_running_loop(None)
             world: World | None = None
 

@@ -1,0 +1,190 @@
+"""Rules broken on purpose, one at a time: the checker that lets one pass is no checker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from msgspec.structs import replace
+
+from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.task import Task
+from agentexecutor.coordinator import claims, machine, turns
+from agentexecutor.coordinator.entry import Entry, Waiting
+from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Want
+from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import H_EXPECTED
+
+__all__ = ["BROKEN", "broken"]
+
+Patch = Any
+
+
+def _fence_off() -> Patch:
+    """Appends carry no expected sequence."""
+    original = TaskLog.append_to
+
+    async def append_to(self: TaskLog, subject: str, payload: bytes, headers: dict[str, str], *, expected: int) -> int:
+        made = self._connection.acknowledged
+
+        async def acknowledged(subject: str, payload: bytes, headers: dict[str, str], timeout_s: float = 5.0) -> Any:
+            return await made(subject, payload, {key: value for key, value in headers.items() if key != H_EXPECTED}, timeout_s)
+
+        with mock.patch.object(self._connection, "acknowledged", acknowledged):
+            return await original(self, subject, payload, headers, expected=expected)
+
+    return mock.patch.object(TaskLog, "append_to", append_to)
+
+
+def _epoch_ignored() -> Patch:
+    """A claim counts whatever its epoch and sender are, while the subtask is held."""
+
+    original = claims.standing
+
+    def standing(state: Any, claim: Any, peer: str) -> str:
+        subtask = state.subtasks.get(claim.subtask)
+        return "holder" if subtask is not None and subtask.held and not state.ended else original(state, claim, peer)
+
+    return mock.patch.object(claims, "standing", standing)
+
+
+def _acknowledge_before_append() -> Patch:
+    """An input is acknowledged when it arrives."""
+    original = Coordinator._post
+
+    def post(self: Coordinator, number: int, task: Any, waiting: Waiting) -> None:
+        if waiting.inbound is not None:
+            self._group.start_soon(self._acknowledge, waiting.inbound)
+        original(self, number, task, waiting)
+
+    return mock.patch.object(Coordinator, "_post", post)
+
+
+def _unknown_is_stored() -> Patch:
+    """Rule 1: an append without an answer is taken for stored."""
+
+    async def find(self: Coordinator, entry: Entry, id: str) -> int | None:
+        return None if entry.state is None else entry.state.head + 1
+
+    return mock.patch.object(Coordinator, "_find", find)
+
+
+def _unknown_is_forgotten() -> Patch:
+    """Rule 1: after an append without an answer the state in memory is kept, and the inputs are dropped."""
+
+    def put_back(self: Coordinator, entry: Entry, turn: Any) -> None:
+        return None
+
+    return mock.patch.object(Coordinator, "_put_back", put_back)
+
+
+def _refused_at_once() -> Patch:
+    """Rule 2: a claim about a task whose submit still waits is refused and acknowledged."""
+
+    async def submit_waits(self: TaskLog, task: Any) -> bool:
+        return False
+
+    return mock.patch.object(TaskLog, "submit_waits", submit_waits)
+
+
+def _ids_forgotten() -> Patch:
+    """An input that comes twice is applied twice."""
+    original = machine.decide
+
+    def decide(state: Any, input: Any, *more: Any) -> Decision:
+        with mock.patch.object(state, "applied", set()):
+            return original(state, input, *more)
+
+    return mock.patch.object(turns, "decide", decide)
+
+
+def _no_timers() -> Patch:
+    """`pending` re-creates no timers."""
+    original = machine.pending
+    return mock.patch.object(turns, "pending", lambda *given: [effect for effect in original(*given) if not isinstance(effect, SetTimer)])
+
+
+def _no_wants() -> Patch:
+    """`pending` wants no agents."""
+    original = machine.pending
+    return mock.patch.object(turns, "pending", lambda *given: [effect for effect in original(*given) if not isinstance(effect, Want)])
+
+
+def _no_take_over() -> Patch:
+    """Nobody looks for open tasks after a lease was won."""
+
+    async def take_over(self: Coordinator, number: int) -> None:
+        return None
+
+    return mock.patch.object(Coordinator, "_take_over", take_over)
+
+
+def _nobody_asks() -> Patch:
+    """Rule 7: a client that waits for a result asks nobody."""
+
+    async def look(self: Task) -> None:
+        return None
+
+    return mock.patch.object(Task, "_look", look)
+
+
+def _lost_is_ignored() -> Patch:
+    """An agent that is gone keeps its awards."""
+    return mock.patch.dict(machine._DECIDE, {LostIn: lambda _draft, _input: None})
+
+
+def _epochs_begin_anew() -> Patch:
+    """A second award has the number of the first."""
+    original = machine._award
+
+    def award(draft: Any, input: Any) -> None:
+        original(draft, input)
+        for index, change in enumerate(draft.decision.changes):
+            if isinstance(change, r.Awarded):
+                draft.decision.changes[index] = replace(change, epoch=1)
+
+    return mock.patch.dict(machine._DECIDE, {AwardIn: award})
+
+
+def _history_left_out() -> Patch:
+    """The last record does not hold what it replaces."""
+    from agentexecutor.coordinator import errands  # noqa: PLC0415
+
+    original = errands.last_page
+
+    def last_page(entry: Entry, *given: Any) -> Any:
+        with mock.patch.object(entry, "history", entry.history[1:]):
+            return (yield from original(entry, *given))
+
+    return mock.patch.object(errands, "last_page", last_page)
+
+
+BROKEN: dict[str, Callable[[], Patch]] = {
+    "fence off": _fence_off,
+    "epoch ignored": _epoch_ignored,
+    "acknowledge before append": _acknowledge_before_append,
+    "unknown is taken for stored": _unknown_is_stored,
+    "unknown is forgotten": _unknown_is_forgotten,
+    "refused while its submit waits": _refused_at_once,
+    "ids forgotten": _ids_forgotten,
+    "pending without timers": _no_timers,
+    "pending without wants": _no_wants,
+    "no take-over": _no_take_over,
+    "clients never ask": _nobody_asks,
+    "lost agents keep their awards": _lost_is_ignored,
+    "epochs begin anew": _epochs_begin_anew,
+    "history left out": _history_left_out,
+}
+
+
+@contextmanager
+def broken(rule: str | None) -> Iterator[None]:
+    """While the block runs the rule is broken (None: none)."""
+    if rule is None:
+        yield
+        return
+    with BROKEN[rule]():
+        yield
