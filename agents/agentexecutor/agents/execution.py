@@ -115,16 +115,10 @@ class Execution:
     async def _work(self) -> m.Claim:
         """Run the handler and give the claim that says how it ended."""
         award = self._award
-        attributes: telemetry.Attributes = {
-            telemetry.ATTR_TASK: award.task,
-            telemetry.ATTR_SUBTASK: award.subtask,
-            telemetry.ATTR_EPOCH: award.epoch,
-            telemetry.ATTR_PLAN_VERSION: award.plan_version,
-            telemetry.ATTR_ATTEMPT: award.attempt,
-            telemetry.ATTR_AGENT: self._hosting.name,
-        }
+        attributes = self._attributes() if telemetry.recording() else None
         with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes) as span:
-            self._trace = telemetry.inject(span) or self._trace
+            if attributes is not None:
+                self._trace = telemetry.inject(span) or self._trace
             started = time.monotonic()
             try:
                 body = await self._input()
@@ -136,9 +130,21 @@ class Execution:
                 span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, str(error))
                 claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
-        outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
-        telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
+        if telemetry.measuring():
+            outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
+            telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
         return claim
+
+    def _attributes(self) -> telemetry.Attributes:
+        award = self._award
+        return {
+            telemetry.ATTR_TASK: award.task,
+            telemetry.ATTR_SUBTASK: award.subtask,
+            telemetry.ATTR_EPOCH: award.epoch,
+            telemetry.ATTR_PLAN_VERSION: award.plan_version,
+            telemetry.ATTR_ATTEMPT: award.attempt,
+            telemetry.ATTR_AGENT: self._hosting.name,
+        }
 
     async def _call(self, body: bytes | msgspec.Raw) -> Any:
         """The one place where an agent's code is called."""

@@ -173,7 +173,7 @@ class Bus:
         with t.span(t.SPAN_SUBMIT, title, parent=t.current()) as span:
             submit = await fill_submit(options, what, input, lambda body: self.put(task, body))
             payload = encode_submit(task, submit)
-            made = headers("submit", t.inject())
+            made = headers("submit", t.inject() if span.get_span_context().is_valid else None)
             if span.is_recording():
                 span.set_attributes(self._span_attributes(task, made[H_ID], payload))
             subject = self.connection.subjects.submit(task, class_of(priority))
