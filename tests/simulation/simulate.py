@@ -6,10 +6,12 @@ python tests/simulation/simulate.py [--seeds N] [--first N] [--one SEED]
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,18 +20,16 @@ from broken import BROKEN
 from world import Report, simulate
 
 BROKEN_SEEDS = 200
-__all__ = ["first_caught", "repeat_command", "run_broken", "run_seed", "run_seeds"]
+CHUNK_S = 600
+Chunk = tuple[dict[int, str], Counter[str]]
+RUNS_A_PROCESS = 10
+"""What was killed in a run stays in memory: a process does so many runs, and is replaced."""
+__all__ = ["first_caught", "repeat_command", "run_broken", "run_chunk", "run_seeds"]
 
 
 def repeat_command(seed: int) -> str:
     """What repeats a run."""
     return f"python tests/simulation/simulate.py --one {seed}"
-
-
-def run_seed(seed: int) -> tuple[int, str | None, Counter[str], Counter[str]]:
-    """One run in a process of the pool: seed, violation, faults, rows."""
-    report: Report = simulate(seed)
-    return seed, None if report.violation is None else str(report.violation), report.counts, report.rows
 
 
 def first_caught(rule: str, first: int, count: int) -> tuple[int, str] | None:
@@ -48,23 +48,46 @@ def catch(rule: str) -> tuple[str, tuple[int, str] | None]:
 
 def run_broken() -> dict[str, tuple[int, str] | None]:
     """Every broken rule, and what caught it."""
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return dict(pool.map(catch, BROKEN))
+    return dict(map(catch, BROKEN))
 
 
-def run_seeds(first: int, count: int) -> tuple[dict[int, str], Counter[str], Counter[str]]:
-    """Violations by seed, and how often each fault and each kind of change occurred."""
+def run_chunk(first: int, count: int) -> Chunk:
+    """Runs one after another, in a process of their own: violations by seed, how often each fault and each kind of change occurred."""
+    ran = subprocess.run(
+        [sys.executable, __file__, "--chunk", str(first), str(count)],
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=CHUNK_S,
+    )
+    violations, counts = json.loads(ran.stdout)
+    return {int(seed): text for seed, text in violations.items()}, Counter(counts)
+
+
+def chunk(first: int, count: int) -> str:
+    """What the process of `run_chunk` prints."""
     violations: dict[int, str] = {}
     counts: Counter[str] = Counter()
-    rows: Counter[str] = Counter()
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for seed, violation, faults, changes in pool.map(run_seed, range(first, first + count), chunksize=4):
-            counts += faults
-            rows += changes
-            if violation is not None:
-                violations[seed] = violation
+    for seed in range(first, first + count):
+        report: Report = simulate(seed)
+        counts += report.counts + report.rows
+        if report.violation is not None:
+            violations[seed] = str(report.violation)
+    return json.dumps([violations, counts])
+
+
+def run_seeds(first: int, count: int) -> Chunk:
+    """All of them, on all cores; a violation is told at once."""
+    violations: dict[int, str] = {}
+    counts: Counter[str] = Counter()
+    firsts = range(first, first + count, RUNS_A_PROCESS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found, happened in pool.map(run_chunk, firsts, [min(RUNS_A_PROCESS, first + count - start) for start in firsts]):
+            counts += happened
+            violations |= found
+            for seed, violation in found.items():
                 sys.stderr.write(f"seed {seed}: {violation}\n  repeat it with: {repeat_command(seed)}\n")
-    return violations, counts, rows
+    return violations, counts
 
 
 def leave(failed: bool) -> None:
@@ -81,9 +104,13 @@ def main() -> None:
     asked.add_argument("--one", type=int, help="only this seed, with what was recorded")
     asked.add_argument("--broken", action="store_true", help="break every rule in turn: each must be caught")
     asked.add_argument("--rule", choices=BROKEN, help="break only this one")
+    asked.add_argument("--chunk", type=int, nargs=2, help=argparse.SUPPRESS)
     options = asked.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets of texts is part of a run
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606  # itself
+    if options.chunk:
+        sys.stdout.write(chunk(*options.chunk))
+        leave(failed=False)
     if options.one is not None:
         report = simulate(options.one)
         sys.stdout.write(
@@ -95,8 +122,8 @@ def main() -> None:
         for rule, by in caught.items():
             sys.stdout.write(f"{rule:40} {'NOT CAUGHT' if by is None else f'seed {by[0]:3}: {by[1]}'}\n")
         leave(None in caught.values())
-    violations, counts, rows = run_seeds(options.first, options.seeds)
-    for name, number in (counts + rows).most_common():
+    violations, counts = run_seeds(options.first, options.seeds)
+    for name, number in counts.most_common():
         sys.stdout.write(f"{number:9} {name}\n")
     sys.stdout.write(f"{options.seeds} runs, {len(violations)} with a violation\n")
     leave(bool(violations))

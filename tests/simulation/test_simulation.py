@@ -11,7 +11,7 @@ import pytest
 from broken import BROKEN
 
 SIMULATE = Path(__file__).with_name("simulate.py")
-SEEDS = 200
+SEEDS = 100
 """Of `make test`; `make simulate SEEDS=N` runs more."""
 
 

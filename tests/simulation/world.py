@@ -23,7 +23,7 @@ from agentexecutor.schemas.names import TaskName
 __all__ = ["Report", "simulate"]
 
 COORDINATORS, AGENTS, CLIENTS, TASKS = 3, 5, 2, 20
-FAULTS_S = 40.0
+FAULTS_S = 16.0
 QUIET_S = 400.0
 SETTINGS = Settings(backoff_max_s=5.0, suspend_max_s=5.0)
 
@@ -129,7 +129,7 @@ class World:
             loop.call_later(drawn.uniform(0, 8), self.start, name)
         elif kind == "pause" and not process.paused:
             process.pause()
-            loop.call_later(drawn.choice((0.7, 3.0, 30.0)), process.wake)
+            loop.call_later(drawn.choices((0.7, 3.0, 10.0, 30.0), (4, 4, 2, 1))[0], process.wake)
         elif kind == "part":
             connection.part(drawn.uniform(0.2, 10))
         elif kind in ("server", "power") and self.server.up:
@@ -147,7 +147,7 @@ class World:
                 self.start(f"{kind}-{number}")
         end = self.loop.now + FAULTS_S
         while self.loop.now < end and self.checker.violation is None:
-            await asyncio.sleep(self.drawn.expovariate(0.4))
+            await asyncio.sleep(self.drawn.expovariate(0.9))
             self.fault()
             self._look()
         self.faults.lose = self.faults.double = self.faults.lose_request = self.faults.lose_ack = self.faults.late = 0.0
