@@ -1,4 +1,4 @@
-"""Many runs in virtual time, by the command that a developer would use; and rules broken on purpose, which must be caught."""
+"""Rules broken on purpose must be caught, and a seed must repeat its run. `make simulate SEEDS=N` looks for what is broken without purpose."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 from broken import BROKEN
 
 SIMULATE = Path(__file__).with_name("simulate.py")
-SEEDS = 100
-"""Of `make test`; `make simulate SEEDS=N` runs more."""
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,16 +22,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=1200,
     )
-
-
-def test_no_invariant_is_hurt() -> None:
-    ran = run("--seeds", str(SEEDS))
-    assert ran.returncode == 0, ran.stderr
-    counted = {line.split(maxsplit=1)[1]: int(line.split()[0]) for line in ran.stdout.splitlines()[:-1]}
-    faults = {"messages lost", "messages doubled", "late", "requests lost", "acknowledgements lost", "deliveries lost", "partitions"}
-    faults |= {"server crashes", "power cuts", "fault kill", "fault pause", "fault skew", "redelivered", "appends refused"}
-    kinds = {"submitted", "planned", "ready", "awarded", "accepted", "completed", "failed", "cancelled", "feedback", "held"}
-    assert faults | kinds <= counted.keys(), "every fault happened, every kind of change was recorded"
 
 
 def test_the_same_seed_gives_the_same_history() -> None:

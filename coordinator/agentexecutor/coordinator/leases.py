@@ -141,7 +141,7 @@ class Leases:
     def lost(self, now: float, shard: int) -> None:
         """An append was refused or not answered: the lease may be another's."""
         known = self._shards[shard]
-        known.ours = known.giving_up = False
+        known.ours = known.giving_up = known.asked = False
         known.seq = None
         known.lost_at = now
         known.heard = now
