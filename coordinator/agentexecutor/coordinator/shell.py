@@ -325,18 +325,21 @@ class Coordinator:
                     await self._take_turn(entry, entry.state)
         except BusError as error:
             logger.warning("Task %s: %s", entry.name, error)
-            self._desk.try_again(entry, time.monotonic() + RETRY_S)
+            if not entry.gone:
+                self._desk.try_again(entry, time.monotonic() + RETRY_S)
         except Exception:
             self.counters["faults"] += 1
             logger.exception("Task %s could not be moved forward.", entry.name)
-            self._desk.start_over(entry, time.monotonic() + FAULT_S)
+            if not entry.gone:
+                self._desk.start_over(entry, time.monotonic() + FAULT_S)
         finally:
-            self._settle(entry)
+            entry.busy = False
+            if not entry.gone:  # what is gone may have a successor of the same name, whose timers are not ours to drop
+                self._settle(entry)
 
     def _settle(self, entry: Entry) -> None:
-        entry.busy = False
         shard = self._shards.get(entry.shard)
-        if shard is not None and not entry.gone:
+        if shard is not None:
             shard.busy -= 1
             if shard.busy == 0:
                 shard.quiet.set()
