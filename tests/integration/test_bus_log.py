@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -141,6 +142,32 @@ async def test_the_last_record_replaces_the_others_and_heads_tell_states(connect
     assert len([task async for task, _, _ in log.heads(1)]) == 15
     assert await log.read(0, TaskName("me", "unknown")) == []
     assert [head async for head in log.heads(7)] == []
+
+
+@pytest.mark.parametrize(("too_many", "lost"), [(1, 0), (0, 1)])
+async def test_heads_that_do_not_come_are_not_waited_for(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, too_many: int, lost: int
+) -> None:
+    log = TaskLog(connection)
+    for number in range(3):
+        await log.append(0, TaskName("me", f"t{number}"), b"1", {**headers("record"), H_STATE: "running"}, expected=0)
+    api, head = connection.api, TaskLog._head
+    dropped: list[Msg] = []
+
+    async def counts_one_that_expires(name: str, body: dict[str, Any], **more: Any) -> dict[str, Any]:
+        answer = await api(name, body, **more)
+        return answer | {"num_pending": answer.get("num_pending", 0) + too_many} if "CREATE" in name else answer
+
+    async def loses_one(self: TaskLog, message: Msg) -> Any:
+        if lost and not dropped and message.reply.startswith("$JS.ACK"):
+            dropped.append(message)
+            return None
+        return await head(self, message)
+
+    monkeypatch.setattr(connection, "api", counts_one_that_expires)
+    monkeypatch.setattr(TaskLog, "_head", loses_one)
+    with pytest.raises(BusError, match="1 heads") if lost else nullcontext():
+        assert len([task async for task, _, _ in log.heads()]) == 3
 
 
 async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Connection) -> None:

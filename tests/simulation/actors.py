@@ -1,24 +1,28 @@
-"""Agents and clients of a simulated run: agents as a foreign language would write them from docs/protocol.md, clients with the real client's code."""
+"""Agents and clients of a simulated run: agents as a foreign language would write them from docs/protocol.md, clients with the real client's code.
+
+Work is such that its result can be foretold: see `work`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Raw
 from simbus import Msg, SimConnection
 
 from agentexecutor.agents.book import Book, Held, LastClaim, What
 from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.errors import TaskError
-from agentexecutor.schemas import Feedback, Plan, Ref, Subtask
+from agentexecutor.schemas import Feedback, Plan, Ref, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, TYPE_OF, decode, encode, headers
 from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.names import TaskName, new_boot
 
-__all__ = ["SimAgent", "random_plan", "submit_and_wait"]
+__all__ = ["SimAgent", "Wish", "random_wish", "submit_and_wait", "work"]
 
 CAPABILITIES = ("a", "b", "c")
 
@@ -32,6 +36,8 @@ class SimAgent:
         self.world = world
         self.boot = new_boot()
         self.book = Book(self.boot, 4)
+        self.children: dict[tuple[str, str], asyncio.Event] = {}
+        """Parents that wait for a child."""
 
     async def run(self) -> None:
         """Live."""
@@ -61,8 +67,8 @@ class SimAgent:
         elif isinstance(said, m.Call):
             bid = m.Bid(subtask=said.subtask, call=said.call, boot=self.boot, estimate_s=self.drawn.uniform(0.1, 1))
             await self.connection.publish(self.connection.subjects.bid(self.connection.name, said.shard, task), encode(bid), headers("bid"))
-        elif isinstance(said, m.Refused):
-            self.world.checker.refused.add(said.id)
+        elif isinstance(said, m.Result) and (said.task, said.subtask) in self.children:
+            self.children[said.task, said.subtask or ""].set()
 
     def _award(self, task: TaskName, award: m.Award) -> None:
         what, older, again = self.book.judge(award)
@@ -102,6 +108,8 @@ class SimAgent:
             held.last = self._claim(m.Accept(**of))
             await self._store(task, held.last)
             held.state = "running"
+            if luck > 0.75:
+                await self._extend(task, held)
             await asyncio.sleep(self.drawn.expovariate(2.0) + (20.0 if luck < 0.04 else 0.0))
         self.world.executed[award.task, award.subtask] += 1
         if 0.3 < luck < 0.36:
@@ -110,9 +118,56 @@ class SimAgent:
         elif 0.36 < luck < 0.38:
             held.last = self._claim(m.Release(**of, reason="stopping"))
         else:
-            held.last = self._claim(m.Done(**of, result=Raw(encode(f"{award.task}/{award.subtask}"))))
+            held.last = self._claim(m.Done(**of, result=Raw(encode(work(msgspec.json.decode(award.input), award.task, award.subtask)))))
         await self._store(task, held.last)
         self.book.end(held)
+
+    async def _extend(self, task: TaskName, held: Held) -> None:
+        """Add a child, and wait for it; asked again until its result comes (there may be none: it is refused, or a message was lost too often)."""
+        award = held.award
+        child = m.SubtaskSpec(capability=self.drawn.choice(CAPABILITIES), retries=4)
+        extend = self._claim(m.Extend(subtask=award.subtask, epoch=award.epoch, boot=self.boot, call=1, child=child))
+        ended = self.children[held.pair] = asyncio.Event()
+        held.state = "waiting"
+        for _ in range(5):
+            await self._store(task, extend)
+            try:
+                await asyncio.wait_for(ended.wait(), 3.0)
+                break
+            except TimeoutError:
+                continue
+        held.state = "running"
+        del self.children[held.pair]
+
+
+def work(input: dict[str, Any], task: str, subtask: str) -> Any:
+    """What every agent makes of an input: the rows, the parts one after another, or who it was."""
+    if "rows" in input:
+        return input["rows"]
+    if "parts" in input:
+        return [row for part in input["parts"] for row in part]
+    return f"{task}/{subtask}"
+
+
+class Wish(NamedTuple):
+    """A task that somebody wants, and when. `steer`: (verdict or cancel, seconds after it is stored), one after another."""
+
+    plan: str | Plan
+    options: dict[str, Any]
+    at: float
+    steer: list[tuple[str, float]]
+    waits: bool
+
+
+def random_wish(drawn: random.Random, at: float) -> Wish:
+    """A task with a bit of everything."""
+    options: dict[str, Any] = {"retries": 4, "priority": drawn.randint(-1, 1)}
+    if drawn.random() < 0.1:
+        options["deadline_s"] = drawn.uniform(0.5, 60)
+    steer: list[tuple[str, float]] = []
+    while drawn.random() < 0.3:
+        steer.append((drawn.choice(("cancel", "revise", "accept", "reject")), drawn.choice((0.0, drawn.expovariate(1.0)))))
+    return Wish(random_plan(drawn), options, at, steer, drawn.random() < 0.8)
 
 
 def random_plan(drawn: random.Random) -> str | Plan:
@@ -121,43 +176,52 @@ def random_plan(drawn: random.Random) -> str | Plan:
         return drawn.choice(CAPABILITIES)
     plan = Plan()
     names: list[str] = []
+    lists: list[str] = []
     for number in range(drawn.randint(2, 5)):
+        name = f"s{number}"
         waits = drawn.sample(names, min(len(names), drawn.randint(0, 2)))
-        refers = {name: Ref(name) for name in waits if drawn.random() < 0.5}
-        options: dict[str, Any] = {"after": [name for name in waits if name not in refers]}
+        input: dict[str, Any] = {other: Ref(other) for other in waits if drawn.random() < 0.5}
+        options: dict[str, Any] = {"after": [other for other in waits if other not in input]}
         if drawn.random() < 0.2:
             options["on_failure"] = "skip"
         if drawn.random() < 0.1:
             options["timeout_s"] = 5.0
-        plan.add(f"s{number}", Subtask(drawn.choice(CAPABILITIES), refers, retries=4, priority=drawn.randint(-1, 1), **options))
-        names.append(f"s{number}")
+        if drawn.random() < 0.1:
+            options["deadline_s"] = drawn.uniform(0.1, 30)
+        if drawn.random() < 0.2 and options.get("on_failure") != "skip":
+            input["rows"] = Ref(drawn.choice(lists)) if lists and drawn.random() < 0.5 else list(range(drawn.randint(0, 9)))
+            options["split"] = Split(over="rows", into=drawn.choice((None, 2, 3)), merge=drawn.choice((None, "c")))
+            lists.append(name)
+        plan.add(name, Subtask(drawn.choice(CAPABILITIES), input, retries=4, priority=drawn.randint(-1, 1), **options))
+        names.append(name)
     return plan
 
 
-async def submit_and_wait(connection: SimConnection, drawn: random.Random, world: Any, ids: list[str]) -> None:
-    """A client: submits its tasks (again, with the same id, after it was killed), steers some, and compares each result with the log."""
+async def submit_and_wait(connection: SimConnection, world: Any, ids: list[str]) -> None:
+    """A client: submits its tasks (again, with the same id, after it was killed), steers some, waits for most."""
     await connection.start()
     async with attached(connection) as bus:
-        await asyncio.gather(*(_one(bus, drawn, world, id) for id in ids))
+        await asyncio.gather(*(_one(bus, world, id) for id in ids if id not in world.told))
         world.clients_done.add(connection.name)
 
 
-async def _one(bus: Bus, drawn: random.Random, world: Any, id: str) -> None:
-    plan, options, at, steer = world.wanted[id]
-    await asyncio.sleep(max(0.0, at - world.loop.now))
-    world.expected.add(TaskName(bus.name, id))
-    task = await bus.submit(plan, {} if isinstance(plan, str) else None, id=id, store_timeout_s=None, **options)
-    if steer is not None:
-        await asyncio.sleep(steer[1])
+async def _one(bus: Bus, world: Any, id: str) -> None:
+    wish = world.wanted[id]
+    await asyncio.sleep(max(0.0, wish.at - world.loop.now))
+    task = await bus.submit(wish.plan, {} if isinstance(wish.plan, str) else None, id=id, store_timeout_s=None, **wish.options)
+    for what, after_s in wish.steer:
+        await asyncio.sleep(after_s)
         try:
-            if steer[0] == "cancel":
+            if what == "cancel":
                 await task.cancel("enough")
             else:
-                await task.feedback(Feedback(text="faster", verdict=steer[0]))
+                await task.feedback(Feedback(text="faster", verdict=what))
         except AgentExecutorError:
             world.counts["steering refused"] += 1
+    if not wish.waits:
+        world.told[id] = None
+        return
     try:
-        result = "completed", await task.result()
+        world.told[id] = "completed", await task.result()
     except TaskError as error:
-        result = type(error).__name__.removeprefix("Task").lower(), None
-    world.told[id] = result
+        world.told[id] = type(error).__name__.removeprefix("Task").lower(), None

@@ -1,30 +1,48 @@
 """What must be true, whatever happens: looked at with every message that a stream stores or gives up.
 
 The checker knows all that was ever stored. It folds each task's log by itself and compares; an invariant that is hurt ends the run with its name.
+Where an invariant has a bound in seconds it holds for what the network delivered: what was lost on the way excuses.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest import mock
 
-from simbus import Server, Stored
+import msgspec
+from msgspec import Raw
+from actors import work
+from simbus import SHARDS, Server, SimConnection, Stored
 
-from agentexecutor.bus.streams import INBOX, LOG, SUBMITS
+from agentexecutor.bus.streams import INBOX, LOG, OFFERS, SUBMITS
+from agentexecutor.coordinator import claims, evolve, states
 from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.evolve import apply
 from agentexecutor.coordinator.inputs import Key, SetTimer, Want
+from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import pending
-from agentexecutor.coordinator.model import TaskState, new_task
+from agentexecutor.coordinator.model import SubtaskState, TaskState, new_task
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_ID, H_STATE, H_TYPE, decode, decode_record
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.subjects import CLASSES
 
-__all__ = ["Checker", "Violation"]
+__all__ = ["Checker", "Violation", "plain"]
 
 ENDED = ("completed", "failed", "cancelled")
+BEATS = 4
+"""So many offers in `HEARD_S`, all of which arrived: their agent is alive."""
+HEARD_S = 4.0
+EARLY_S = 0.5
+LONG_S = 15.0
+"""Half of the time after which the server delivers again by itself what nobody has acknowledged."""
+_holds = Leases.holds
 
 
 class Violation(AssertionError):
@@ -38,19 +56,23 @@ class Violation(AssertionError):
 class Checker:
     """Watches a server. `rows`: how often each kind of change was recorded; `history`: what happened, for comparing runs."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, coordinators: Mapping[str, Coordinator]) -> None:
         self.server = server
+        self.coordinators = coordinators
         self.states: dict[TaskName, TaskState] = {}
         self.ended: dict[TaskName, str] = {}
         self.rows: Counter[str] = Counter()
         self.history: list[str] = []
-        self.results: dict[TaskName, set[bytes]] = {}
         self.refused: set[str] = set()
+        self.offers: dict[str, deque[tuple[float, str]]] = {}
+        """The last offers of each agent: when they were stored, and the boot."""
         self.violation: Violation | None = None
         self.cut = False
         """The server lost writes: what was seen may be undone."""
+        self.clock_jumped = False
         server.on_stored = self._stored
         server.on_acked = self._acked
+        server.on_sent = self._sent
 
     def fail(self, name: str, what: str) -> None:
         """Remember the first violation; the run ends with it."""
@@ -68,7 +90,11 @@ class Checker:
     # what is stored
 
     def _stored(self, stream: str, stored: Stored) -> None:
-        if stream == LOG:
+        if stream == OFFERS:
+            agent = self.server.subjects.last_token(stored.subject)
+            offer: Any = decode(stored.headers[H_TYPE], stored.payload)
+            self.offers.setdefault(agent, deque(maxlen=BEATS)).append((stored.at, offer.boot))
+        elif stream == LOG:
             self.history.append(f"{stored.subject} {stored.seq} {stored.headers.get(H_STATE)} {stored.payload!r}")
             self._record(stored, replay=False)
 
@@ -84,12 +110,15 @@ class Checker:
         given = {said.id for said in state.feedback}
         holders = {subtask.name: subtask.epoch for subtask in state.subtasks.values() if subtask.held}
         try:
-            apply(state, record, stored.seq)
+            with self._counted():
+                apply(state, record, stored.seq)
         except (TransitionError, KeyError) as error:
             self.fail("folding the log gives a state", f"{task}: {error}")
             return
         for change in record.changes:
-            self._change(task, change, before, completed, given)
+            self._change(state, change, before, completed, given)
+            if isinstance(change, r.FailedChange) and not replay:
+                self._failed(state, change, record.coordinator, stored)
             if isinstance(change, r.Awarded):
                 before = holders[change.subtask] = change.epoch
             elif isinstance(change, r.Completed) and change.epoch and holders.get(change.subtask or "") != change.epoch:
@@ -117,18 +146,64 @@ class Checker:
                 self.fail("the last record holds the whole history", str(task))
         self.ended[task] = state.state
 
-    def _change(self, task: TaskName, change: r.Change, epochs: int, completed: set[str], given: set[str]) -> None:
-        self.rows[str(type(change).__struct_config__.tag)] += 1
+    def _change(self, state: TaskState, change: r.Change, epochs: int, completed: set[str], given: set[str]) -> None:
+        task = state.name
+        self.rows[f"recorded {type(change).__struct_config__.tag}"] += 1
         if isinstance(change, r.Awarded) and change.epoch <= epochs:
             self.fail("an award to at most one holder per epoch", f"{task}/{change.subtask} epoch {change.epoch} after {epochs}")
         if isinstance(change, r.Completed) and change.subtask is not None:
             if change.subtask in completed:
                 self.fail("at most one accepted result per subtask", f"{task}/{change.subtask}")
             completed.add(change.subtask)
+            subtask = state.subtasks[change.subtask]
+            right = expected_result(state, subtask)
+            if plain(subtask.result) != right:
+                self.fail("a result is what the work makes of the input", f"{task}/{subtask.name} is {plain(subtask.result)}, not {right}")
         if isinstance(change, r.FeedbackGiven):
             if change.id in given:
                 self.fail("feedback is applied once", f"{task} {change.id}")
             given.add(change.id)
+
+    def _failed(self, state: TaskState, change: r.FailedChange, by: str, stored: Stored) -> None:
+        """Nobody is taken for lost who is there, and no deadline passes early."""
+        cause, subtask = change.error.details.get("cause"), state.subtasks.get(change.subtask or "")
+        if cause == "lost" and subtask is not None:
+            attempt = next(attempt for attempt in subtask.attempts if attempt.epoch == change.epoch)
+            self._lost(state, subtask.name, attempt.agent, attempt.boot, change, by)
+        elif cause == "deadline" and not self.clock_jumped and "subtask" not in change.error.details:
+            own = None if subtask is None else subtask.spec.deadline_s
+            given = own if own is not None else state.submit.deadline_s if state.submit is not None else None
+            if given is not None and stored.stamp < state.submitted_at + given - EARLY_S:
+                self.fail(
+                    "no deadline passes early", f"{state.name}/{change.subtask}: {stored.stamp - state.submitted_at:.1f} s of {given:.1f} s"
+                )
+
+    def _lost(self, state: TaskState, name: str, agent: str, boot: str, change: r.FailedChange, by: str) -> None:
+        now = self.server.loop.now
+        heard = [at for at, of in self.offers.get(agent, ()) if of == boot and at > now - HEARD_S - 0.5]
+        link = next((link for link in self.server.links if link.name == by), None)
+        listened = link is not None and link.connected and now - link.deaf_at > HEARD_S + self.server.faults.late_s
+        if "silent" in change.error.message and len(heard) == BEATS and listened:
+            self.fail("an agent that is heard is not taken for lost", f"{agent} with {state.name}/{name}: {change.error.message}")
+        for stored in self.server.streams[INBOX].messages.values():
+            at = self.server.subjects.parse_inbox(stored.subject)
+            if at.task == state.name and at.peer == agent and now - stored.at > self.server.faults.late_s:
+                said: Any = decode(stored.headers[H_TYPE], stored.payload)
+                if isinstance(said, m.Done) and (said.subtask, said.epoch, said.boot) == (name, change.epoch, boot):
+                    self.fail("what waits in the inbox is not lost", f"{state.name}/{name}: {agent} is taken for lost, its done waits")
+
+    def counted_claims(self) -> AbstractContextManager[Any]:
+        """While it is entered, the rows of the table of claims that coordinators look up are counted."""
+        return mock.patch.object(claims, "CLAIMS", _Rows(states.CLAIMS, "claim", self.rows))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """While the log is folded, the rows of the tables that it needs are counted."""
+        with (
+            mock.patch.object(evolve, "SUBTASK", _Rows(states.SUBTASK, "subtask", self.rows)),
+            mock.patch.object(evolve, "TASK", _Rows(states.TASK, "task", self.rows)),
+        ):
+            yield
 
     # what is acknowledged
 
@@ -146,7 +221,7 @@ class Checker:
             at = self.server.subjects.parse_inbox(stored.subject)
             message: Any = decode(stored.headers[H_TYPE], stored.payload)
             state = self.states.get(at.task)
-            if isinstance(message, m.Done | m.Failed) and state is not None and not state.ended:
+            if isinstance(message, m.Accept | m.Done | m.Failed) and state is not None and not state.ended:
                 subtask = state.subtasks.get(message.subtask)
                 if (
                     subtask is not None
@@ -154,10 +229,50 @@ class Checker:
                     and subtask.epoch == message.epoch
                     and subtask.agent == at.peer
                     and subtask.boot == message.boot
+                    and (subtask.state == "awarded" or not isinstance(message, m.Accept))
                 ):
                     self.fail("nothing is acknowledged before it is recorded", f"a {stored.headers[H_TYPE]} of {at.task}/{message.subtask}")
 
+    # what is sent
+
+    def _sent(self, link: SimConnection, subject: str, payload: bytes) -> None:
+        """What coordinators send."""
+        coordinator = self.coordinators.get(link.name)
+        if coordinator is None or coordinator._connection is not link:
+            return
+        subjects = self.server.subjects
+        now = self.server.loop.now + link.process.boot_s
+        if subject.startswith(f"{subjects.prefix}.task."):
+            shard, task = subjects.parse_log(subject)
+            if not _holds(coordinator._leases, now, shard):
+                self.fail("who appends holds the lease", f"{link.name} appends to {task}")
+        elif subject.startswith("$JS.API.CONSUMER.MSG.NEXT."):
+            asked = sum(
+                shard.consumers.outstanding(shard.number, klass)
+                for shard in coordinator._shards.values()
+                if shard.consumers is not None
+                for klass in CLASSES
+            )
+            if asked + coordinator._tasks.active > coordinator._settings.open_tasks + len(CLASSES) * SHARDS:
+                self.fail(
+                    "submits are asked for only while there is room", f"{link.name} asks for {asked}, has {coordinator._tasks.active}"
+                )
+        elif ".refused." in subject and subject.startswith(f"{subjects.prefix}.to."):
+            refused: Any = decode("refused", payload)
+            self.refused.add(refused.id)
+            task = TaskName.parse(refused.task)
+            waits = self.server.last(SUBMITS, subjects.any_new(task)) is not None
+            if waits and task not in self.states and refused.error.code == "refused":
+                self.fail("what comes before its submit is not refused", f"{task}: {refused.error.message}")
+
     # live states
+
+    def nothing_waits_long(self, calm_at: float) -> None:
+        """After a while without faults whatever is in the inbox is dealt with soon."""
+        now = self.server.loop.now
+        for stored in self.server.streams[INBOX].messages.values():
+            if now - max(stored.at, calm_at) > LONG_S and not stored.excused:
+                self.fail("nothing waits long once faults stop", f"{stored.subject} waits since {stored.at:.1f}, calm since {calm_at:.1f}")
 
     def compare(self, coordinator: Coordinator) -> None:
         """The state in memory is the log's; and everything that `pending` says is wanted and timed."""
@@ -186,14 +301,54 @@ class Checker:
                 if key not in market._ready.wanted and market._holdings.get(key) is None and not retrying:
                     self.fail("pending re-creates every want, so it is there", f"{state.name}/{effect.subtask}")
 
-    def finish(self, expected: set[TaskName]) -> None:
-        """Every task that was submitted has ended."""
-        stuck = sorted(str(task) for task in expected if task not in self.ended)
-        if stuck:
-            first = TaskName.parse(stuck[0])
-            state = self.states.get(first)
-            about = "never planned" if state is None else {name: (one.state, one.agent, one.epoch) for name, one in state.subtasks.items()}
-            self.fail("every task ends once faults stop", f"{len(stuck)} have not: {stuck[0]} {about}")
+    def stuck(self, expected: set[TaskName]) -> str:
+        """Tasks that must end and have not; empty when there are none."""
+        open = sorted(str(task) for task in expected if task not in self.ended)
+        if not open:
+            return ""
+        state = self.states.get(TaskName.parse(open[0]))
+        about = "never planned" if state is None else {name: (one.state, one.agent, one.epoch) for name, one in state.subtasks.items()}
+        return f"{len(open)} have not: {open[0]} {about}"
+
+
+class _Rows(dict[Any, Any]):
+    """A table that counts which of its rows are used."""
+
+    def __init__(self, table: Mapping[Any, Any], name: str, counts: Counter[str]) -> None:
+        super().__init__(table)
+        self._name, self._counts = name, counts
+
+    def __getitem__(self, key: Any) -> Any:
+        self._counts[row_name(self._name, key)] += 1
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+
+def row_name(table: str, key: tuple[str, str]) -> str:
+    """How a row of a table is counted."""
+    return f"{table} {key[0]} + {key[1]}"
+
+
+def plain(body: Raw | m.BlobRef | None) -> Any:
+    """A result as Python has it."""
+    return None if body is None else msgspec.json.decode(bytes(body)) if isinstance(body, Raw) else body
+
+
+def expected_result(state: TaskState, subtask: SubtaskState) -> Any:
+    """What the agents' `work` must have made of a subtask, references followed."""
+    return work(_resolved(state, json.loads(bytes(subtask.spec.input))), str(state.name), subtask.name)
+
+
+def _resolved(state: TaskState, value: Any) -> Any:
+    if isinstance(value, dict) and "$ref" in value:
+        found = plain(state.subtasks[value["$ref"]].result)
+        start, end = value.get("$slice", (None, None))
+        return found[start:end] if start is not None else found
+    if isinstance(value, dict):
+        return {key: _resolved(state, inner) for key, inner in value.items()}
+    return [_resolved(state, inner) for inner in value] if isinstance(value, list) else value
 
 
 def _from_history(task: TaskName, shard: int, record: r.Record) -> TaskState:

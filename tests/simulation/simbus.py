@@ -16,7 +16,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from virtual import EPOCH, Process, VirtualLoop
@@ -34,6 +34,8 @@ SHARDS = 4
 ACK_WAIT_S = 30.0
 BEAT_S = 1.0
 NO_MESSAGE = {"code": 404, "err_code": 10037, "description": "no message found"}
+SENT_AGAIN = ("ae.v1.submit.", "ae.v1.from.")
+"""What is repeated when its acknowledgement is late, and so may be stored twice."""
 WRONG_LAST = {"code": 400, "err_code": 10071, "description": "wrong last sequence"}
 
 
@@ -59,6 +61,10 @@ class Stored:
     payload: bytes
     headers: dict[str, str]
     stamp: float
+    at: float
+    """When, by the loop's clock."""
+    excused: bool = False
+    """Its delivery or its acknowledgement was lost: it comes again after `ACK_WAIT_S`."""
 
 
 @dataclass
@@ -102,16 +108,15 @@ class Msg:
         self.subject, self.data, self.headers, self.reply = subject, data, headers, reply
 
 
-_patterns: dict[str, re.Pattern[str]] = {}
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", r"[^.]+").replace(r"\.>", r"\..+").replace("^>", ".+"))
 
 
+@cache
 def matches(pattern: str, subject: str) -> bool:
     """NATS's own rule: ``*`` is one token, ``>`` all that are left."""
-    compiled = _patterns.get(pattern)
-    if compiled is None:
-        text = re.escape(pattern).replace(r"\*", r"[^.]+").replace(r"\.>", r"\..+").replace("^>", ".+")
-        compiled = _patterns[pattern] = re.compile(text)
-    return compiled.fullmatch(subject) is not None
+    return pattern == subject or (("*" in pattern or ">" in pattern) and _compiled(pattern).fullmatch(subject) is not None)
 
 
 class Server:
@@ -129,6 +134,8 @@ class Server:
         self.consumers: dict[tuple[str, str], _Consumer] = {}
         self.on_stored: Callable[[str, Stored], None] = lambda _stream, _stored: None
         self.on_acked: Callable[[str, Stored], None] = lambda _stream, _stored: None
+        self.on_sent: Callable[[SimConnection, str, bytes], None] = lambda _link, _subject, _payload: None
+        self.skew_s = 0.0
         self._queues: Counter[str] = Counter()
         self._make_streams()
         loop.call_later(0.25, self._tick)
@@ -146,7 +153,7 @@ class Server:
     @property
     def stamp(self) -> float:
         """The server's clock."""
-        return EPOCH + self.loop.now
+        return EPOCH + self.loop.now + self.skew_s
 
     # faults
 
@@ -160,7 +167,7 @@ class Server:
         if lose_s:
             self.counts["power cuts"] += 1
             for stream in self.streams.values():
-                gone = [seq for seq, stored in stream.messages.items() if stored.stamp > self.stamp - lose_s]
+                gone = [seq for seq, stored in stream.messages.items() if stored.at > self.loop.now - lose_s]
                 for seq in gone:
                     self._forget(stream, seq)
                 stream.last_seq = min([stream.last_seq, *(seq - 1 for seq in gone)])
@@ -226,6 +233,7 @@ class Server:
 
     def _send(self, link: SimConnection, number: int, subject: str, payload: bytes, headers: dict[str, str], reply: str) -> None:
         if self.lost(self.faults.lose, "messages lost"):
+            link.deaf_at = self.loop.now
             return
         self.later(lambda: link.hear(number, Msg(subject, payload, dict(headers), reply)))
         if self.faults.double and self.drawn.random() < self.faults.double:
@@ -249,7 +257,7 @@ class Server:
             for seq in [seq for seq, stored in stream.messages.items() if stored.subject == subject]:
                 self._forget(stream, seq)
         stream.last_seq += 1
-        stored = Stored(stream.last_seq, subject, payload, dict(headers), self.stamp)
+        stored = Stored(stream.last_seq, subject, payload, dict(headers), self.stamp, self.loop.now)
         stream.messages[stored.seq] = stored
         stream.last_of[subject] = stored.seq
         self.on_stored(stream.name, stored)
@@ -311,7 +319,7 @@ class Server:
             self._redeliver(consumer)
             if consumer.deliver is not None and self.loop.now - consumer.heard_at >= BEAT_S:
                 consumer.heard_at = self.loop.now
-                self._push(consumer, Msg(consumer.deliver, b"", {"Status": "100"}, ""))
+                self._push(consumer, Msg(consumer.deliver, b"", {"Status": "100", "Nats-Last-Consumer": str(consumer.delivered)}, ""))
 
     def _redeliver(self, consumer: _Consumer) -> None:
         now = self.loop.now
@@ -376,7 +384,10 @@ class Server:
 
     def _to(self, link: SimConnection, subject: str, message: Msg) -> None:
         """A delivery: it may get lost on a link that breaks, and comes again then."""
-        if not self.lost(self.faults.lose, "deliveries lost"):
+        if self.lost(self.faults.lose, "deliveries lost"):
+            link.deaf_at = self.loop.now
+            self.excuse(message.reply)
+        else:
             self.later(lambda: link.take(subject, message.data, message.headers or {}, message.reply, message.subject))
 
     # JetStream's API
@@ -410,6 +421,14 @@ class Server:
             self._forget(stream, seq)
             if consumer is not None:
                 consumer.pending.pop(seq, None)
+
+    def excuse(self, reply: str) -> None:
+        """The network has lost a delivery, or its acknowledgement."""
+        if reply.startswith("$JS.ACK."):
+            tokens = reply.split(".")
+            stream = self.streams.get(tokens[2])
+            if stream is not None and int(tokens[5]) in stream.messages:
+                stream.messages[int(tokens[5])].excused = True
 
     def _direct_get(self, link: SimConnection, stream: str, asked: dict[str, Any], reply: str) -> None:
         there = self.streams[stream]
@@ -464,6 +483,10 @@ class Server:
             )
         config = body["config"]
         there = self.streams[stream]
+        known = self.consumers.get((stream, config.get("durable_name") or ""))
+        if known is not None:  # it is updated: what was delivered and not acknowledged waits for its time
+            known.deliver, known.link = config.get("deliver_subject"), link
+            return {"name": known.name, "num_pending": 0}
         name = config.get("durable_name") or f"c{len(self.consumers)}-{self.drawn.getrandbits(40)}"
         made = _Consumer(
             name,
@@ -502,6 +525,8 @@ class SimConnection(Connection):
         self.server = server
         self.process = process
         self._up = True
+        self.deaf_at = server.loop.now
+        """When a message for it was lost last, or it was away."""
         self._subscriptions: dict[int, tuple[str, str, asyncio.Queue[Msg], Callable[[Msg], Any]]] = {}
         self._number = 0
         self._buffer: list[tuple[str, bytes, dict[str, str], str]] = []
@@ -540,6 +565,7 @@ class SimConnection(Connection):
             self.server.loop.call_later(0.25, self._reconnect, context=self.process.context)
             return
         self._up = True
+        self.deaf_at = self.server.loop.now
         for consumer in self.server.consumers.values():
             if consumer.link is self:
                 consumer.heard_at = self.server.loop.now
@@ -554,6 +580,7 @@ class SimConnection(Connection):
     # as a Connection
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str], *, reply: str = "") -> None:
+        self.server.on_sent(self, subject, payload)
         if self._up:
             self._send(subject, payload, dict(headers), reply)
         else:
@@ -568,8 +595,15 @@ class SimConnection(Connection):
     def _send(self, subject: str, payload: bytes, headers: dict[str, str], reply: str) -> None:
         server = self.server
         part = server.faults.lose_request if reply or subject.startswith("$JS.") else server.faults.lose
-        if not server.lost(part, "requests lost" if reply else "publishes lost"):
-            server.later(lambda: server.receive(self, subject, payload, headers, reply))
+        times = 1
+        if subject.startswith(SENT_AGAIN) and server.drawn.random() < server.faults.double:
+            server.counts["sent twice"] += 1
+            times = 2
+        for _ in range(times):
+            if server.lost(part, "requests lost" if reply else "publishes lost"):
+                server.excuse(subject)
+            else:
+                server.later(lambda: server.receive(self, subject, payload, headers, reply))
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], Any], *, queue: str = "") -> Any:  # type: ignore[override]  # a Msg of ours
         self._number += 1
@@ -613,9 +647,11 @@ class SimConnection(Connection):
     def take(self, subject: str, payload: bytes, headers: dict[str, str], reply: str, shown: str | None = None) -> None:
         """A message for an inbox of this connection."""
         if self.connected:
-            for pattern, _, waiting, _ in list(self._subscriptions.values()):
+            for pattern, _, waiting, _ in self._subscriptions.values():
                 if pattern == subject or (pattern.startswith("_INBOX") and "*" in pattern and matches(pattern, subject)):
                     waiting.put_nowait(Msg(shown or subject, payload, headers, reply))
+        else:
+            self.deaf_at = self.server.loop.now
 
     async def api(self, name: str, body: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:
         server = self.server

@@ -6,6 +6,7 @@ python tests/simulation/simulate.py [--seeds N] [--first N] [--one SEED]
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from world import Report, simulate
 BROKEN_SEEDS = 200
 CHUNK_S = 600
 Chunk = tuple[dict[int, str], Counter[str]]
-RUNS_A_PROCESS = 10
+RUNS_A_PROCESS = 20
 """What was killed in a run stays in memory: a process does so many runs, and is replaced."""
 __all__ = ["first_caught", "repeat_command", "run_broken", "run_chunk", "run_seeds"]
 
@@ -66,6 +67,7 @@ def run_chunk(first: int, count: int) -> Chunk:
 
 def chunk(first: int, count: int) -> str:
     """What the process of `run_chunk` prints."""
+    gc.disable()  # what was killed cannot be collected, and looking through it takes longer with every run
     violations: dict[int, str] = {}
     counts: Counter[str] = Counter()
     for seed in range(first, first + count):

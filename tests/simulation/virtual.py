@@ -15,16 +15,24 @@ import time
 from asyncio import events
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
+from agentexecutor.coordinator.policies import load_policies
+
 __all__ = ["Process", "VirtualLoop", "current_process", "running"]
 
+WORKERS = 16
+"""Of a coordinator: a run starts many coordinators, and has twenty tasks."""
 STEP_S = 1e-6
 """What a turn of the loop takes: nothing that waits for a moment can wait for ever."""
 EPOCH = 1_800_000_000.0
 """The server's time when a run begins, seconds since 1970."""
 current_process: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+
+
+_policies = cache(load_policies)
 
 
 class Process:
@@ -161,7 +169,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 @contextmanager
 def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
     """A loop under virtual time: clocks and random sources of everything that runs on it follow `seed`."""
-    from agentexecutor.coordinator import shell  # noqa: PLC0415
+    from agentexecutor.coordinator import market, shell  # noqa: PLC0415
     from agentexecutor.schemas import names  # noqa: PLC0415
 
     loop = VirtualLoop()
@@ -185,6 +193,8 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         mock.patch.object(time, "time_ns", nanoseconds),
         mock.patch.object(names, "_random", names_random),
         mock.patch.object(shell, "random", random.Random(drawn.getrandbits(64))),
+        mock.patch.object(shell, "WORKERS", WORKERS),
+        mock.patch.object(market, "load_policies", _policies),
     ):
         hook, sys.unraisablehook = (
             sys.unraisablehook,
@@ -196,5 +206,5 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
             loop._kept.clear()
             loop._ready.clear()
             loop._scheduled.clear()
-            gc.collect()
+            gc.freeze()
             sys.unraisablehook = hook

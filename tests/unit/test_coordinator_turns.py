@@ -270,3 +270,27 @@ def test_starting_over(office: Office) -> None:
     office.desk.ring(office.at + 1.01)
     assert office.woken == [T1]
     assert entry.soft_due
+
+
+def test_when_the_servers_clock_is_set_deadlines_move_and_waiting_does_not(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit(deadline_s=3000.0))
+    for seconds in (-3600.0, 3600.0, 2999.5):
+        office.desk.clock.offset += seconds
+        office.desk.ring(office.at)
+        assert office.desk.timers.next_due() == pytest.approx(
+            office.at + 0.5 if seconds == 2999.5 else office.at + SETTINGS.accept_timeout_s
+        )
+
+
+def test_a_try_that_was_put_off_waits_no_longer_when_the_clock_went_back(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit())
+    office.turn(office.claim(m.Failed, error=m.ErrorInfo(code="handler", message="no", retryable=True)))
+    entry = office.entry()
+    office.desk.release(entry)
+    office.desk.clock.offset -= 3600
+    office.desk.adopt(entry, office.at)
+    due = office.desk.timers.next_due()
+    assert due is not None
+    assert office.at < due <= office.at + SETTINGS.backoff_s

@@ -9,9 +9,9 @@ from agentexecutor.schemas import messages as m
 
 def start(shards: int = 4) -> Leases:
     leases = Leases("me", "1", shards, Settings())
-    actions = leases.due(0.0, 0)
-    assert Beat() in actions
-    for action in actions:
+    assert leases.due(0.0, 0) == [Beat()], "it holds nothing before its own beat has told it the server's time"
+    leases.member_seen(0.0, "me", m.Member(boot="1"))
+    for action in leases.due(0.0, 0):
         if isinstance(action, Confirm):
             leases.confirmed(0.0, action.shard, None, None)
     return leases

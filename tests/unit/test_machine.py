@@ -151,8 +151,6 @@ def test_a_failed_attempt_is_tried_again_after_a_back_off(table: Table) -> None:
     assert timer.kind == "retry"
     assert START + 0.1 <= timer.due <= START + 0.2
     assert table.of(Want) == []
-    table.put(TimerIn("retry", "main"))
-    assert table.of(Want) == []
     table.now = timer.due
     table.put(TimerIn("retry", "main"))
     (want,) = table.of(Want)
@@ -498,6 +496,21 @@ def test_feedback_that_cannot_be_used_is_refused(table: Table, peer: str, subtas
     assert [type(message).__name__ for message in sent(table, "refused")] == ["Refused"]
     table.put(FeedbackIn("critic", m.FeedbackClaim(subtask="main"), "f2"))
     assert len(table.last.changes) == 1
+
+
+def test_what_is_added_while_a_task_runs_is_timed_at_once(table: Table) -> None:
+    table.submit(Plan({"a": Subtask("c", {"x": [1, 2]}, deadline_s=50, split=Split(over="x", into=2)), "b": Subtask("c", timeout_s=9)}))
+    table.put(SplitIn("a", 2, [("a1", 1)]))
+    assert {(timer.kind, timer.subtask, timer.due) for timer in table.of(SetTimer)} == {
+        ("subtask-deadline", "a-1", START + 50),
+        ("subtask-deadline", "a-2", START + 50),
+    }
+    table.award("b")
+    table.claim(m.Extend, "b", call=1, child=m.SubtaskSpec(capability="c", deadline_s=7))
+    assert {(timer.kind, timer.subtask, timer.due) for timer in table.of(SetTimer)} == {
+        ("attempt", "b", START + 9),
+        ("subtask-deadline", "b-1", START + 7),
+    }
 
 
 def test_taking_over_writes_held_and_everything_that_matters_is_pending(table: Table) -> None:

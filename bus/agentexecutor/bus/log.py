@@ -15,7 +15,7 @@ import anyio
 from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
-from agentexecutor.bus.errors import ApiError, AppendUnknown
+from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
 from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
@@ -176,7 +176,10 @@ class TaskLog:
         return int(info["state"]["last_seq"])
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
-        """The last record of every task (of one shard), headers only, with flow control: task, shard, record."""
+        """The last record of every task (of one shard), headers only, with flow control: task, shard, record.
+
+        Raises ApiError, TimeoutError, or BusError when some were lost on the way.
+        """
         inbox = f"_INBOX.{new_id()}"
         send, receive = anyio.create_memory_object_stream[Msg](float("inf"))
 
@@ -186,14 +189,20 @@ class TaskLog:
         subscription = await self._connection.subscribe(inbox, collect)
         try:
             consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard, inbox))
-            left = int(consumer.get("num_pending", 0))
+            counted = left = int(consumer.get("num_pending", 0))
+            came = 0
             while left > 0:
                 with anyio.fail_after(APPEND_S):
                     message = await receive.receive()
                 head = await self._head(message)
                 if head is not None:
-                    left -= 1
+                    came += 1
+                    left -= int(message.reply.split(".")[-3]) <= counted  # what was stored since may come too
                     yield head
+                elif (sent := _sent_so_far(message)) is not None:
+                    if sent > came:
+                        raise BusError(f"{sent - came} heads of the log were lost on the way.", hint="Ask again.")
+                    return  # some expired or were replaced since they were counted: nothing more comes
         finally:
             await _unsubscribe(subscription)
             send.close()
@@ -240,6 +249,14 @@ class TaskLog:
             int(priority) if priority.lstrip("-").isdecimal() else 0,
         )
         return task, shard, record
+
+
+def _sent_so_far(message: Msg) -> int | None:
+    """How many messages a consumer that waits for nothing has sent, as its idle heartbeat says; None when the message is none."""
+    headers = message.headers or {}
+    sent = headers.get("Nats-Last-Consumer", "")
+    waits = "Nats-Consumer-Stalled" in headers or message.reply
+    return int(sent) if headers.get("Status") == "100" and sent.isdecimal() and not waits else None
 
 
 def _unknown(why: str, *, refused: bool = False, code: int | None = None) -> AppendUnknown:

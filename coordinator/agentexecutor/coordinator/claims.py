@@ -73,14 +73,18 @@ def _accepted(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> No
         draft.change(r.Accepted(subtask=subtask.name, epoch=subtask.epoch, schedule=schedule))
 
 
+def _time_attempt(draft: Draft, subtask: SubtaskState) -> None:
+    timeout = timeout_of(draft.state, subtask)
+    if timeout is not None:
+        draft.effect(SetTimer("attempt", draft.now + timeout, subtask.name, subtask.epoch))
+
+
 def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, _input: ClaimIn) -> None:
     if subtask.state != "awarded":
         return
     _accepted(draft, subtask, claim.schedule)
     draft.decision.soft = True
-    timeout = timeout_of(draft.state, subtask)
-    if timeout is not None:
-        draft.effect(SetTimer("attempt", draft.now + timeout, subtask.name, subtask.epoch))
+    _time_attempt(draft, subtask)
 
 
 def _done(draft: Draft, subtask: SubtaskState, claim: m.Done, _input: ClaimIn) -> None:
@@ -124,13 +128,14 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
     except AgentExecutorError as error:
         _refuse(draft, input, str(error), "input")
         return
-    _accepted(draft, subtask, [])
+    if subtask.state == "awarded":
+        _accepted(draft, subtask, [])
+        _time_attempt(draft, subtask)
     draft.change(r.Planned(version=state.plan_version, cause="extend", add={name: claim.child}, parent=subtask.name, call=claim.call))
     if all(state.subtasks[other].state in ("completed", "skipped") or other in draft.satisfied for other in needs[name]):
         draft.change(r.Ready(subtasks=[name]))
         draft.effect(*want_effects(state, SubtaskState(name, claim.child)))
-    if claim.child.deadline_s is not None:
-        draft.effect(SetTimer("subtask-deadline", state.submitted_at + claim.child.deadline_s, name))
+    draft.time_deadlines({name: claim.child}, state.submitted_at)
 
 
 def _child_error(child: SubtaskState) -> m.ErrorInfo | None:

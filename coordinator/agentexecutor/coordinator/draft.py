@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Raw
 
@@ -128,6 +128,12 @@ class Draft:
             self.change(r.Ready(subtasks=names[start : start + READY_CHUNK]))
         for name in names:
             self.effect(*want_effects(state, state.subtasks[name]))
+
+    def time_deadlines(self, specs: Mapping[str, m.SubtaskSpec], submitted_at: float) -> None:
+        """New subtasks whose own deadlines are to be watched."""
+        for name, spec in specs.items():
+            if spec.deadline_s is not None:
+                self.effect(SetTimer("subtask-deadline", submitted_at + spec.deadline_s, name))
 
     def _tell_parent(self, subtask: SubtaskState, error: m.ErrorInfo | None) -> None:
         parent = self.state.subtasks[subtask.parent or ""]

@@ -192,6 +192,7 @@ def _failed(state: TaskState, change: r.FailedChange, at: float) -> None:
     if change.outcome == "retry":
         subtask.agent = subtask.boot = None
         subtask.ready_at = at if change.ready_at is None else change.ready_at
+        subtask.pause_s = subtask.ready_at - at
         return
     subtask.error = change.error
     if change.outcome == "skip":

@@ -82,6 +82,8 @@ class Leases:
         self._shards = [_Shard() for _ in range(shards)]
         self._members: dict[str, float] = {}
         self._leaving = False
+        self._heard_itself = False
+        """Its own beat came back: it knows the server's time (6), and may hold shards."""
         self._next_beat = 0.0
         self._started: float | None = None
 
@@ -108,6 +110,7 @@ class Leases:
             self._members.pop(peer, None)
         else:
             self._members[peer] = now
+            self._heard_itself |= (peer, member.boot) == (self._peer, self._boot)
 
     def reconnected(self, now: float) -> None:
         """Silence counts from now on."""
@@ -229,7 +232,7 @@ class Leases:
         ]
 
     def _takes(self, now: float, seed: int) -> list[LeaseAction]:
-        room = self.quota(now) - sum(known.ours for known in self._shards)
+        room = self._room(now)
         actions: list[LeaseAction] = []
         count = len(self._shards)
         for step in range(count):
@@ -244,6 +247,10 @@ class Leases:
                 actions.append(action)
                 room -= 1
         return actions
+
+    def _room(self, now: float) -> int:
+        """How many shards more it may hold."""
+        return self.quota(now) - sum(known.ours for known in self._shards) if self._heard_itself else 0
 
     def _toward(self, now: float, shard: int, known: _Shard) -> LeaseAction | None:
         free = known.seq is not None and (known.holder == "" or known.on_record)
@@ -260,7 +267,6 @@ class Leases:
         """When `due` has something to do next."""
         times = [self._next_beat]
         times += [max(known.sent_at, known.tried_at) + self._settings.lease_renew_s for known in self._shards if known.ours]
-        room = self.quota(now) - sum(known.ours for known in self._shards)
-        if room > 0:
+        if self._room(now) > 0:
             times += [max(known.not_before, now + 0.02) for known in self._shards if not known.ours and not known.asked]
         return max(now, min(times))

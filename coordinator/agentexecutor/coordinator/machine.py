@@ -118,9 +118,7 @@ def _plan(draft: Draft, input: SubmitIn) -> None:
     draft.make_ready(list(preview.subtasks), preview)
     if submit.deadline_s is not None:
         draft.effect(SetTimer("task-deadline", input.stamp + submit.deadline_s))
-    for name, spec in plan.subtasks.items():
-        if spec.deadline_s is not None:
-            draft.effect(SetTimer("subtask-deadline", input.stamp + spec.deadline_s, name))
+    draft.time_deadlines(plan.subtasks, input.stamp)
 
 
 def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec:
@@ -216,10 +214,6 @@ def _attempt_timer(draft: Draft, input: TimerIn) -> None:
     timeout = None if subtask is None else timeout_of(draft.state, subtask)
     if subtask is None or timeout is None or subtask.accepted_at is None:
         return
-    due = subtask.accepted_at + timeout
-    if draft.now < due:
-        draft.effect(SetTimer("attempt", due, subtask.name, subtask.epoch))
-        return
     error = m.ErrorInfo(
         code="deadline",
         message=f"The attempt took longer than its timeout_s of {timeout:g} s.",
@@ -232,11 +226,7 @@ def _attempt_timer(draft: Draft, input: TimerIn) -> None:
 
 def _retry_timer(draft: Draft, input: TimerIn) -> None:
     subtask = draft.state.subtasks.get(input.subtask or "")
-    if subtask is None or subtask.state != "ready":
-        return
-    if subtask.ready_at > draft.now:
-        draft.effect(SetTimer("retry", subtask.ready_at, subtask.name))
-    else:
+    if subtask is not None and subtask.state == "ready":
         draft.effect(*want_effects(draft.state, subtask))
 
 
@@ -301,6 +291,7 @@ def _split(draft: Draft, input: SplitIn) -> None:
     preview = TaskState(draft.state.name, draft.state.shard, submit=draft.state.submit, submitted_at=draft.state.submitted_at)
     preview.subtasks = {name: SubtaskState(name, specs[name], shares=shares[name]) for name in shares}
     draft.make_ready(list(shares), preview)
+    draft.time_deadlines(specs, draft.state.submitted_at)
 
 
 def _composed(draft: Draft, input: ComposedIn) -> None:
@@ -390,8 +381,8 @@ def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settin
     if subtask.spec.deadline_s is not None:
         effects.append(SetTimer("subtask-deadline", state.submitted_at + subtask.spec.deadline_s, subtask.name))
     if subtask.state == "ready":
-        late = subtask.ready_at > now
-        effects += [SetTimer("retry", subtask.ready_at, subtask.name)] if late else want_effects(state, subtask)
+        due = min(subtask.ready_at, now + subtask.pause_s)  # the server's clock may have been set back
+        effects += [SetTimer("retry", due, subtask.name)] if due > now else want_effects(state, subtask)
     elif subtask.state == "awarded":
         effects += award_effects(subtask.name, subtask.epoch, now, settings)
     elif subtask.state == "running" and subtask.is_split:
@@ -399,7 +390,7 @@ def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settin
     elif subtask.state == "running":
         timeout = timeout_of(state, subtask)
         if timeout is not None and subtask.accepted_at is not None:
-            effects.append(SetTimer("attempt", subtask.accepted_at + timeout, subtask.name, subtask.epoch))
+            effects.append(SetTimer("attempt", min(subtask.accepted_at, now) + timeout, subtask.name, subtask.epoch))
         effects += [
             Send(subtask.agent, "feedback", feedback.message(state, subtask.name, given))
             for given in state.feedback

@@ -50,6 +50,8 @@ class SubtaskState(Struct):
     returns: int = 0
     """Declines and accept time-outs in a row."""
     ready_at: float = 0.0
+    pause_s: float = 0.0
+    """How long it waits for its next try."""
     awarded_at: float = 0.0
     accepted_at: float | None = None
     schedule: list[m.Step] = field(default_factory=list)

@@ -360,24 +360,40 @@ class Coordinator:
         if not stored:
             self._put_back(entry, turn)
             return
-        await self._do(entry.name, entry, turn.effects)
-        for waiting in turn.answered:
-            if waiting.inbound is not None:
-                await self._acknowledge(waiting.inbound)
-        for waiting, refusal in turn.refused:
-            if turn.changes:
-                entry.inputs.append(waiting)  # what came before its submit is decided anew, now that the submit is in the log
-            else:
-                await self._refuse(entry, waiting, refusal)
+        try:
+            await self._follow_up(entry, turn)
+        except BusError:
+            self._wait_again(entry, turn)
+            raise
         if turn.stale:
             entry.unload()
         while entry.questions and entry.state is state:
             await self._do_job(partial(entry.questions.pop(0), state))
 
+    async def _follow_up(self, entry: Entry, turn: Turn) -> None:
+        """The turn's changes are stored: do what follows, acknowledge, refuse."""
+        await self._do(entry.name, entry, turn.effects)
+        while turn.answered:
+            inbound = turn.answered.popleft().inbound
+            if inbound is not None:
+                await self._acknowledge(inbound)
+        while turn.refused:
+            waiting, refusal = turn.refused[0]
+            if turn.changes:
+                entry.inputs.append(waiting)  # what came before its submit is decided anew, now that the submit is in the log
+            else:
+                await self._refuse(entry, waiting, refusal)
+            turn.refused.popleft()
+
+    def _wait_again(self, entry: Entry, turn: Turn) -> None:
+        """The inputs that a turn has not finished with stand first in line again."""
+        entry.inputs.extendleft(waiting for waiting, _ in reversed(turn.refused))
+        entry.inputs.extendleft(reversed(turn.answered))
+
     def _put_back(self, entry: Entry, turn: Turn) -> None:
         """Not stored, or not all of it: the state is thrown away, the inputs wait again, what half a turn has left undone is done first."""
         entry.unload()
-        entry.inputs.extendleft(reversed(turn.answered + [waiting for waiting, _ in turn.refused]))
+        self._wait_again(entry, turn)
         entry.inputs.appendleft(Waiting(HeldIn()))
 
     async def _refuse(self, entry: Entry, waiting: Waiting, refusal: list[Effect]) -> None:

@@ -1,8 +1,9 @@
-"""Timers of all tasks in one heap: what is due when. Knows no clock; times are seconds since 1970, passed in."""
+"""Timers of all tasks in one heap: what is due when. Knows no clock; times are monotonic seconds, passed in."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from typing import Final, Literal, NamedTuple
 
 from agentexecutor.coordinator.inputs import TimerKind
@@ -45,6 +46,11 @@ class Timers:
         if len(self._heap) > 2 * self._live + _SLACK:
             self._heap = [entry for entry in self._heap if self._valid(entry)]
             heapq.heapify(self._heap)
+
+    def shift(self, kinds: Container[Kind], by: float) -> None:
+        """All timers of these kinds are due `by` seconds later (earlier when it is negative)."""
+        self._heap = [(due + by if kind in kinds else due, number, task, kind, *more) for due, number, task, kind, *more in self._heap]
+        heapq.heapify(self._heap)
 
     def has(self, task: TaskName, kind: Kind, subtask: str | None = None) -> bool:
         """Whether such a timer runs."""

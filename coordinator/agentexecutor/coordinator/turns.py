@@ -7,6 +7,7 @@ only, and when the append is refused they are told anew from the loaded state (`
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ __all__ = ["Desk", "SplitWanted", "Turn"]
 
 UNTOLD = frozenset({r.Submitted, r.Planned, r.Ready, r.Held, r.FeedbackGiven})
 """Changes of which the market need not know."""
+DEADLINES = frozenset({"task-deadline", "subtask-deadline"})
+"""Timers that wait for a time of the server's clock."""
+CLOCK_STEP_S = 0.05
 ENDINGS = (r.Cancelled, r.Superseded, r.Completed, r.FailedChange)
 
 
@@ -44,8 +48,8 @@ class Turn(Struct):
     size: int = 0
     applied: list[str] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
-    answered: list[Waiting] = field(default_factory=list)
-    refused: list[tuple[Waiting, list[Effect]]] = field(default_factory=list)
+    answered: deque[Waiting] = field(default_factory=deque)
+    refused: deque[tuple[Waiting, list[Effect]]] = field(default_factory=deque)
     """Inputs that no state in the log fits, each with the refusal to be sent, unless the task's submit still waits."""
     stale: bool = False
 
@@ -75,6 +79,8 @@ class Desk:
         self._shards = shards
         self._wake = wake
         self._draw = draw
+        self._offset = clock.offset
+        """The server's clock ahead of ours, as the timers have it."""
 
     # turns
 
@@ -83,6 +89,7 @@ class Desk:
         state = entry.state
         if state is None:
             raise AssertionError("a turn without a state")
+        self._follow_clock()
         now = round(self.clock.now(monotonic), 6)
         turn = Turn(to_rfc3339(now))
         hard = entry.soft_due
@@ -105,14 +112,14 @@ class Desk:
                 turn.refused.append((waiting, decision.effects))
             else:
                 self._take(state, turn, waiting, decision, monotonic, now)
-        self._close(entry, state, now)
+        self._close(entry, state, monotonic)
         return turn
 
-    def _close(self, entry: Entry, state: TaskState, now: float) -> None:
+    def _close(self, entry: Entry, state: TaskState, monotonic: float) -> None:
         entry.soft_due = False
         entry.told = True
         if entry.soft and not self.timers.has(entry.name, SOFT):
-            self.timers.set(entry.name, SOFT, now + self.settings.soft_accept_s)
+            self.timers.set(entry.name, SOFT, monotonic + self.settings.soft_accept_s)
         if state.ended:
             self.timers.drop(entry.name)
 
@@ -149,7 +156,7 @@ class Desk:
             if isinstance(effect, Want):
                 self.market.want(monotonic, Key(task, effect.subtask), effect.demand)
             elif isinstance(effect, SetTimer):
-                self.timers.set(task, effect.kind, effect.due, effect.subtask, effect.epoch)
+                self.timers.set(task, effect.kind, effect.due - self._offset, effect.subtask, effect.epoch)
             elif isinstance(effect, Drop):
                 self._want_no_more(Key(task, effect.subtask))
             else:
@@ -222,6 +229,7 @@ class Desk:
                 if subtask.state == "running":
                     self.market.accepted(monotonic, key, subtask.epoch)
         entry.told = True
+        self._follow_clock()
         later: list[Effect] = []
         self._arrange(entry.name, pending(state, self.clock.now(monotonic), self.settings), later, monotonic)
         return later
@@ -252,7 +260,7 @@ class Desk:
         """The bus did not do its part: load the task at `monotonic`, and go on with what waits."""
         entry.unload()
         entry.soft_due = False
-        self.timers.set(entry.name, SOFT, self.clock.now(monotonic))
+        self.timers.set(entry.name, SOFT, monotonic)
 
     def start_over(self, entry: Entry, monotonic: float) -> None:
         """Something is wrong with what waits: drop it too. What was not acknowledged comes again by itself."""
@@ -295,12 +303,19 @@ class Desk:
         market = self.market.next_due(0.0)
         if timer is None:
             return market
-        timer -= self.clock.offset
         return timer if market is None else min(timer, market)
+
+    def _follow_clock(self) -> None:
+        """When the server's clock was set, deadlines move with it; what waits for so many seconds goes on waiting for them."""
+        step = self.clock.offset - self._offset
+        if abs(step) > CLOCK_STEP_S:
+            self._offset = self.clock.offset
+            self.timers.shift(DEADLINES, -step)
 
     def ring(self, monotonic: float) -> None:
         """Give all timers that are due to their tasks."""
-        for due in self.timers.pop(self.clock.now(monotonic)):
+        self._follow_clock()
+        for due in self.timers.pop(monotonic):
             entry = self.tasks.open(due.task, shard_of(due.task, self._shards))
             if due.kind == SOFT:
                 entry.soft_due = True
