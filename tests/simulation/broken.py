@@ -9,11 +9,16 @@ from unittest import mock
 
 from msgspec.structs import replace
 
+from agentexecutor.bus.consumers import ShardConsumers
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.task import Task
 from agentexecutor.coordinator import claims, machine, turns
+from agentexecutor.coordinator.admission import Admission
+from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
 from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Want
+from agentexecutor.coordinator.leases import Leases
+from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_EXPECTED
@@ -122,6 +127,86 @@ def _no_take_over() -> Patch:
     return mock.patch.object(Coordinator, "_take_over", take_over)
 
 
+def _lease_unchecked() -> Patch:
+    """Rule 3: whoever once won a lease goes on as if it held it."""
+
+    def holds(self: Leases, now: float, shard: int) -> bool:
+        return self._shards[shard].ours
+
+    return mock.patch.object(Leases, "holds", holds)
+
+
+def _silence_counts_always() -> Patch:
+    """Rule 3: an agent's silence counts also while nobody listened."""
+    return mock.patch.object(Market, "listen_again", lambda _self, _now: None)
+
+
+def _pulls_without_room() -> Patch:
+    """Rule 4: submits are pulled whether there is room or not."""
+    return mock.patch.object(Admission, "room", lambda _self, _open, _outstanding: 1000)
+
+
+def _absence_unconfirmed() -> Patch:
+    """Rule 5: nobody looks whether a last claim waits in the inbox."""
+
+    async def inbox_has(self: TaskLog, shard: int, task: Any, peer: str) -> bool:
+        return False
+
+    return mock.patch.object(TaskLog, "inbox_has", inbox_has)
+
+
+def _own_clock() -> Patch:
+    """Rule 6: deadlines are told by the process's own clock."""
+    return mock.patch.object(Clock, "learn", lambda _self, _monotonic, _stamp: None)
+
+
+def _accept_at_once() -> Patch:
+    """Rule 8: an accept that waits for company is acknowledged."""
+    original = turns.Desk.turn
+
+    def turn(self: turns.Desk, entry: Entry, monotonic: float) -> Any:
+        made = original(self, entry, monotonic)
+        made.answered.extend(entry.soft)
+        return made
+
+    return mock.patch.object(turns.Desk, "turn", turn)
+
+
+def _no_reload() -> Patch:
+    """Rule 9: nothing is loaded anew when the log went back."""
+
+    async def last_sequence(self: TaskLog) -> int:
+        return 1 << 60
+
+    return mock.patch.object(TaskLog, "last_sequence", last_sequence)
+
+
+def _consumers_are_kept() -> Patch:
+    """Rule 10: the winner of a lease goes on with the consumers that it finds."""
+
+    async def delete(self: ShardConsumers, stream: str, name: str) -> None:
+        return None
+
+    return mock.patch.object(ShardConsumers, "_delete", delete)
+
+
+def _rest_of_a_turn_is_dropped() -> Patch:
+    """What a turn could not finish is not taken up again."""
+    return mock.patch.object(Coordinator, "_wait_again", lambda _self, _entry, _turn: None)
+
+
+def _late_entries_settle() -> Patch:
+    """A task that was let go and ends its turn late is settled like one that is held."""
+    original = Coordinator._drive
+
+    async def drive(self: Coordinator, entry: Entry) -> None:
+        await original(self, entry)
+        if entry.gone:
+            self._desk.forget(entry)
+
+    return mock.patch.object(Coordinator, "_drive", drive)
+
+
 def _nobody_asks() -> Patch:
     """Rule 7: a client that waits for a result asks nobody."""
 
@@ -173,7 +258,17 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "pending without timers": _no_timers,
     "pending without wants": _no_wants,
     "no take-over": _no_take_over,
+    "lease unchecked": _lease_unchecked,
+    "silence counts always": _silence_counts_always,
+    "pulls without room": _pulls_without_room,
+    "absence unconfirmed": _absence_unconfirmed,
+    "own clock": _own_clock,
     "clients never ask": _nobody_asks,
+    "accepts acknowledged at once": _accept_at_once,
+    "no reload after a power cut": _no_reload,
+    "consumers are kept": _consumers_are_kept,
+    "rest of a turn dropped": _rest_of_a_turn_is_dropped,
+    "late entries settle": _late_entries_settle,
     "lost agents keep their awards": _lost_is_ignored,
     "epochs begin anew": _epochs_begin_anew,
     "history left out": _history_left_out,

@@ -40,6 +40,8 @@ BEATS = 4
 """So many offers in `HEARD_S`, all of which arrived: their agent is alive."""
 HEARD_S = 4.0
 EARLY_S = 0.5
+SETTLED_S = 1.0
+"""After a reconnect or a sleep."""
 LONG_S = 15.0
 """Half of the time after which the server delivers again by itself what nobody has acknowledged."""
 _holds = Leases.holds
@@ -276,6 +278,7 @@ class Checker:
 
     def compare(self, coordinator: Coordinator) -> None:
         """The state in memory is the log's; and everything that `pending` says is wanted and timed."""
+        self._compare_silence(coordinator)
         for entry in coordinator._tasks:
             state = entry.state
             if entry.gone or entry.busy or entry.inputs or entry.soft or entry.questions or state is None or state.state == "unknown":
@@ -288,6 +291,16 @@ class Checker:
                 self.fail("folding the log gives the live state", f"{entry.name}: {_essence(state)} is not {_essence(mine)}")
             if not state.ended and entry.told:
                 self._compare_pending(coordinator, state)
+
+    def _compare_silence(self, coordinator: Coordinator) -> None:
+        link: Any = coordinator._connection
+        now, since = self.server.loop.now, max(link.up_at, link.process.woke_at)
+        if not link.connected or link.process.paused or now - since < SETTLED_S or coordinator._hearing is None:
+            return
+        for agent in coordinator._market._book.agents.values():
+            if agent.ours and agent.seen - link.process.boot_s < since - EARLY_S:
+                silent = now + link.process.boot_s - agent.seen
+                self.fail("silence counts while somebody listens", f"{link.name} listens for {now - since:.1f} s, {agent.name}: {silent:.1f} s")
 
     def _compare_pending(self, coordinator: Coordinator, state: TaskState) -> None:
         desk, market = coordinator._desk, coordinator._desk.market
@@ -323,7 +336,7 @@ class _Rows(dict[Any, Any]):
         return super().__getitem__(key)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401  # this is `get`
 
 
 def row_name(table: str, key: tuple[str, str]) -> str:

@@ -76,6 +76,7 @@ class _Stream:
     max_age_s: float | None = None
     messages: OrderedDict[int, Stored] = field(default_factory=OrderedDict)
     last_seq: int = 0
+    made: float = 0.0
     last_of: dict[str, int] = field(default_factory=dict)
     """Subject: its last sequence."""
 
@@ -148,6 +149,7 @@ class Server:
             _Stream(LEASE, memory=True, last_only=True),
             _Stream(OFFERS, memory=True, last_only=True, max_age_s=10.0),
         ):
+            stream.made = self.stamp
             self.streams.setdefault(stream.name, stream)
 
     @property
@@ -458,6 +460,7 @@ class Server:
                 "config": {"name": stream},
                 "state": {"messages": len(there.messages), "last_seq": there.last_seq, "subjects": {}},
                 "total": 0,
+                "created": to_rfc3339(there.made),
             }
         if verb == "MSG":
             stored = self.last(stream.partition(".")[2], body["last_by_subj"])
@@ -527,6 +530,8 @@ class SimConnection(Connection):
         self._up = True
         self.deaf_at = server.loop.now
         """When a message for it was lost last, or it was away."""
+        self.up_at = server.loop.now
+        """When it was last connected."""
         self._subscriptions: dict[int, tuple[str, str, asyncio.Queue[Msg], Callable[[Msg], Any]]] = {}
         self._number = 0
         self._buffer: list[tuple[str, bytes, dict[str, str], str]] = []
@@ -565,7 +570,7 @@ class SimConnection(Connection):
             self.server.loop.call_later(0.25, self._reconnect, context=self.process.context)
             return
         self._up = True
-        self.deaf_at = self.server.loop.now
+        self.deaf_at = self.up_at = self.server.loop.now
         for consumer in self.server.consumers.values():
             if consumer.link is self:
                 consumer.heard_at = self.server.loop.now

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import heapq
 import random
 import sys
 import time
@@ -27,6 +28,7 @@ WORKERS = 16
 """Of a coordinator: a run starts many coordinators, and has twenty tasks."""
 STEP_S = 1e-6
 """What a turn of the loop takes: nothing that waits for a moment can wait for ever."""
+LONG_SLEEP_S = 1.5
 EPOCH = 1_800_000_000.0
 """The server's time when a run begins, seconds since 1970."""
 current_process: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
@@ -44,6 +46,9 @@ class Process:
         self.boot_s = boot_s
         self.dead = False
         self.paused = False
+        self.woke_at = 0.0
+        """When it woke from its last long sleep, by the loop's clock."""
+        self._slept_at = 0.0
         self._loop = loop
         self._held: list[Any] = []
         self.context = contextvars.copy_context()
@@ -61,10 +66,13 @@ class Process:
     def pause(self) -> None:
         """It sleeps: SIGSTOP, or a machine that is overloaded."""
         self.paused = True
+        self._slept_at = self._loop.now
 
     def wake(self) -> None:
         """It goes on where it was; all its timers that are due ring at once."""
         self.paused = False
+        if self._loop.now - self._slept_at > LONG_SLEEP_S:
+            self.woke_at = self._loop.now
         held, self._held = self._held, []
         for handle in held:
             self._loop.ready(handle)
@@ -99,22 +107,6 @@ class _TimerHandle(events.TimerHandle):
             super()._run()
 
 
-class _Selector:
-    """Waiting is a jump of the clock."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("nothing will ever happen again")
-        self._loop.now += max(0.0, timeout) + STEP_S
-        return []
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 class VirtualLoop(asyncio.BaseEventLoop):
     """See the module."""
 
@@ -124,8 +116,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self._selector = _Selector(self)
-        self._clock_resolution = 1e-9
         self._kept: set[Any] = set()
 
     def time(self) -> float:
@@ -146,21 +136,35 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run a handle that was held."""
         self._ready.append(handle)
 
+    def _run_once(self) -> None:
+        """One turn: when nothing is ready the clock jumps to the next timer."""
+        ready, timers = self._ready, self._scheduled
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+        if not ready:
+            if not timers:
+                raise RuntimeError("nothing will ever happen again")
+            self.now = max(self.now, timers[0]._when)
+        self.now += STEP_S
+        while timers and timers[0]._when <= self.now:
+            timer = heapq.heappop(timers)
+            timer._scheduled = False
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
     def _call_soon(self, callback: Any, args: Any, context: Any) -> Any:
         handle = _Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]  # any arguments
-        import heapq  # noqa: PLC0415  # as asyncio itself does it
-
         timer: Any = _TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True
         return timer
-
-    def _process_events(self, _event_list: Any) -> None:
-        """There are none."""
 
     def _write_to_self(self) -> None:
         """There is no other thread."""

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
-from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name
+from agentexecutor.bus.streams import INBOX, LEASE, LOG, SUBMITS, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
 
@@ -25,6 +25,8 @@ __all__ = ["StoredRecord", "TaskLog"]
 APPEND_S = 5.0
 BATCH = 256
 NO_MESSAGE = 10037
+RESTART_S = 1.0
+"""All streams are made within less; what is made later was made anew."""
 ENDED = ("completed", "failed", "cancelled")
 """A record with such a state was rolled up: it is the only message of its subject."""
 
@@ -52,6 +54,7 @@ class TaskLog:
         self._log = stream_name(LOG, connection.prefix)
         self._inbox = stream_name(INBOX, connection.prefix)
         self._submits = stream_name(SUBMITS, connection.prefix)
+        self._leases = stream_name(LEASE, connection.prefix)
 
     async def append(self, shard: int, task: TaskName, payload: bytes, headers: Headers, *, expected: int) -> int:
         """Append a record to a task's log when its head is `expected`; gives the new head. Raises AppendUnknown, TooLarge, BusClosed."""
@@ -174,6 +177,12 @@ class TaskLog:
         """The log's last sequence; one that went back tells of a power cut."""
         info = await self._connection.api(f"STREAM.INFO.{self._log}", {})
         return int(info["state"]["last_seq"])
+
+    async def restarted_ms(self) -> int:
+        """Milliseconds from the making of the log to the last start of the server, which made the streams in memory anew; 0 before it."""
+        made = [await self._connection.api(f"STREAM.INFO.{name}", {}) for name in (self._log, self._leases)]
+        log, leases = (from_rfc3339(info["created"]) for info in made)
+        return int((leases - log) * 1000) if leases - log > RESTART_S else 0
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
         """The last record of every task (of one shard), headers only, with flow control: task, shard, record.

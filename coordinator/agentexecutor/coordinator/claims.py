@@ -34,9 +34,9 @@ def standing(state: TaskState, claim: m.Claim, peer: str) -> Standing:
         return "ahead"
     if subtask.ended:
         return "ended"
-    if claim.epoch < subtask.epoch or (claim.epoch == subtask.epoch and not subtask.held):
+    if claim.epoch != subtask.epoch or not subtask.held:
         return "older"
-    holds = claim.epoch == subtask.epoch and subtask.agent == peer and subtask.boot == claim.boot
+    holds = subtask.agent == peer and subtask.boot == claim.boot
     return "holder" if holds else "stranger"
 
 

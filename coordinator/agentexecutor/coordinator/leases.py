@@ -17,6 +17,8 @@ __all__ = ["Beat", "Confirm", "GiveUp", "LeaseAction", "Leases", "Renew", "Take"
 
 PAUSE_S = 0.1
 """Up to so long a free shard is left to others, by chance."""
+SOON_S = 0.02
+"""Nothing is looked at more often."""
 
 
 class Beat(Struct, frozen=True):
@@ -89,11 +91,15 @@ class Leases:
 
     # what is heard
 
-    def lease_seen(self, now: float, shard: int, lease: m.Lease | None, seq: int) -> None:
-        """The last message of a shard's subject; `lease` None: something else stands there (it only moves the sequence)."""
+    def lease_seen(self, now: float, shard: int, lease: m.Lease | None, seq: int) -> bool:
+        """The last message of a shard's subject; `lease` None: something else stands there (it only moves the sequence).
+
+        True when there may be something to do: it is more than another renewal.
+        """
         known = self._shards[shard]
         if known.seq is not None and seq < known.seq:
-            return
+            return False
+        before = known.seq is None, known.holder, known.on_record, known.ours, known.giving_up
         if seq != known.seq:
             known.heard = now
         known.seq = seq
@@ -103,14 +109,17 @@ class Leases:
         if not known.on_record:
             known.ours = False
             known.giving_up = False
+        return before != (False, known.holder, known.on_record, known.ours, known.giving_up)
 
-    def member_seen(self, now: float, peer: str, member: m.Member) -> None:
-        """A process that could coordinate, or one that is leaving."""
+    def member_seen(self, now: float, peer: str, member: m.Member) -> bool:
+        """A process that could coordinate, or one that is leaving. True when it was not known, or is not any more."""
+        before = len(self._members), self._heard_itself
         if member.leaving:
             self._members.pop(peer, None)
         else:
             self._members[peer] = now
             self._heard_itself |= (peer, member.boot) == (self._peer, self._boot)
+        return before != (len(self._members), self._heard_itself)
 
     def reconnected(self, now: float) -> None:
         """Silence counts from now on."""
@@ -268,5 +277,11 @@ class Leases:
         times = [self._next_beat]
         times += [max(known.sent_at, known.tried_at) + self._settings.lease_renew_s for known in self._shards if known.ours]
         if self._room(now) > 0:
-            times += [max(known.not_before, now + 0.02) for known in self._shards if not known.ours and not known.asked]
+            times += [max(self._looks_at(known), now + SOON_S) for known in self._shards if not known.ours and not known.asked]
         return max(now, min(times))
+
+    def _looks_at(self, known: _Shard) -> float:
+        """When there may be something to do about a shard that is not ours."""
+        if known.seq is None or known.holder == "" or known.on_record:
+            return known.not_before
+        return max(known.not_before, known.heard + self._settings.lease_silence_s)

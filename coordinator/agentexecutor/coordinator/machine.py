@@ -150,7 +150,7 @@ def _award(draft: Draft, input: AwardIn) -> None:
     subtask = draft.state.subtasks.get(input.subtask)
     if subtask is None or subtask.state != "ready" or draft.state.ended:
         return
-    epoch = draft.state.epochs + 1
+    epoch = max(draft.state.epochs + 1, draft.settings.first_epoch)
     draft.change(
         r.Awarded(
             subtask=subtask.name,

@@ -32,6 +32,8 @@ class Settings:
     ageing_s: float = 10.0
     """Waiting so long is worth one step of priority."""
     grace_s: float = 5.0
+    first_epoch: int = 1
+    """Awards are numbered from here on at least. Not for users: the shell sets it after a restart of the server (docs/adr/0011)."""
     keep_s: int = 7 * 24 * 3600
     policies: frozenset[str] = frozenset()
     """Names of the installed award policies: a submit that asks for another is refused. Empty: not checked."""

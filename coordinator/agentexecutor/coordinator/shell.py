@@ -157,6 +157,7 @@ class Coordinator:
                 ):
                     await stack.enter_async_context(context)
                 async with anyio.create_task_group() as self._group:
+                    await self._insist(self._read_restart)
                     for _ in range(WORKERS):
                         self._group.start_soon(self._work)
                     self._group.start_soon(self._keep_leases)
@@ -183,11 +184,17 @@ class Coordinator:
             if not self._leases.holds(now, number):
                 self._leases.lost(now, number)  # its sequences may begin anew; they are told again
         self._market.listen_again(now)
+        self._jobs.put(partial(self._insist, self._read_restart))
         with suppress(BusError):
             if await self._log.last_sequence() < self._last_seq:
                 self._last_seq = 0
                 for shard in self._shards.values():
                     shard.scope.cancel()
+
+    async def _read_restart(self) -> None:
+        """What a power cut has taken from the log may still be known to agents: their awards' numbers are not given again (docs/adr/0011)."""
+        first = max(1, await self._log.restarted_ms())
+        self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
 
     async def _insist(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do it, again and again until the bus does its part."""
@@ -667,15 +674,15 @@ class Coordinator:
     # leases and shards
 
     def _lease_seen(self, number: int, lease: m.Lease | None, seq: int) -> None:
-        self._leases.lease_seen(time.monotonic(), number, lease, seq)
-        self._leases_changed.set()
+        if self._leases.lease_seen(time.monotonic(), number, lease, seq):
+            self._leases_changed.set()
 
     def _member_seen(self, peer: str, member: m.Member, stamp: float) -> None:
         now = time.monotonic()
-        self._leases.member_seen(now, peer, member)
         if (peer, member.boot) == (self._me, self._boot):
             self._clock.learn(now, stamp)
-        self._leases_changed.set()
+        if self._leases.member_seen(now, peer, member):
+            self._leases_changed.set()
 
     async def _keep_leases(self) -> None:
         """Renew, take, give up, until `stop` and the last shard is given up."""

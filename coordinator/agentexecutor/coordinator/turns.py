@@ -156,7 +156,7 @@ class Desk:
             if isinstance(effect, Want):
                 self.market.want(monotonic, Key(task, effect.subtask), effect.demand)
             elif isinstance(effect, SetTimer):
-                self.timers.set(task, effect.kind, effect.due - self._offset, effect.subtask, effect.epoch)
+                self.timers.set(task, effect.kind, effect.due - self.clock.offset, effect.subtask, effect.epoch)
             elif isinstance(effect, Drop):
                 self._want_no_more(Key(task, effect.subtask))
             else:
