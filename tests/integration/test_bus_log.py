@@ -170,6 +170,47 @@ async def test_heads_that_do_not_come_are_not_waited_for(
         assert len([task async for task, _, _ in log.heads()]) == 3
 
 
+async def test_a_pull_that_the_server_never_got_counts_for_a_while_only(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gets_lost(*_message: Any, **_more: Any) -> None:
+        return
+
+    async def nothing(_inbound: Inbound) -> None:
+        return
+
+    monkeypatch.setattr("agentexecutor.bus.consumers.GIVEN_UP_S", 0.05)
+    consumers = ShardConsumers(connection, on_claim=nothing, on_submit=nothing)
+    async with consumers.running():
+        await consumers.open(3)
+        with monkeypatch.context() as lost:
+            lost.setattr(connection, "publish", gets_lost)
+            await consumers.pull(3, "high", 7, expires_s=0.05)
+        assert consumers.outstanding(3, "high") == 7
+        with anyio.fail_after(10):
+            while consumers.outstanding(3, "high"):
+                await anyio.sleep(0.01)
+
+
+async def test_a_consumer_that_is_gone_is_made_anew(connection: Connection) -> None:
+    made = anyio.Event()
+
+    async def submit(_inbound: Inbound) -> None:
+        made.set()
+
+    async def nothing(_inbound: Inbound) -> None:
+        return
+
+    consumers = ShardConsumers(connection, on_claim=nothing, on_submit=submit)
+    shard = shard_of(TASK, connection.shards)
+    async with consumers.running():
+        await consumers.open(shard)
+        await connection.api(f"CONSUMER.DELETE.AE_SUBMITS.submits-{shard}-high", {})
+        await connection.store(connection.subjects.submit(TASK, "high"), b"{}", headers("submit"))
+        with anyio.fail_after(30):
+            while not made.is_set():
+                await consumers.pull(shard, "high", 1, expires_s=0.2)
+                await anyio.sleep(0.1)
+
+
 async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Connection) -> None:
     shard = shard_of(TASK, connection.shards)
     first: list[Inbound] = []

@@ -298,16 +298,24 @@ async def test_a_fault_stops_nothing(place: Place, monkeypatch: pytest.MonkeyPat
         assert "RuntimeError: heads" in caplog.text
 
 
-async def test_a_log_that_went_back_is_loaded_again(place: Place) -> None:
+async def test_after_a_restart_of_the_server_all_is_loaded_again_and_no_epoch_is_given_twice(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def restarted_ms(_log: TaskLog) -> int:
+        return 5000
+
     async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")
         award = await a1.award()
         await a1.accept(award)
         await me.until(task, lambda view: view.subtasks["main"].state == "running")
-        coordinator._last_seq = 1_000_000
+        monkeypatch.setattr(TaskLog, "restarted_ms", restarted_ms)
         await coordinator._reconnected()
         await me.until_story(task, lambda story: ("coord", "held") in story)
-        await a1.done(award, 1)
+        await a1.claim("release", task, m.Release(subtask="main", epoch=award.epoch, boot=award.boot, reason="busy"))
+        again = await a1.award()
+        assert (award.epoch, again.epoch) == (1, 5000)
+        await a1.done(again, 1)
         assert bytes((await me.result(task)).result) == b"1"
 
 

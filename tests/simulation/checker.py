@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 import msgspec
-from msgspec import Raw
 from actors import work
+from msgspec import Raw
 from simbus import SHARDS, Server, SimConnection, Stored
 
 from agentexecutor.bus.streams import INBOX, LOG, OFFERS, SUBMITS
@@ -63,6 +63,7 @@ class Checker:
         self.coordinators = coordinators
         self.states: dict[TaskName, TaskState] = {}
         self.ended: dict[TaskName, str] = {}
+        self.began: dict[TaskName, float] = {}
         self.rows: Counter[str] = Counter()
         self.history: list[str] = []
         self.refused: set[str] = set()
@@ -106,6 +107,7 @@ class Checker:
             self.fail("no terminal state is left", f"{task} had {self.ended[task]}, and got a record after it")
             return
         record = decode_record(stored.payload)
+        self.began.setdefault(task, self.server.loop.now)
         state = self._state(task, shard, record, replay=replay)
         before = state.epochs
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
@@ -273,14 +275,21 @@ class Checker:
         """After a while without faults whatever is in the inbox is dealt with soon."""
         now = self.server.loop.now
         for stored in self.server.streams[INBOX].messages.values():
-            if now - max(stored.at, calm_at) > LONG_S and not stored.excused:
+            task = self.server.subjects.parse_inbox(stored.subject).task
+            submit = self.server.last(SUBMITS, self.server.subjects.any_new(task))
+            since = max(stored.at, calm_at, self.began.get(task, 0.0))
+            if now - since > LONG_S and not stored.excused and submit is None:
                 self.fail("nothing waits long once faults stop", f"{stored.subject} waits since {stored.at:.1f}, calm since {calm_at:.1f}")
 
     def compare(self, coordinator: Coordinator) -> None:
         """The state in memory is the log's; and everything that `pending` says is wanted and timed."""
         self._compare_silence(coordinator)
+        link: Any = coordinator._connection
+        held = coordinator._leases.held(self.server.loop.now + link.process.boot_s)
         for entry in coordinator._tasks:
             state = entry.state
+            if entry.shard not in held:
+                continue
             if entry.gone or entry.busy or entry.inputs or entry.soft or entry.questions or state is None or state.state == "unknown":
                 continue
             stored = self.server.last(LOG, self.server.subjects.log(entry.shard, entry.name))
@@ -300,19 +309,21 @@ class Checker:
         for agent in coordinator._market._book.agents.values():
             if agent.ours and agent.seen - link.process.boot_s < since - EARLY_S:
                 silent = now + link.process.boot_s - agent.seen
-                self.fail("silence counts while somebody listens", f"{link.name} listens for {now - since:.1f} s, {agent.name}: {silent:.1f} s")
+                self.fail(
+                    "silence counts while somebody listens", f"{link.name} listens for {now - since:.1f} s, {agent.name}: {silent:.1f} s"
+                )
 
     def _compare_pending(self, coordinator: Coordinator, state: TaskState) -> None:
         desk, market = coordinator._desk, coordinator._desk.market
         connection: Any = coordinator._connection
         for effect in pending(state, desk.clock.now(self.server.loop.now + connection.process.boot_s), desk.settings):
-            if isinstance(effect, SetTimer) and not desk.timers.has(state.name, effect.kind, effect.subtask):
+            key = Key(state.name, getattr(effect, "subtask", None) or "")
+            there = key in market._ready.wanted or key in market._holdings
+            timed = isinstance(effect, SetTimer) and desk.timers.has(state.name, effect.kind, effect.subtask)
+            if isinstance(effect, SetTimer) and not timed and not (effect.kind == "retry" and there):  # its time may be over already
                 self.fail("pending re-creates every timer, so it runs", f"{state.name} {effect.kind} {effect.subtask}")
-            if isinstance(effect, Want):
-                key = Key(state.name, effect.subtask)
-                retrying = desk.timers.has(state.name, "retry", effect.subtask)
-                if key not in market._ready.wanted and market._holdings.get(key) is None and not retrying:
-                    self.fail("pending re-creates every want, so it is there", f"{state.name}/{effect.subtask}")
+            if isinstance(effect, Want) and not there and not desk.timers.has(state.name, "retry", effect.subtask):
+                self.fail("pending re-creates every want, so it is there", f"{state.name}/{effect.subtask}")
 
     def stuck(self, expected: set[TaskName]) -> str:
         """Tasks that must end and have not; empty when there are none."""

@@ -404,6 +404,8 @@ class Server:
                 asked = json.loads(payload)
                 consumer.pulls.append([asked["batch"], reply, self.loop.now + asked["expires"] / 1e9, link])
                 self._serve(consumer)
+            else:
+                self.later(lambda: link.take(reply, b"", {"Status": "503"}, ""))
         elif subject.startswith("$JS.API.DIRECT.GET."):
             self._direct_get(link, subject.rpartition(".")[2], json.loads(payload), reply)
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +35,10 @@ MISSED_BEATS = 3
 ACK_WAIT_S = 30
 IN_FLIGHT = 50_000
 NO_CONSUMER = 10014
+NOBODY_THERE = "503"
+"""Status: no responders, so the consumer is gone."""
+GIVEN_UP_S = 1.0
+"""So long after a pull has expired the server's word for it is waited for."""
 
 
 class Inbound(NamedTuple):
@@ -61,6 +66,14 @@ def stamp_of(reply: str) -> tuple[int, float]:
     return int(tokens[first]), int(tokens[first + 2]) / SECOND
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A pull. `batch`: what of it has not come; `until`: when it counts no more, monotonic."""
+
+    batch: int
+    until: float
+
+
 class ShardConsumers:
     """The consumers of the shards that this process holds."""
 
@@ -73,7 +86,9 @@ class ShardConsumers:
         self._submits = stream_name(SUBMITS, connection.prefix)
         self._heard: dict[int, float] = {}
         self._subscribed: dict[int, Subscription] = {}
-        self._asked: dict[tuple[int, str], dict[str, int]] = {}
+        self._asked: dict[tuple[int, str], dict[str, _Asked]] = {}
+        self._unmade: set[int] = set()
+        """Shards whose consumers are not all there."""
         self._count = 0
 
     @asynccontextmanager
@@ -96,6 +111,7 @@ class ShardConsumers:
     async def open(self, shard: int) -> None:
         """Delete and make the shard's consumers: what is not acknowledged comes (again). Raises ApiError."""
         self._heard[shard] = time.monotonic()
+        self._unmade.add(shard)
         if shard not in self._subscribed:
             # Each its own: the server sends no idle heartbeats to an interest by wildcard.
             self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", partial(self._claim_came, shard))
@@ -103,11 +119,13 @@ class ShardConsumers:
         for klass in CLASSES:
             self._asked[shard, klass] = {}
             await self._renew(self._submits, f"submits-{shard}-{klass}", self._submits_config(shard, klass))
+        self._unmade.discard(shard)
 
     async def close(self, shard: int) -> None:
         """Deliver nothing here any more; the next holder makes the consumers anew."""
         if self._heard.pop(shard, None) is None:
             return
+        self._unmade.discard(shard)
         for klass in CLASSES:
             self._asked.pop((shard, klass), None)
         with suppress(BusError):
@@ -122,7 +140,9 @@ class ShardConsumers:
             return
         self._count += 1
         token = str(self._count)
-        asked[token] = batch
+        for old in [old for old, one in asked.items() if time.monotonic() >= one.until]:
+            del asked[old]
+        asked[token] = _Asked(batch, time.monotonic() + expires_s + GIVEN_UP_S)
         await self._connection.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._submits}.submits-{shard}-{klass}",
             b'{"batch":%d,"expires":%d}' % (batch, int(expires_s * SECOND)),
@@ -131,8 +151,9 @@ class ShardConsumers:
         )
 
     def outstanding(self, shard: int, klass: str) -> int:
-        """How many submits of a class were asked for and have neither come nor been given up."""
-        return sum(self._asked.get((shard, klass), {}).values())
+        """How many submits of a class were asked for and have neither come nor been given up (which the server says, or its word got lost)."""
+        now = time.monotonic()
+        return sum(asked.batch for asked in self._asked.get((shard, klass), {}).values() if now < asked.until)
 
     async def ack(self, inbound: Inbound) -> None:
         """Done with it: the server forgets it."""
@@ -168,16 +189,19 @@ class ShardConsumers:
             self._count_down(shard, klass)
             await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
             return
-        if headers.get("Status", "100") != "100":
+        status = headers.get("Status", "100")
+        if status != "100":
             *_, number, klass, token = message.subject.split(".")
             self._asked.get((int(number), klass), {}).pop(token, None)
+            if status == NOBODY_THERE:
+                self._unmade.add(int(number))
 
     def _count_down(self, shard: int, klass: str) -> None:
         asked = self._asked.get((shard, klass))
         if asked:
-            token = next(iter(asked))
-            asked[token] -= 1
-            if asked[token] <= 0:
+            token, first = next(iter(asked.items()))
+            first.batch -= 1
+            if first.batch <= 0:
                 del asked[token]
 
     # making and watching
@@ -219,9 +243,9 @@ class ShardConsumers:
         while True:
             await anyio.sleep(BEAT_S)
             now = time.monotonic()
-            silent = [shard for shard, heard in self._heard.items() if now - heard > MISSED_BEATS * BEAT_S]
+            silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
             if silent and self._connection.connected:
-                logger.warning("The consumers of shards %s are silent; they are made anew.", silent)
+                logger.warning("The consumers of shards %s are gone or silent; they are made anew.", silent)
                 await self._open_again(silent)
 
     async def _reopen(self) -> None:

@@ -173,11 +173,6 @@ class TaskLog:
         info = await self._connection.api(f"STREAM.INFO.{self._submits}", {})
         return int(info["state"]["messages"])
 
-    async def last_sequence(self) -> int:
-        """The log's last sequence; one that went back tells of a power cut."""
-        info = await self._connection.api(f"STREAM.INFO.{self._log}", {})
-        return int(info["state"]["last_seq"])
-
     async def restarted_ms(self) -> int:
         """Milliseconds from the making of the log to the last start of the server, which made the streams in memory anew; 0 before it."""
         made = [await self._connection.api(f"STREAM.INFO.{name}", {}) for name in (self._log, self._leases)]

@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import TypeVar, cast
 
@@ -123,7 +123,6 @@ class Coordinator:
         self._shards: dict[int, _Shard] = {}
         self._releasing: set[int] = set()
         self._checking: set[Suspect] = set()
-        self._last_seq = 0
         self._jobs: Jobs[Entry | Job] = Jobs()
         self._stopping = anyio.Event()
         self._left = anyio.Event()
@@ -177,7 +176,7 @@ class Coordinator:
         self._stopping.set()
 
     async def _reconnected(self) -> None:
-        """Silence is counted anew. When the log went back (9), all shards are taken up again: everything is loaded anew."""
+        """Silence is counted anew; what else has changed is looked at."""
         now = time.monotonic()
         self._leases.reconnected(now)
         for number in range(self._connection.shards):
@@ -185,16 +184,17 @@ class Coordinator:
                 self._leases.lost(now, number)  # its sequences may begin anew; they are told again
         self._market.listen_again(now)
         self._jobs.put(partial(self._insist, self._read_restart))
-        with suppress(BusError):
-            if await self._log.last_sequence() < self._last_seq:
-                self._last_seq = 0
-                for shard in self._shards.values():
-                    shard.scope.cancel()
 
     async def _read_restart(self) -> None:
-        """What a power cut has taken from the log may still be known to agents: their awards' numbers are not given again (docs/adr/0011)."""
+        """Load everything anew when the server was started anew, for it may have lost records (9).
+
+        Nor are the numbers of awards given again that agents may still know of (docs/adr/0011).
+        """
         first = max(1, await self._log.restarted_ms())
-        self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
+        if first != self._desk.settings.first_epoch:
+            self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
+            for shard in self._shards.values():
+                shard.scope.cancel()
 
     async def _insist(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do it, again and again until the bus does its part."""
@@ -465,7 +465,6 @@ class Coordinator:
         if seq is None:
             return False
         self.counters["records"] += 1
-        self._last_seq = max(self._last_seq, seq)
         state.head = seq
         entry.fenced = True
         entry.history.append(records.encode_entry(seq, turn.at, payload))

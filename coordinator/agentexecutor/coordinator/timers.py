@@ -49,7 +49,7 @@ class Timers:
 
     def shift(self, kinds: Container[Kind], by: float) -> None:
         """All timers of these kinds are due `by` seconds later (earlier when it is negative)."""
-        self._heap = [(due + by if kind in kinds else due, number, task, kind, *more) for due, number, task, kind, *more in self._heap]
+        self._heap = [(entry[0] + by, *entry[1:]) if entry[3] in kinds else entry for entry in self._heap]
         heapq.heapify(self._heap)
 
     def has(self, task: TaskName, kind: Kind, subtask: str | None = None) -> bool:

@@ -16,7 +16,7 @@ from msgspec import Raw, Struct, field
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Tasks, Waiting
 from agentexecutor.coordinator.evolve import evolve
-from agentexecutor.coordinator.inputs import AwardIn, Decision, Drop, Effect, Key, NeedSplit, SetTimer, SplitIn, TimerIn, Want
+from agentexecutor.coordinator.inputs import AwardIn, Decision, Drop, Effect, Key, NeedSplit, SetTimer, SplitIn, TimerIn, TimerKind, Want
 from agentexecutor.coordinator.machine import decide, pending
 from agentexecutor.coordinator.market import Assign, Market, SendCall
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -33,7 +33,7 @@ __all__ = ["Desk", "SplitWanted", "Turn"]
 
 UNTOLD = frozenset({r.Submitted, r.Planned, r.Ready, r.Held, r.FeedbackGiven})
 """Changes of which the market need not know."""
-DEADLINES = frozenset({"task-deadline", "subtask-deadline"})
+DEADLINES: tuple[TimerKind, ...] = ("task-deadline", "subtask-deadline")
 """Timers that wait for a time of the server's clock."""
 CLOCK_STEP_S = 0.05
 ENDINGS = (r.Cancelled, r.Superseded, r.Completed, r.FailedChange)
