@@ -49,6 +49,7 @@ def test_every_option_of_a_subtask_travels() -> None:
         "auction": "broadcast",
         "tailored": True,
         "on_failure": "skip",
+        "on_stall": "release",
         "prefer": "a1",
         "split": split,
     }

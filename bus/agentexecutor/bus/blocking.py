@@ -117,6 +117,10 @@ class Bus:
         """All living agents."""
         return self._portal.call(self._bus.agents)
 
+    def stalled(self) -> list[v.StalledLine]:
+        """See `Bus.stalled`."""
+        return self._portal.call(self._bus.stalled)
+
     def unserved(self) -> list[v.UnservedLine]:
         """Demand that no agent fits."""
         return self._portal.call(self._bus.unserved)

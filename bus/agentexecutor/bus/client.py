@@ -30,11 +30,12 @@ from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 from agentexecutor.schemas.plans import Plan
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
-__all__ = ["AuctionMode", "Bus", "MessageHandler", "attached", "connect", "own_name"]
+__all__ = ["AuctionMode", "Bus", "MessageHandler", "OnStall", "attached", "connect", "own_name"]
 
 T = TypeVar("T")
 MessageHandler = Callable[[TaskName, m.Message, Headers], Awaitable[None]]
 AuctionMode = Literal["standing", "call", "broadcast", "auto"]
+OnStall = m.OnStall
 ANSWER_S = 10.0
 ALL_ANSWER_S = 3.0
 CHUNK_S = 30.0
@@ -149,12 +150,13 @@ class Bus:
         auction: AuctionMode | None = None,
         tailored: bool | None = None,
         critics: Iterable[str] = (),
+        on_stall: OnStall | None = None,
         store_timeout_s: float | None = 60.0,
     ) -> Task:
         """Publish a task: a capability with its input (an object whose keys are the handler's parameters), or a plan.
 
         Returns once it is stored, whether or not anybody coordinates. The same `id` with the same content is the same task.
-        `deadline_s`: from now; `timeout_s`: for each attempt; `store_timeout_s`: for storing it. Raises PlanRefused, NameRefused,
+        `deadline_s`: from now; `timeout_s`: for each attempt; `on_stall`: as for Subtask; `store_timeout_s`: for storing it. Raises PlanRefused, NameRefused,
         TaskRefused (an option that no coordinator would take), StoreTimeout, StoreRefused, TooLarge, BusClosed.
         """
         task = TaskName(self.name, check_name("task", new_id() if id is None else id))
@@ -168,6 +170,7 @@ class Bus:
             auction=auction,
             tailored=tailored,
             critics=sorted(set(critics)),
+            on_stall=on_stall,
         )
         title = what if isinstance(what, str) else "plan"
         with t.span(t.SPAN_SUBMIT, title, parent=t.current()) as span:
@@ -242,8 +245,16 @@ class Bus:
 
     async def unserved(self) -> list[v.UnservedLine]:
         """Demand that no agent fits, from all coordinators. Raises NoAnswer."""
+        return merge_unserved(await self._what_stands_still())
+
+    async def stalled(self) -> list[v.StalledLine]:
+        """Subtasks whose agents live and show no progress for longer than they promised, longest first. Raises NoAnswer."""
+        lines = [line for view in await self._what_stands_still() for line in view.stalled]
+        return sorted(lines, key=lambda line: -line.silent_s)
+
+    async def _what_stands_still(self) -> list[v.UnservedView]:
         answers = await self._questions.ask_all("unserved", m.Ask(), ALL_ANSWER_S)
-        return merge_unserved([decode_as(v.UnservedView, await self.body(NOBODY, got.body, got.body_blob)) for got in answers])
+        return [decode_as(v.UnservedView, await self.body(NOBODY, got.body, got.body_blob)) for got in answers]
 
     # bodies
 

@@ -16,8 +16,8 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
-from agentexecutor.bus.streams import INBOX, LEASE, LOG, SUBMITS, stream_name
-from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339
+from agentexecutor.bus.streams import INBOX, LEASE, LOG, PROGRESS, SUBMITS, stream_name
+from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339, to_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
 
 __all__ = ["StoredRecord", "TaskLog"]
@@ -54,6 +54,7 @@ class TaskLog:
         self._log = stream_name(LOG, connection.prefix)
         self._inbox = stream_name(INBOX, connection.prefix)
         self._submits = stream_name(SUBMITS, connection.prefix)
+        self._progress = stream_name(PROGRESS, connection.prefix)
         self._leases = stream_name(LEASE, connection.prefix)
 
     async def append(self, shard: int, task: TaskName, payload: bytes, headers: Headers, *, expected: int) -> int:
@@ -109,6 +110,10 @@ class TaskLog:
             after = more[-1].seq
 
     async def _batch(self, subject: str, start: int) -> list[StoredRecord]:
+        return await self._get(self._log, {"batch": BATCH, "next_by_subj": subject, "seq": start})
+
+    async def _get(self, stream: str, asked: dict[str, Any]) -> list[StoredRecord]:
+        """One batch of direct gets."""
         inbox = f"_INBOX.{new_id()}"
         records: list[StoredRecord] = []
         done = anyio.Event()
@@ -122,12 +127,11 @@ class TaskLog:
 
         subscription = await self._connection.subscribe(inbox, collect)
         try:
-            body = json.dumps({"batch": BATCH, "next_by_subj": subject, "seq": start}).encode()
-            await self._connection.publish(f"$JS.API.DIRECT.GET.{self._log}", body, {}, reply=inbox)
+            await self._connection.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(asked).encode(), {}, reply=inbox)
             with anyio.fail_after(APPEND_S):
                 await done.wait()
         except TimeoutError as error:
-            raise ApiError("JetStream did not answer a read of the log.", code=408, err_code=0, description="time-out") from error
+            raise ApiError(f"JetStream did not answer a read of {stream}.", code=408, err_code=0, description="time-out") from error
         finally:
             await _unsubscribe(subscription)
         return records
@@ -159,6 +163,19 @@ class TaskLog:
     async def last_of(self, stream: str, subject: str) -> StoredRecord | None:
         """The last message of a subject in one of the other streams, from the leader."""
         return await self._last(stream_name(stream, self._connection.prefix), subject)
+
+    async def progress(self, task: TaskName, peer: str, since: float) -> list[tuple[float, bytes]]:
+        """What an agent said about its progress in a task since `since` (seconds since 1970): stamps and payloads, oldest first.
+
+        The first 256 and the last of them. Raises ApiError.
+        """
+        subject = self._connection.subjects.progress(peer, task)
+        last = await self._last(self._progress, subject)
+        if last is None or last.stamp < since:
+            return []
+        asked = {"batch": BATCH, "next_by_subj": subject, "start_time": to_rfc3339(since)}
+        said = await self._get(self._progress, asked)
+        return [(one.stamp, one.payload) for one in (*said, last) if one.payload is not None]
 
     async def inbox_has(self, shard: int, task: TaskName, peer: str) -> bool:
         """Whether the inbox still holds a claim of `peer` about the task, by the leader's word."""

@@ -81,6 +81,7 @@ def stream_settings(prefix: str, shards: int, replicas: int) -> list[dict[str, A
             "discard": "old",
             "max_age": 24 * 3600 * SECOND,
             "max_bytes": 1 * GIB,
+            "allow_direct": True,
         },
         {
             "name": BLOBS,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from agentexecutor.bus.client import connect
 from agentexecutor.bus.loop import run
 from agentexecutor.console.options import command
@@ -16,13 +18,14 @@ __all__ = ["agents", "unserved"]
     "agentexecutor agents --json | jq -r 'select(.free > 0) | .name'",
 )
 def agents(nats: str | None, *, as_json: bool) -> None:
-    """List the living agents and what they run."""
+    """List the living agents, what they run, and what of it stands still."""
     run(_agents, Output(json=as_json), nats)
 
 
 async def _agents(out: Output, nats: str | None) -> None:
     async with connect(nats) as bus:
-        found = await bus.agents()
+        found, stalled = await bus.agents(), await bus.stalled()
+    found = [replace(agent, stalled=[line for line in stalled if line.agent == agent.name]) for agent in found]
     if out.json:
         for agent in found:
             out.object(agent)
@@ -34,7 +37,9 @@ async def _agents(out: Output, nats: str | None) -> None:
 
 def _cells(agent: AgentView) -> list[object]:
     labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
-    runs = " ".join(f"{held.task}/{held.subtask}" for held in agent.running)
+    still = {(line.task, line.subtask): f" (stalled: {seconds(line.silent_s)} without progress)" for line in agent.stalled}
+    named = {(held.task, held.subtask): "" for held in agent.running} | still
+    runs = "\n".join(f"{task}/{subtask}{note}" for (task, subtask), note in named.items())
     return [agent.name, " ".join(agent.capabilities), agent.free, agent.capacity, labels, runs, seconds(agent.seen_s)]
 
 

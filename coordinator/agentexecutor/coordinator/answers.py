@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw
 
-from agentexecutor.coordinator.inputs import Key
+from agentexecutor.coordinator.inputs import Key, Stalled
 from agentexecutor.coordinator.records import encode_entry
 from agentexecutor.coordinator.turns import SplitWanted
 from agentexecutor.schemas import messages as m
@@ -24,6 +24,7 @@ __all__ = [
     "log_lines",
     "log_page",
     "newest",
+    "stalled_lines",
     "task_line",
     "unserved_splits",
 ]
@@ -94,6 +95,21 @@ def newest(heads: Iterable[Head], question: m.Ask) -> list[Head]:
 def task_line(head: Head) -> v.TaskLine:
     """A line of the list of tasks."""
     return v.TaskLine(task=str(head.name), state=head.state, at=to_rfc3339(head.stamp), priority=head.priority)
+
+
+def stalled_lines(now: float, stalls: Mapping[Key, Stalled]) -> list[v.StalledLine]:
+    """Work that stands still; `now`: seconds since 1970 by the server's clock."""
+    return [
+        v.StalledLine(
+            task=str(key.task),
+            subtask=key.subtask,
+            agent=one.agent,
+            epoch=one.epoch,
+            silent_s=round(now - one.since, 3),
+            allowed_s=round(one.allowed_s, 3),
+        )
+        for key, one in stalls.items()
+    ]
 
 
 def unserved_splits(now: float, waiting: Mapping[Key, SplitWanted]) -> list[v.UnservedLine]:

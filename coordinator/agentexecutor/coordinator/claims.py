@@ -13,6 +13,7 @@ from agentexecutor.coordinator.draft import Draft, check_policies, child_result,
 from agentexecutor.coordinator.inputs import ClaimIn, Send, SetTimer
 from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
 from agentexecutor.coordinator.split import child_name
+from agentexecutor.coordinator.stalls import time_silence
 from agentexecutor.coordinator.states import CLAIMS, Standing
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -85,6 +86,7 @@ def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, _input: ClaimI
     _accepted(draft, subtask, claim.schedule)
     draft.decision.soft = True
     _time_attempt(draft, subtask)
+    time_silence(draft, subtask, claim.schedule)
 
 
 def _done(draft: Draft, subtask: SubtaskState, claim: m.Done, _input: ClaimIn) -> None:
@@ -131,6 +133,7 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
     if subtask.state == "awarded":
         _accepted(draft, subtask, [])
         _time_attempt(draft, subtask)
+        time_silence(draft, subtask, [])
     draft.change(r.Planned(version=state.plan_version, cause="extend", add={name: claim.child}, parent=subtask.name, call=claim.call))
     if all(state.subtasks[other].state in ("completed", "skipped") or other in draft.satisfied for other in needs[name]):
         draft.change(r.Ready(subtasks=[name]))

@@ -187,7 +187,7 @@ def _failed(state: TaskState, change: r.FailedChange, at: float) -> None:
         subtask.losses += 1
     elif cause in ("declined", "accept-timeout"):
         subtask.returns += 1
-    elif cause in ("failed", "timeout"):
+    elif cause in ("failed", "timeout", "stalled"):
         subtask.tries += 1
     if change.outcome == "retry":
         subtask.agent = subtask.boot = None

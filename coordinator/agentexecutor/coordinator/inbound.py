@@ -5,11 +5,12 @@ Pure. A message that cannot be used raises `Unusable`; the caller counts it, tel
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec import Raw
 
-from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, FeedbackIn, SubmitIn
+from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, FeedbackIn, NeedProgress, ProgressIn, SubmitIn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, digest
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
@@ -17,7 +18,7 @@ from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.references import check_ref
 from agentexecutor.schemas.subjects import FromSubject, Subjects
 
-__all__ = ["Claimed", "Submitted", "Unusable", "large_result", "read_claim", "read_submit"]
+__all__ = ["Claimed", "Submitted", "Unusable", "large_result", "read_claim", "read_progress", "read_submit"]
 
 _TYPE_OF_KIND = {"cancel": "cancel-task", "feedback": "feedback-claim"}
 """Where the Ae-Type is not the kind in the subject."""
@@ -42,6 +43,22 @@ class Submitted(NamedTuple):
     klass: str
     task: TaskName
     input: SubmitIn
+
+
+def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, bytes]], *, queued: bool) -> ProgressIn:
+    """The last sign of the award that is asked about, among messages (server's stamp, payload) of its agent, oldest first."""
+    found = ProgressIn(need.subtask, need.epoch, queued=queued)
+    schedule: list[m.Step] | None = None
+    for stamp, payload in said:
+        try:
+            sign = decode("progress", payload)
+        except DecodeFailed:
+            continue
+        if isinstance(sign, m.Progress) and (sign.subtask, sign.epoch, sign.boot) == (need.subtask, need.epoch, boot):
+            schedule = sign.schedule or schedule
+            step = sign.step if sign.state == "started" else None
+            found = ProgressIn(need.subtask, need.epoch, stamp, step, schedule, queued)
+    return found
 
 
 def read_claim(subjects: Subjects, subject: str, payload: bytes, headers: dict[str, str]) -> Claimed:

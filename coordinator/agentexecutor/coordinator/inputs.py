@@ -31,17 +31,20 @@ __all__ = [
     "Key",
     "LostIn",
     "NeedCompose",
+    "NeedProgress",
     "NeedSplit",
+    "ProgressIn",
     "Send",
     "SetTimer",
     "SplitIn",
+    "Stalled",
     "SubmitIn",
     "TimerIn",
     "TimerKind",
     "Want",
 ]
 
-TimerKind = Literal["accept", "attempt", "retry", "subtask-deadline", "task-deadline"]
+TimerKind = Literal["accept", "attempt", "retry", "stall", "subtask-deadline", "task-deadline"]
 
 
 class Key(NamedTuple):
@@ -132,6 +135,21 @@ class TimerIn(Struct, frozen=True):
     id: str = ""
 
 
+class ProgressIn(Struct, frozen=True):
+    """The answer to `NeedProgress`: the agent's last sign, `at` by the server's clock (None: there is none), the step and the schedule that it named.
+
+    `queued`: its offer says that it has not begun.
+    """
+
+    subtask: str
+    epoch: int
+    at: float | None = None
+    step: str | None = None
+    schedule: list[m.Step] | None = None
+    queued: bool = False
+    id: str = ""
+
+
 class SplitIn(Struct, frozen=True):
     """The answer to `NeedSplit`: the list has `length` items; one share for each of `capacities` (agent or None, its weight)."""
 
@@ -158,7 +176,7 @@ class HeldIn(Struct, frozen=True):
     id: str = ""
 
 
-Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn | TimerIn | SplitIn | ComposedIn | HeldIn
+Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn | TimerIn | ProgressIn | SplitIn | ComposedIn | HeldIn
 
 
 # What follows from a decision
@@ -228,6 +246,24 @@ class NeedCompose(Struct, frozen=True):
     join: bool
 
 
+class NeedProgress(Struct, frozen=True):
+    """Find the last thing that the holder said about this award since `since` (seconds since 1970), and answer with `ProgressIn`."""
+
+    subtask: str
+    epoch: int
+    since: float
+
+
+class Stalled(Struct, frozen=True):
+    """Show the subtask as stalled: no sign since `since` (seconds since 1970), with `allowed_s` promised. Epoch 0: it is not, or not any more."""
+
+    subtask: str
+    epoch: int = 0
+    agent: str = ""
+    since: float = 0.0
+    allowed_s: float = 0.0
+
+
 class SetTimer(Struct, frozen=True):
     """Wake the machine with `TimerIn` at `due` (seconds since 1970). A later one of the same kind and subtask replaces it."""
 
@@ -237,7 +273,7 @@ class SetTimer(Struct, frozen=True):
     epoch: int = 0
 
 
-Effect = Send | GiveAward | Want | Drop | NeedSplit | NeedCompose | SetTimer
+Effect = Send | GiveAward | Want | Drop | NeedSplit | NeedCompose | NeedProgress | Stalled | SetTimer
 
 
 class Decision(Struct):

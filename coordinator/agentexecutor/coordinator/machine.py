@@ -32,6 +32,7 @@ from agentexecutor.coordinator.inputs import (
     Input,
     LostIn,
     NeedCompose,
+    ProgressIn,
     Send,
     SetTimer,
     SplitIn,
@@ -41,6 +42,7 @@ from agentexecutor.coordinator.inputs import (
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.split import share_specs
+from agentexecutor.coordinator.stalls import decide_progress, stall_timer, watch_silence
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import to_rfc3339
@@ -268,6 +270,7 @@ _TIMERS: dict[str, Callable[[Draft, TimerIn], None]] = {
     "accept": _accept_timer,
     "attempt": _attempt_timer,
     "retry": _retry_timer,
+    "stall": stall_timer,
     "subtask-deadline": _subtask_deadline,
     "task-deadline": _task_deadline,
 }
@@ -348,6 +351,7 @@ _DECIDE: dict[type, Callable[[Draft, Any], None]] = {
     LostIn: _lost,
     BrokenIn: _broken,
     TimerIn: _timer,
+    ProgressIn: decide_progress,
     SplitIn: _split,
     ComposedIn: _composed,
     HeldIn: _held,
@@ -391,6 +395,7 @@ def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settin
         timeout = timeout_of(state, subtask)
         if timeout is not None and subtask.accepted_at is not None:
             effects.append(SetTimer("attempt", min(subtask.accepted_at, now) + timeout, subtask.name, subtask.epoch))
+        effects += watch_silence(subtask, now, settings)
         effects += [
             Send(subtask.agent, "feedback", feedback.message(state, subtask.name, given))
             for given in state.feedback

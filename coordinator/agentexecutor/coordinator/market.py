@@ -454,6 +454,15 @@ class Market:
             self._release(now, holding)
         return [suspect for suspect in found if suspect.epoch > 0]
 
+    def has_begun(self, key: Key, epoch: int) -> bool:
+        """Whether the holder's offer says that it works on an award (or says nothing about it)."""
+        holding = self._holdings.get(key)
+        agent = None if holding is None else self._book.agents.get(holding.agent)
+        named = [] if agent is None or agent.offer is None else agent.offer.running
+        return all(
+            entry.state == "running" for entry in named if (entry.task, entry.subtask, entry.epoch) == (str(key.task), key.subtask, epoch)
+        )
+
     def stale_running(self, now: float, peer: str) -> list[m.Running]:
         """Entries of an agent's last offer that no award of ours backs: an older epoch, or nothing we know of (perhaps another's)."""
         agent = self._book.agents.get(peer)

@@ -32,6 +32,10 @@ class Settings:
     ageing_s: float = 10.0
     """Waiting so long is worth one step of priority."""
     grace_s: float = 5.0
+    stall_factor: float = 2.0
+    """So many times what an agent promised, it may be silent about its work before it counts as stalled."""
+    stall_min_s: float = 5.0
+    """And never less; a stalled one is looked at again after so long."""
     first_epoch: int = 1
     """Awards are numbered from here on at least. Not for users: the shell sets it after a restart of the server (docs/adr/0011)."""
     keep_s: int = 7 * 24 * 3600

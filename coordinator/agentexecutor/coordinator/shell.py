@@ -38,8 +38,21 @@ from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Twice, Waiting
-from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim, read_submit
-from agentexecutor.coordinator.inputs import ClaimIn, Effect, GiveAward, HeldIn, LostIn, NeedCompose, NeedSplit, Send, SubmitIn
+from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim, read_progress, read_submit
+from agentexecutor.coordinator.inputs import (
+    ClaimIn,
+    Effect,
+    GiveAward,
+    HeldIn,
+    Key,
+    LostIn,
+    NeedCompose,
+    NeedProgress,
+    NeedSplit,
+    ProgressIn,
+    Send,
+    SubmitIn,
+)
 from agentexecutor.coordinator.leases import Beat, Confirm, GiveUp, LeaseAction, Leases
 from agentexecutor.coordinator.machine import decide
 from agentexecutor.coordinator.market import Market, SendCall, Suspect
@@ -501,6 +514,15 @@ class Coordinator:
                     entry.inputs.append(Waiting(length))
             elif isinstance(effect, NeedCompose):
                 entry.inputs.append(Waiting(await self._errands.run(task, errands.compose(effect))))
+            elif isinstance(effect, NeedProgress):
+                entry.inputs.append(Waiting(await self._last_sign(state, effect)))
+
+    async def _last_sign(self, state: TaskState, need: NeedProgress) -> ProgressIn:
+        """What the holder of an award said last about its progress."""
+        subtask = state.subtasks[need.subtask]
+        queued = not self._market.has_begun(Key(state.name, need.subtask), need.epoch)
+        said = await self._log.progress(state.name, subtask.agent or "", need.since)
+        return read_progress(need, subtask.boot or "", said, queued=queued)
 
     async def _send(self, task: TaskName, send: Send, state: TaskState | None) -> None:
         message = send.message
@@ -865,7 +887,8 @@ class Coordinator:
     async def _answer_unserved(self, asked: Asked) -> None:
         now = time.monotonic()
         lines = [*self._market.unserved(now), *answers.unserved_splits(now, self._desk.splits)]
-        await self._answer(asked, encode(v.UnservedView(unserved=lines)))
+        stalled = answers.stalled_lines(self._clock.now(now), self._desk.stalls())
+        await self._answer(asked, encode(v.UnservedView(unserved=lines, stalled=stalled)))
 
     async def _answer_blob(self, asked: Asked) -> None:
         await self._answering.answer_chunk(asked, of=self._members())

@@ -16,7 +16,20 @@ from msgspec import Raw, Struct, field
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Tasks, Waiting
 from agentexecutor.coordinator.evolve import evolve
-from agentexecutor.coordinator.inputs import AwardIn, Decision, Drop, Effect, Key, NeedSplit, SetTimer, SplitIn, TimerIn, TimerKind, Want
+from agentexecutor.coordinator.inputs import (
+    AwardIn,
+    Decision,
+    Drop,
+    Effect,
+    Key,
+    NeedSplit,
+    SetTimer,
+    SplitIn,
+    Stalled,
+    TimerIn,
+    TimerKind,
+    Want,
+)
 from agentexecutor.coordinator.machine import decide, pending
 from agentexecutor.coordinator.market import Assign, Market, SendCall
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -76,6 +89,8 @@ class Desk:
         self.calls: list[SendCall] = []
         """Calls for proposals to be sent."""
         self.splits: dict[Key, SplitWanted] = {}
+        self.stalled: dict[Key, Stalled] = {}
+        """Running subtasks without a sign of progress."""
         self._shards = shards
         self._wake = wake
         self._draw = draw
@@ -122,6 +137,7 @@ class Desk:
             self.timers.set(entry.name, SOFT, monotonic + self.settings.soft_accept_s)
         if state.ended:
             self.timers.drop(entry.name)
+            self._forget_stalls(entry.name)
 
     def _more(self, entry: Entry, monotonic: float) -> bool:
         """Whether an input waits; the market is asked first whether it has an agent for what this turn made ready."""
@@ -159,8 +175,16 @@ class Desk:
                 self.timers.set(task, effect.kind, effect.due - self.clock.offset, effect.subtask, effect.epoch)
             elif isinstance(effect, Drop):
                 self._want_no_more(Key(task, effect.subtask))
+            elif isinstance(effect, Stalled):
+                self._show_stalled(Key(task, effect.subtask), effect)
             else:
                 later.append(effect)
+
+    def _show_stalled(self, key: Key, stalled: Stalled) -> None:
+        if stalled.epoch:
+            self.stalled[key] = stalled
+        else:
+            self.stalled.pop(key, None)
 
     # splits
 
@@ -242,6 +266,20 @@ class Desk:
                 del self.splits[key]
             entry.told = False
         self.timers.drop(entry.name)
+        self._forget_stalls(entry.name)
+
+    def _forget_stalls(self, task: TaskName) -> None:
+        for key in [key for key in self.stalled if key.task == task]:
+            del self.stalled[key]
+
+    def stalls(self) -> dict[Key, Stalled]:
+        """What stands still now; what has ended or was given to another since is forgotten."""
+        for key, stalled in list(self.stalled.items()):
+            entry = self.tasks.get(key.task)
+            subtask = None if entry is None or entry.state is None else entry.state.subtasks.get(key.subtask)
+            if subtask is None or subtask.state != "running" or subtask.epoch != stalled.epoch:
+                del self.stalled[key]
+        return self.stalled
 
     def poll(self, monotonic: float) -> None:
         """Ask the market what is due: awards go to their tasks, calls to be sent are gathered."""
@@ -292,10 +330,11 @@ class Desk:
         return all(looked.get(key.subtask) == "parked" for key in keys)
 
     def looked(self, state: TaskState, monotonic: float) -> dict[str, str]:
-        """How the market sees the task's ready subtasks: calling or parked."""
+        """How the task's subtasks look from here: ready ones may be calling or parked, running ones stalled."""
         ready = [Key(state.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
         seen = self.market.looked(monotonic, ready) if ready else {}
-        return seen | {key.subtask: "parked" for key in ready if key in self.splits}
+        seen |= {key.subtask: "parked" for key in ready if key in self.splits}
+        return seen | {key.subtask: "stalled" for key in self.stalls() if key.task == state.name}
 
     def next_due(self) -> float | None:
         """When a timer or the market is due next, monotonic."""

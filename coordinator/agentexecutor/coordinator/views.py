@@ -23,12 +23,12 @@ def _trace_id(state: TaskState) -> str | None:
 
 
 def subtask_view(subtask: SubtaskState, looked: str | None = None) -> v.SubtaskView:
-    """A subtask as ``show`` prints it; `looked`: calling or parked, as the market sees a ready one."""
+    """A subtask as ``show`` prints it; `looked`: calling or parked, as the market sees a ready one, or stalled, as a running one may be."""
     result, blob = _body(subtask.result)
     last = subtask.attempts[-1] if subtask.attempts else None
     return v.SubtaskView(
         capability=subtask.spec.capability,
-        state=looked if looked is not None and subtask.state == "ready" else subtask.state,
+        state=looked if looked is not None and subtask.state in ("ready", "running") else subtask.state,
         agent=last.agent if last else None,
         epoch=last.epoch if last else None,
         plan_version=subtask.plan_version,
@@ -44,7 +44,7 @@ def subtask_view(subtask: SubtaskState, looked: str | None = None) -> v.SubtaskV
 
 
 def task_view(state: TaskState, looked: dict[str, str] | None = None) -> v.TaskView:
-    """A task as ``show`` prints it; `looked`: subtask → calling or parked."""
+    """A task as ``show`` prints it; `looked`: subtask → calling, parked or stalled."""
     result, blob = _body(state.result)
     return v.TaskView(
         task=str(state.name),

@@ -56,6 +56,7 @@ EMPTY = Raw(b"{}")
 NULL = Raw(b"null")
 
 Verdict = Literal["accept", "revise", "reject"]
+OnStall = Literal["wait", "release"]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Priority = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -138,6 +139,7 @@ class SubtaskSpec(Message, frozen=True, kw_only=True):
     auction: Literal["standing", "call", "broadcast", "auto"] | None = None
     tailored: bool | None = None
     on_failure: Literal["fail", "skip"] = "fail"
+    on_stall: OnStall | None = None
     prefer: str | None = None
     split: Split | None = None
 
@@ -170,6 +172,7 @@ class Submit(Message, frozen=True, kw_only=True):
     auction: Literal["standing", "call", "broadcast", "auto"] | None = None
     tailored: bool | None = None
     critics: list[str] = []
+    on_stall: OnStall | None = None
 
 
 class CancelTask(Message, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from msgspec import Raw
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
 from agentexecutor.schemas.codec import decode_as, encode
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
-from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec, Verdict
+from agentexecutor.schemas.messages import OnStall, PlanSpec, Split, SubtaskSpec, Verdict
 from agentexecutor.schemas.names import check_capability, check_name
 from agentexecutor.schemas.references import Ref, encode_input, find_references
 
@@ -30,7 +30,8 @@ class Subtask:
 
     `after` names subtasks to wait for besides those that the input refers to. `retries`: tries after the first (2 when nobody says).
     `timeout_s`: for one attempt; `deadline_s`: from the submit. `labels`: the agent must have them. `award`: policy; `auction`: mode;
-    `tailored`: ask for bids made for this input. `on_failure`: ``fail`` the task or ``skip``. `prefer`: an agent's name.
+    `tailored`: ask for bids made for this input. `on_failure`: ``fail`` the task or ``skip``. `on_stall`: when its agent lives but shows no
+    progress for longer than it promised, ``wait`` (the default, and show it) or ``release`` it to another. `prefer`: an agent's name.
     `split`: data-parallel shares.
     """
 
@@ -46,6 +47,7 @@ class Subtask:
     auction: Literal["standing", "call", "broadcast", "auto"] | None = None
     tailored: bool | None = None
     on_failure: Literal["fail", "skip"] = "fail"
+    on_stall: OnStall | None = None
     prefer: str | None = None
     split: Split | None = None
 
@@ -72,6 +74,7 @@ class Subtask:
             auction=self.auction,
             tailored=self.tailored,
             on_failure=self.on_failure,
+            on_stall=self.on_stall,
             prefer=self.prefer,
             split=self.split,
         )

@@ -16,6 +16,7 @@ __all__ = [
     "BidView",
     "Event",
     "LogView",
+    "StalledLine",
     "StateView",
     "SubtaskView",
     "TaskLine",
@@ -111,6 +112,17 @@ class TasksView(View, frozen=True, kw_only=True):
     waiting: int = 0
 
 
+class StalledLine(View, frozen=True, kw_only=True):
+    """A subtask whose agent lives, and shows no progress for longer than it promised (`allowed_s`)."""
+
+    task: str
+    subtask: str
+    agent: str
+    epoch: int
+    silent_s: float
+    allowed_s: float
+
+
 class AgentView(View, frozen=True, kw_only=True):
     """An agent as its last offer shows it; `seen_s` seconds ago."""
 
@@ -121,6 +133,8 @@ class AgentView(View, frozen=True, kw_only=True):
     labels: dict[str, str]
     running: list[Running]
     seen_s: float
+    stalled: list[StalledLine] = []
+    """Filled in by who asks (`Bus.stalled`): each coordinator knows its own part."""
 
 
 class AgentsView(View, frozen=True, kw_only=True):
@@ -141,9 +155,10 @@ class UnservedLine(View, frozen=True, kw_only=True):
 
 
 class UnservedView(View, frozen=True, kw_only=True):
-    """Demand without an offer."""
+    """Demand without an offer, and work that stands still."""
 
     unserved: list[UnservedLine]
+    stalled: list[StalledLine] = []
 
 
 class Event(View, frozen=True, kw_only=True):
