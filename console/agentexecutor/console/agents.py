@@ -8,7 +8,8 @@ from agentexecutor.bus.client import connect
 from agentexecutor.bus.loop import run
 from agentexecutor.console.options import command
 from agentexecutor.console.output import Output, seconds
-from agentexecutor.schemas.views import AgentView
+from agentexecutor.schemas.messages import Running
+from agentexecutor.schemas.views import AgentView, StalledLine
 
 __all__ = ["agents", "unserved"]
 
@@ -25,7 +26,7 @@ def agents(nats: str | None, *, as_json: bool) -> None:
 async def _agents(out: Output, nats: str | None) -> None:
     async with connect(nats) as bus:
         found, stalled = await bus.agents(), await bus.stalled()
-    found = [replace(agent, stalled=[line for line in stalled if line.agent == agent.name]) for agent in found]
+    found = [_marked(agent, [line for line in stalled if line.agent == agent.name]) for agent in found]
     if out.json:
         for agent in found:
             out.object(agent)
@@ -35,11 +36,17 @@ async def _agents(out: Output, nats: str | None) -> None:
         out.say("No agents. Start one with: agentexecutor agent FILE.py:NAME")
 
 
+def _marked(agent: AgentView, stalled: list[StalledLine]) -> AgentView:
+    """What it runs, with `stalled` as the state of what stands still (the agent itself does not know)."""
+    running = {(held.task, held.subtask): held for held in agent.running}
+    for line in stalled:
+        running[line.task, line.subtask] = Running(task=line.task, subtask=line.subtask, epoch=line.epoch, state="stalled")
+    return replace(agent, running=list(running.values()))
+
+
 def _cells(agent: AgentView) -> list[object]:
     labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
-    still = {(line.task, line.subtask): f" (stalled: {seconds(line.silent_s)} without progress)" for line in agent.stalled}
-    named = {(held.task, held.subtask): "" for held in agent.running} | still
-    runs = "\n".join(f"{task}/{subtask}{note}" for (task, subtask), note in named.items())
+    runs = "\n".join(f"{held.task}/{held.subtask}" + (f" ({held.state})" if held.state != "running" else "") for held in agent.running)
     return [agent.name, " ".join(agent.capabilities), agent.free, agent.capacity, labels, runs, seconds(agent.seen_s)]
 
 

@@ -222,7 +222,7 @@ class Running(Message, frozen=True, kw_only=True, omit_defaults=False):
     task: str
     subtask: str
     epoch: Count
-    state: Literal["queued", "running", "waiting"] = "running"
+    state: Literal["queued", "running", "waiting", "stalled"] = "running"
 
 
 class Offer(Message, frozen=True, kw_only=True):

@@ -133,8 +133,6 @@ class AgentView(View, frozen=True, kw_only=True):
     labels: dict[str, str]
     running: list[Running]
     seen_s: float
-    stalled: list[StalledLine] = []
-    """Filled in by who asks (`Bus.stalled`): each coordinator knows its own part."""
 
 
 class AgentsView(View, frozen=True, kw_only=True):
