@@ -70,8 +70,8 @@ class Checker:
         self.offers: dict[str, deque[tuple[float, str]]] = {}
         """The last offers of each agent: when they were stored, and the boot."""
         self.violation: Violation | None = None
-        self.cut = False
-        """The server lost writes: what was seen may be undone."""
+        self.cut_at = 0.0
+        """When the server lost its last writes: what had been done because of them may be undone."""
         self.clock_jumped = False
         server.on_stored = self._stored
         server.on_acked = self._acked
@@ -84,6 +84,7 @@ class Checker:
 
     def power_cut(self) -> None:
         """The log was cut: fold it anew."""
+        self.cut_at = self.server.loop.now
         self.states.clear()
         self.ended.clear()
         self.history.append("power cut")
@@ -214,7 +215,7 @@ class Checker:
     def _acked(self, stream: str, stored: Stored) -> None:
         """What was taken out of a queue must have done its work, or must be of no use any more."""
         id = stored.headers.get(H_ID, "")
-        if id in self.refused or self.cut:
+        if id in self.refused or stored.at < self.cut_at:
             return
         if stream == SUBMITS:
             _, _, task = self.server.subjects.parse_new(stored.subject)
@@ -294,7 +295,7 @@ class Checker:
                 continue
             stored = self.server.last(LOG, self.server.subjects.log(entry.shard, entry.name))
             mine = self.states.get(entry.name)
-            if stored is None or mine is None or stored.seq != state.head or self.cut:
+            if stored is None or mine is None or stored.seq != state.head:
                 continue
             if _essence(state) != _essence(mine):
                 self.fail("folding the log gives the live state", f"{entry.name}: {_essence(state)} is not {_essence(mine)}")

@@ -192,6 +192,18 @@ class Server:
             delay += self.drawn.uniform(0, faults.late_s)
         self.loop.call_later(delay, action, context=contextvars.Context())
 
+    def reach(self, link: SimConnection, action: Callable[[], None]) -> None:
+        """The same for what goes through a link: when that breaks on the way, it never arrives."""
+        session = link.up_at
+
+        def arrive() -> None:
+            if link.connected and link.up_at == session:
+                action()
+            else:
+                link.deaf_at = self.loop.now
+
+        self.later(arrive)
+
     def lost(self, part: float, what: str) -> bool:
         """Whether the network drops it."""
         if part and self.drawn.random() < part:
@@ -216,7 +228,7 @@ class Server:
     def _answer(self, link: SimConnection, reply: str, answer: dict[str, Any] | None) -> None:
         if reply and not self.lost(self.faults.lose_ack, "acknowledgements lost"):
             body = b"" if answer is None else json.dumps(answer).encode()
-            self.later(lambda: link.take(reply, body, {}, ""))
+            self.reach(link, lambda: link.take(reply, body, {}, ""))
 
     def deliver(self, subject: str, payload: bytes, headers: dict[str, str], reply: str = "") -> None:
         """Core NATS: to all that listen now, and one of each queue group."""
@@ -237,10 +249,10 @@ class Server:
         if self.lost(self.faults.lose, "messages lost"):
             link.deaf_at = self.loop.now
             return
-        self.later(lambda: link.hear(number, Msg(subject, payload, dict(headers), reply)))
+        self.reach(link, lambda: link.hear(number, Msg(subject, payload, dict(headers), reply)))
         if self.faults.double and self.drawn.random() < self.faults.double:
             self.counts["messages doubled"] += 1
-            self.later(lambda: link.hear(number, Msg(subject, payload, dict(headers), reply)))
+            self.reach(link, lambda: link.hear(number, Msg(subject, payload, dict(headers), reply)))
 
     # streams
 
@@ -336,7 +348,7 @@ class Server:
         alive = [pull for pull in consumer.pulls if pull[2] > now]
         for pull in consumer.pulls:
             if pull[2] <= now and consumer.link is not None:
-                self.later(partial(pull[3].take, pull[1], b"", {"Status": "408"}, ""))
+                self.reach(pull[3], partial(pull[3].take, pull[1], b"", {"Status": "408"}, ""))
         consumer.pulls = alive
 
     def _serve(self, consumer: _Consumer) -> None:
@@ -390,7 +402,7 @@ class Server:
             link.deaf_at = self.loop.now
             self.excuse(message.reply)
         else:
-            self.later(lambda: link.take(subject, message.data, message.headers or {}, message.reply, message.subject))
+            self.reach(link, lambda: link.take(subject, message.data, message.headers or {}, message.reply, message.subject))
 
     # JetStream's API
 
@@ -405,7 +417,7 @@ class Server:
                 consumer.pulls.append([asked["batch"], reply, self.loop.now + asked["expires"] / 1e9, link])
                 self._serve(consumer)
             else:
-                self.later(lambda: link.take(reply, b"", {"Status": "503"}, ""))
+                self.reach(link, lambda: link.take(reply, b"", {"Status": "503"}, ""))
         elif subject.startswith("$JS.API.DIRECT.GET."):
             self._direct_get(link, subject.rpartition(".")[2], json.loads(payload), reply)
 
@@ -610,7 +622,7 @@ class SimConnection(Connection):
             if server.lost(part, "requests lost" if reply else "publishes lost"):
                 server.excuse(subject)
             else:
-                server.later(lambda: server.receive(self, subject, payload, headers, reply))
+                server.reach(self, lambda: server.receive(self, subject, payload, headers, reply))
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], Any], *, queue: str = "") -> Any:  # type: ignore[override]  # a Msg of ours
         self._number += 1
@@ -669,14 +681,12 @@ class SimConnection(Connection):
                 done.set_result(answer)
 
         def arrive() -> None:
-            if not (server.up and self.connected):
-                return
             answer = server.api(self, name, body)
             if not server.lost(server.faults.lose_ack, "answers lost"):
-                server.later(lambda: finish(answer) if self.connected else None)
+                server.reach(self, lambda: finish(answer))
 
         if self._up and not server.lost(server.faults.lose_request, "requests lost"):
-            server.later(arrive)
+            server.reach(self, arrive)
         timer = server.loop.call_later(timeout_s, finish, None)
         try:
             answer = await done

@@ -71,6 +71,8 @@ class Connection:
         self.shards = 0
         self._streams = streams
         """Shards and replicas of streams that are made, and whether they are."""
+        self.session = 0
+        """Number of the connection: another after each reconnect."""
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
         self._acks = Acks()
@@ -107,6 +109,7 @@ class Connection:
 
     async def reconnected(self) -> None:
         """Make what the server has forgotten (streams in memory do not outlive it), then run the hooks. Called after a reconnect."""
+        self.session += 1
         try:
             await self.restore()
         except Exception:

@@ -42,7 +42,7 @@ GIVEN_UP_S = 1.0
 
 
 class Inbound(NamedTuple):
-    """A stored message on its way to the coordinator. `stamp`: the server's, seconds since 1970; `reply` acknowledges it."""
+    """A stored message on its way to the coordinator. `stamp`: the server's, seconds since 1970; `reply` acknowledges it, in this `session` only."""
 
     subject: str
     payload: bytes
@@ -50,6 +50,11 @@ class Inbound(NamedTuple):
     seq: int
     stamp: float
     reply: str
+    session: int = 0
+
+    def is_current(self, connection: Connection) -> bool:
+        """Whether it may be answered: after a reconnect it comes again, and (after a power cut) its number may be another message's."""
+        return connection.connected and self.session == connection.session
 
 
 Handler = Callable[[Inbound], Awaitable[None]]
@@ -157,11 +162,13 @@ class ShardConsumers:
 
     async def ack(self, inbound: Inbound) -> None:
         """Done with it: the server forgets it."""
-        await self._connection.publish(inbound.reply, b"+ACK", {})
+        if inbound.is_current(self._connection):
+            await self._connection.publish(inbound.reply, b"+ACK", {})
 
     async def nak(self, inbound: Inbound, delay_s: float) -> None:
         """Have it delivered again after a while."""
-        await self._connection.publish(inbound.reply, b'-NAK {"delay":%d}' % int(delay_s * SECOND), {})
+        if inbound.is_current(self._connection):
+            await self._connection.publish(inbound.reply, b'-NAK {"delay":%d}' % int(delay_s * SECOND), {})
 
     # what arrives
 
@@ -171,7 +178,7 @@ class ShardConsumers:
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
             seq, stamp = stamp_of(message.reply)
-            await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
+            await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
         else:
             await self._control(message, headers)
 
@@ -187,7 +194,7 @@ class ShardConsumers:
             seq, stamp = stamp_of(message.reply)
             shard, klass, _ = self._connection.subjects.parse_new(message.subject)
             self._count_down(shard, klass)
-            await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
+            await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
             return
         status = headers.get("Status", "100")
         if status != "100":

@@ -17,7 +17,7 @@ from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.streams import stream_name
 from agentexecutor.schemas.names import new_id
 
-__all__ = ["Followed", "follow"]
+__all__ = ["Followed", "Follower", "follow"]
 
 logger = logging.getLogger("agentexecutor.bus")
 
@@ -36,7 +36,7 @@ class Followed(NamedTuple):
     stamp: float
 
 
-class _Follower:
+class Follower:
     """One consumer without acknowledgements, made anew after a reconnect and when its beats stop."""
 
     def __init__(self, connection: Connection, stream: str, subject: str, callback: Callable[[Followed], Awaitable[None]]) -> None:
@@ -46,6 +46,8 @@ class _Follower:
         self._callback = callback
         self._subscription: Any = None
         self._heard = 0.0
+        self.heard_at = time.monotonic()
+        """When something, or a sign that there was nothing, came last; monotonic seconds."""
         self._lock = anyio.Lock()
 
     async def start(self) -> None:
@@ -75,7 +77,7 @@ class _Follower:
             self._subscription = None
 
     async def _came(self, message: Msg) -> None:
-        self._heard = time.monotonic()
+        self._heard = self.heard_at = time.monotonic()
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
             seq, stamp = stamp_of(message.reply)
@@ -100,18 +102,20 @@ class _Follower:
 
 
 @asynccontextmanager
-async def follow(connection: Connection, stream: str, subject: str, callback: Callable[[Followed], Awaitable[None]]) -> AsyncIterator[None]:
+async def follow(
+    connection: Connection, stream: str, subject: str, callback: Callable[[Followed], Awaitable[None]]
+) -> AsyncIterator[Follower]:
     """Await `callback` for the last message of every subject that matches, then for all new ones, in order, while the block runs.
 
     After a reconnect the last messages come again. `stream` is a name of `agentexecutor.bus.streams`. Raises ApiError.
     """
-    follower = _Follower(connection, stream, subject, callback)
+    follower = Follower(connection, stream, subject, callback)
     await follower.start()
     forget = connection.on_reconnect(follower.again)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(follower.watch)
-            yield
+            yield follower
             group.cancel_scope.cancel()
     finally:
         forget()

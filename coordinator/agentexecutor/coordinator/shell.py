@@ -29,7 +29,7 @@ from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errands import Errands
 from agentexecutor.bus.errors import AppendUnknown, BusError
-from agentexecutor.bus.follow import Followed, follow
+from agentexecutor.bus.follow import Followed, Follower, follow
 from agentexecutor.bus.jobs import Jobs
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord, TaskLog
@@ -83,6 +83,8 @@ FAULT_S = 5.0
 NAK_S = 1.0
 PARKED_A_TICK = 500
 TWICE_S = 1.0
+DEAF_S = 2.0
+"""Offers, or the server's beats in their place, come every second."""
 LEVELS_S = 10.0
 SWEEP_S = 3600
 
@@ -147,6 +149,7 @@ class Coordinator:
         self._short = False
         """Submits that were asked for have come: more may be asked for."""
         self._hearing: anyio.CancelScope | None = None
+        self._offers: Follower | None = None
         self._group: TaskGroup
         self._answers = {
             "tasks": self._answer_tasks,
@@ -561,10 +564,12 @@ class Coordinator:
             logger.warning("A message on %s was not sent: %s", subject, error)
 
     async def _acknowledge(self, inbound: Inbound) -> None:
-        await self._publish(inbound.reply, b"+ACK", {})
+        if inbound.is_current(self._connection):
+            await self._publish(inbound.reply, b"+ACK", {})
 
     async def _deliver_later(self, inbound: Inbound) -> None:
-        await self._publish(inbound.reply, b'-NAK {"delay":%d}' % int(NAK_S * 1e9), {})
+        if inbound.is_current(self._connection):
+            await self._publish(inbound.reply, b'-NAK {"delay":%d}' % int(NAK_S * 1e9), {})
 
     # market and timers
 
@@ -654,6 +659,8 @@ class Coordinator:
     async def _tick(self, now: float) -> None:
         """What is looked after several times a second: lost agents, waiting splits, room in memory, room for submits."""
         self._desk.cut_splits(now)
+        if self._offers is not None and now - self._offers.heard_at > DEAF_S:
+            self._market.listen_again(now)  # nothing is heard of anybody, so nobody is silent (3)
         for suspect in self._market.suspects(now):
             if suspect not in self._checking:
                 self._checking.add(suspect)
@@ -678,7 +685,10 @@ class Coordinator:
         task, subtask = suspect.key
         number = shard_of(task, self._connection.shards)
         try:
-            if not await self._log.inbox_has(number, task, suspect.agent):
+            waits = await self._log.inbox_has(number, task, suspect.agent)
+            if not waits and suspect.key in {
+                one.key for one in self._market.suspects(time.monotonic())
+            }:  # it may have been heard meanwhile
                 self._post(number, task, Waiting(LostIn(subtask, suspect.epoch, suspect.reason)))
         finally:
             self._checking.discard(suspect)
@@ -783,7 +793,7 @@ class Coordinator:
 
     async def _follow_offers(self) -> None:
         async with (
-            follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came),
+            follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came) as self._offers,
             self._answering.hearing(self._asked, "agents", shared=True),
         ):
             self._market.listen_again(time.monotonic())
