@@ -141,6 +141,7 @@ async def test_the_last_record_replaces_the_others_and_heads_tell_states(connect
     assert len([task async for task, _, _ in log.heads(1)]) == 15
     assert await log.read(0, TaskName("me", "unknown")) == []
     assert [head async for head in log.heads(7)] == []
+    assert (await connection.api("STREAM.INFO.AE_LOG", {}))["state"]["consumer_count"] == 0, "each would cost at every roll-up"
 
 
 async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Connection) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import anyio
 from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
-from agentexecutor.bus.errors import ApiError, AppendUnknown
+from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
 from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
@@ -184,6 +185,7 @@ class TaskLog:
             await send.send(message)
 
         subscription = await self._connection.subscribe(inbox, collect)
+        consumer: dict[str, Any] = {}
         try:
             consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard, inbox))
             left = int(consumer.get("num_pending", 0))
@@ -196,8 +198,15 @@ class TaskLog:
                     yield head
         finally:
             await _unsubscribe(subscription)
+            await self._delete_consumer(consumer.get("name"))
             send.close()
             receive.close()
+
+    async def _delete_consumer(self, name: str | None) -> None:
+        """Not left to the server's time-out: as long as it is there, each roll-up makes the server count anew what it has pending."""
+        if name is not None:
+            with anyio.CancelScope(shield=True), suppress(BusError):
+                await self._connection.api(f"CONSUMER.DELETE.{self._log}.{name}", {})
 
     def _heads_consumer(self, shard: int | None, inbox: str) -> dict[str, Any]:
         return {
