@@ -231,7 +231,7 @@ async def test_followed_values_come_first_and_again_after_a_restart(tmp_path: Pa
 async def test_a_stamp_is_read_from_both_forms_of_the_reply() -> None:
     short = "$JS.ACK.AE_INBOX.claims-1.1.42.7.1700000000500000000.0"
     long = "$JS.ACK._.hash.AE_INBOX.claims-1.1.42.7.1700000000500000000.0.x"
-    assert stamp_of(short) == stamp_of(long) == (42, 1_700_000_000.5)
+    assert stamp_of(short) == stamp_of(long) == (42, 1_700_000_000.5, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 262_144, 262_145, 3_000_000])

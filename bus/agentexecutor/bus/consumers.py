@@ -50,15 +50,15 @@ class Inbound(NamedTuple):
 Handler = Callable[[Inbound], Awaitable[None]]
 
 
-def stamp_of(reply: str) -> tuple[int, float]:
-    """Stream sequence and server stamp (seconds since 1970) out of a JetStream reply subject.
+def stamp_of(reply: str) -> tuple[int, float, int]:
+    """Stream sequence, server stamp (seconds since 1970) and how many more wait for the consumer, out of a JetStream reply subject.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>``, in the longer form two tokens and a
     random one more.
     """
     tokens = reply.split(".")
     first = 7 if len(tokens) > 9 else 5  # noqa: PLR2004  # the short form has 9 tokens
-    return int(tokens[first]), int(tokens[first + 2]) / SECOND
+    return int(tokens[first]), int(tokens[first + 2]) / SECOND, int(tokens[first + 3])
 
 
 class ShardConsumers:
@@ -74,6 +74,7 @@ class ShardConsumers:
         self._heard: dict[int, float] = {}
         self._subscribed: dict[int, Subscription] = {}
         self._asked: dict[tuple[int, str], dict[str, int]] = {}
+        self._backlog: dict[tuple[int, str], int] = {}
         self._count = 0
 
     @asynccontextmanager
@@ -134,6 +135,10 @@ class ShardConsumers:
         """How many submits of a class were asked for and have neither come nor been given up."""
         return sum(self._asked.get((shard, klass), {}).values())
 
+    def backlog(self, shard: int, klass: str) -> int:
+        """How many submits of a class wait in the stream, as far as the last one that came has told."""
+        return self._backlog.get((shard, klass), 0)
+
     async def ack(self, inbound: Inbound) -> None:
         """Done with it: the server forgets it."""
         await self._connection.publish(inbound.reply, b"+ACK", {})
@@ -149,7 +154,7 @@ class ShardConsumers:
             self._heard[shard] = time.monotonic()  # beats come only while nothing else does
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp = stamp_of(message.reply)
+            seq, stamp, _ = stamp_of(message.reply)
             await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
         else:
             await self._control(message, headers)
@@ -163,14 +168,16 @@ class ShardConsumers:
     async def _submit_came(self, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp = stamp_of(message.reply)
+            seq, stamp, more = stamp_of(message.reply)
             shard, klass, _ = self._connection.subjects.parse_new(message.subject)
             self._count_down(shard, klass)
+            self._backlog[shard, klass] = more
             await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply))
             return
         if headers.get("Status", "100") != "100":
             *_, number, klass, token = message.subject.split(".")
-            self._asked.get((int(number), klass), {}).pop(token, None)
+            if self._asked.get((int(number), klass), {}).pop(token, None):
+                self._backlog[int(number), klass] = 0
 
     def _count_down(self, shard: int, klass: str) -> None:
         asked = self._asked.get((shard, klass))

@@ -78,7 +78,7 @@ class _Follower:
         self._heard = time.monotonic()
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp = stamp_of(message.reply)
+            seq, stamp, _ = stamp_of(message.reply)
             await self._callback(Followed(message.subject, message.data, headers, seq, stamp))
             return
         answer_to = message.reply or headers.get("Nats-Consumer-Stalled", "")

@@ -642,10 +642,10 @@ class Coordinator:
     async def _admit(self, now: float) -> None:
         """Pull submits while there is room (4); each pull is repeated before the server gives it up."""
         open_shards = {shard.number: shard.consumers for shard in self._shards.values() if shard.consumers is not None}
-        outstanding = {
-            (number, klass): consumers.outstanding(number, klass) for number, consumers in open_shards.items() for klass in CLASSES
-        }
-        for pull in self._pulling.due(now, self._tasks.active, outstanding):
+        places = [(number, klass) for number in open_shards for klass in CLASSES]
+        outstanding = {place: open_shards[place[0]].outstanding(*place) for place in places}
+        backlog = {place: open_shards[place[0]].backlog(*place) for place in places}
+        for pull in self._pulling.due(now, self._tasks.active, outstanding, backlog):
             await open_shards[pull.shard].pull(pull.shard, pull.klass, pull.batch, expires_s=pull.expires_s)
 
     # leases and shards
