@@ -257,6 +257,7 @@ async def open_connection(
 ) -> AsyncIterator[Connection]:
     """Connect as peer `name`, make the streams when they are missing, and drain at the end.
 
+    `url`: an address, or several of one cluster with commas between them: whichever answers is taken.
     `credentials`: path of a credentials file. `shards`, `replicas` count only when the streams are made. Reconnects for ever. Raises
     NoBus, ServerTooOld, StreamMismatch, NameRefused.
     """
@@ -307,7 +308,7 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
     try:
         with anyio.fail_after(CONNECT_S):
             await client.connect(
-                url,
+                url.split(","),
                 name=name,
                 allow_reconnect=True,
                 connect_timeout=int(CONNECT_S),
