@@ -10,10 +10,10 @@ Real processes with default settings; every death is kill -9. What is measured, 
 
 `--ended N` puts N ended tasks into the log before, copies of a real one under other names. `--coordinators N`: of which one dies.
 
-What the settings trade (schemas: coordinator/settings.py). A coordinator is replaced after `lease_silence_s` (2 s) without a renewal every 0.5 s, counted from
-the last renewal heard, and up to 0.1 s of chance: about 2 s. Less, and a pause of a process or of the network that is longer makes others take its shards, which is
-harmless (the fence) but work for everybody. An agent is lost `lost_after_s` (4 s) after its last offer, which comes every second: 3 to 4.3 s. Less, and work that a busy
-agent still does is given to another one, that is: done twice.
+What the settings trade (coordinator/agentexecutor/coordinator/settings.py). A coordinator is replaced `lease_silence_s` (2 s) after its last
+renewal, which comes every 0.5 s. Less, and a shorter pause of a process or of the network makes others take its shards: harmless, the fence
+decides, but work for everybody. An agent is lost `lost_after_s` (4 s) after its last offer, which comes every second: 3 to 4.3 s. Less, and
+work that a busy agent still does is given to another one, that is: done twice.
 
 It reports, it does not judge.
 
@@ -93,7 +93,7 @@ async def work(url: str, name: str) -> None:
 async def until(fits: Callable[[], Awaitable[bool]]) -> None:
     """Look again and again: what is waited for happens in another process."""
     async with asyncio.timeout(ENOUGH_S):
-        while not await fits():
+        while not await fits():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.05)
 
 
@@ -307,6 +307,9 @@ async def wrong_awards(bench: Bench, coordinators: int, interrupt: Callable[[], 
     for task, _ in tasks:
         events = [event async for event in bench.bus.task(task).events()]
         again += sum(event.kind == "awarded" for event in events) - 1
+        for event in events:
+            if event.kind == "failed":
+                print(f"{event.time} {task}: {event.data['error']}", file=sys.stderr)
     return again, len(tasks)
 
 
@@ -353,7 +356,7 @@ async def lose_leaders(kills: int, coordinators: int) -> dict[str, Any]:
 
             wrong, of = await wrong_awards(bench, coordinators, interrupt)
             again, runs = again + wrong, runs + of
-            print(f"leader: {again} of {runs} subtasks were awarded again", file=sys.stderr)
+            print(f"{('log', 'leases', 'cluster')[number % 3]}: {again} of {runs} subtasks were awarded again", file=sys.stderr)
     return {"what": "leader", "kills": kills, "running": runs, "wrong_awards": again}
 
 
