@@ -6,7 +6,7 @@ Real processes with default settings; every death is kill -9. What is measured, 
                   `submit`: from the kill to the first award of a task that is submitted to that shard right then
     agent         an agent is killed while it runs a subtask: from the kill to the subtask's next award, to another agent
     server        a single server is killed and started again (file storage), 20 subtasks run: awards to others although their agent was alive
-    leader        the same with three servers and replicas 3; killed are, in turn, the leader of the log, of the leases, and of the cluster
+    leader        the same with three servers and replicas 3; killed are, in turn, the leader of the offers, of the log, of the leases, and of the cluster
 
 `--ended N` puts N ended tasks into the log before, copies of a real one under other names. `--coordinators N`: of which one dies.
 
@@ -53,7 +53,7 @@ from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.loop import run_program
 from agentexecutor.bus.server import find_server
-from agentexecutor.bus.streams import LEASE, LOG
+from agentexecutor.bus.streams import LEASE, LOG, OFFERS
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import decode_record
@@ -348,7 +348,7 @@ async def lose_leaders(kills: int, coordinators: int) -> dict[str, Any]:
         for number in range(kills):
 
             async def interrupt(number: int = number) -> None:
-                leader = await leader_of(servers, bench, (LOG, LEASE, None)[number % 3])
+                leader = await leader_of(servers, bench, (OFFERS, LOG, LEASE, None)[number % 4])
                 await leader.kill()
                 await bench.until_shared(coordinators)
                 await leader.start()
@@ -356,7 +356,7 @@ async def lose_leaders(kills: int, coordinators: int) -> dict[str, Any]:
 
             wrong, of = await wrong_awards(bench, coordinators, interrupt)
             again, runs = again + wrong, runs + of
-            print(f"{('log', 'leases', 'cluster')[number % 3]}: {again} of {runs} subtasks were awarded again", file=sys.stderr)
+            print(f"{('offers', 'log', 'leases', 'cluster')[number % 4]}: {again} of {runs} subtasks were awarded again", file=sys.stderr)
     return {"what": "leader", "kills": kills, "running": runs, "wrong_awards": again}
 
 

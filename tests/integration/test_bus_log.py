@@ -144,6 +144,23 @@ async def test_the_last_record_replaces_the_others_and_heads_tell_states(connect
     assert (await connection.api("STREAM.INFO.AE_LOG", {}))["state"]["consumer_count"] == 0, "each would cost at every roll-up"
 
 
+async def test_heads_of_tasks_that_end_meanwhile_are_passed_over(connection: Connection) -> None:
+    """More than two batches, read while all that has not been read yet ends."""
+    log = TaskLog(connection)
+    tasks = [TaskName("me", f"t{number}") for number in range(600)]
+    fences: list[int] = []
+    for task in tasks:
+        fences.append(await log.append(0, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0))
+    seen = []
+    async for task, _, head in log.heads(0):
+        if not seen:
+            for ended, fence in zip(tasks[100:], fences[100:], strict=True):
+                last = {**headers("record"), H_STATE: "completed", H_ROLLUP: "sub"}
+                await log.append(0, ended, b"2", last, expected=fence)
+        seen.append((task, head.state))
+    assert {task for task, state in seen if state == "running"} >= set(tasks[:100])
+
+
 async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Connection) -> None:
     shard = shard_of(TASK, connection.shards)
     first: list[Inbound] = []

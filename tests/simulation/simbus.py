@@ -389,8 +389,12 @@ class Server:
             consumer = self.consumers.get((stream, name))
             if consumer is not None:
                 asked = json.loads(payload)
-                consumer.pulls.append([asked["batch"], reply, self.loop.now + asked["expires"] / 1e9, link])
+                pull = [asked["batch"], reply, self.loop.now + asked.get("expires", 0) / 1e9, link]
+                consumer.pulls.append(pull)
                 self._serve(consumer)
+                if asked.get("no_wait") and pull in consumer.pulls:
+                    consumer.pulls.remove(pull)
+                    self.later(partial(link.take, reply, b"", {"Status": "404"}, ""))
         elif subject.startswith("$JS.API.DIRECT.GET."):
             self._direct_get(link, subject.rpartition(".")[2], json.loads(payload), reply)
 

@@ -177,64 +177,59 @@ class TaskLog:
         return int(info["state"]["last_seq"])
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
-        """The last record of every task (of one shard), headers only, with flow control: task, shard, record."""
+        """The last record of every task (of one shard), headers only: task, shard, record. Raises ApiError.
+
+        They are pulled, a batch at a time: pushed, so many would stand in the connection before the acknowledgements of renewals.
+        """
         inbox = f"_INBOX.{new_id()}"
         send, receive = anyio.create_memory_object_stream[Msg](float("inf"))
-
-        async def collect(message: Msg) -> None:
-            await send.send(message)
-
-        subscription = await self._connection.subscribe(inbox, collect)
-        consumer: dict[str, Any] = {}
+        subscription = await self._connection.subscribe(inbox, send.send)
+        name = ""
         try:
-            consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard, inbox))
-            left = int(consumer.get("num_pending", 0))
+            consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard))
+            name, left = consumer["name"], int(consumer.get("num_pending", 0))
             while left > 0:
-                with anyio.fail_after(APPEND_S):
-                    message = await receive.receive()
-                head = await self._head(message)
-                if head is not None:
+                batch = min(BATCH, left)
+                request = json.dumps({"batch": batch, "no_wait": True}).encode()
+                await self._connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self._log}.{name}", request, {}, reply=inbox)
+                for got in range(batch):
+                    with anyio.fail_after(APPEND_S):
+                        message = await receive.receive()
+                    if "Status" in (message.headers or {}):  # fewer are left: some tasks have ended meanwhile
+                        left = left if got else 0
+                        break
                     left -= 1
-                    yield head
+                    yield self._head(message)
+        except TimeoutError as error:
+            raise ApiError("JetStream did not answer a read of the log's heads.", code=408, err_code=0, description="time-out") from error
         finally:
             await _unsubscribe(subscription)
-            await self._delete_consumer(consumer.get("name"))
+            await self._delete_consumer(name)
             send.close()
             receive.close()
 
-    async def _delete_consumer(self, name: str | None) -> None:
+    async def _delete_consumer(self, name: str) -> None:
         """Not left to the server's time-out: as long as it is there, each roll-up makes the server count anew what it has pending."""
-        if name is not None:
+        if name:
             with anyio.CancelScope(shield=True), suppress(BusError):
                 await self._connection.api(f"CONSUMER.DELETE.{self._log}.{name}", {})
 
-    def _heads_consumer(self, shard: int | None, inbox: str) -> dict[str, Any]:
+    def _heads_consumer(self, shard: int | None) -> dict[str, Any]:
         return {
             "stream_name": self._log,
             "config": {
-                "deliver_subject": inbox,
                 "deliver_policy": "last_per_subject",
                 "filter_subject": self._connection.subjects.all_logs(shard),
                 "ack_policy": "none",
                 "headers_only": True,
-                "flow_control": True,
-                "idle_heartbeat": 1_000_000_000,
                 "mem_storage": True,
                 "num_replicas": 1,
-                "inactive_threshold": 10_000_000_000,
+                "inactive_threshold": 60_000_000_000,
             },
         }
 
-    async def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord] | None:
+    def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord]:
         headers = message.headers or {}
-        if message.reply.startswith("$JS.FC."):
-            await self._connection.publish(message.reply, b"", {})
-            return None
-        if "Status" in headers:
-            stalled = headers.get("Nats-Consumer-Stalled")
-            if stalled:
-                await self._connection.publish(stalled, b"", {})
-            return None
         tokens = message.reply.split(".")
         seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
         shard, task = self._connection.subjects.parse_log(message.subject)

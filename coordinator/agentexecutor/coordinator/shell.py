@@ -63,6 +63,8 @@ logger = logging.getLogger("agentexecutor.coordinator")
 
 WORKERS = 256
 COMPLAINTS = 1000
+FINDERS = 2
+"""In so many shards at a time open tasks are looked for."""
 LOADERS = 16
 TICK_S = 0.25
 RETRY_S = 0.5
@@ -122,6 +124,7 @@ class Coordinator:
         self._twice = Twice(TWICE_S)
         self._shards: dict[int, _Shard] = {}
         self._releasing: set[int] = set()
+        self._finding = anyio.Semaphore(FINDERS)
         self._checking: set[Suspect] = set()
         self._last_seq = 0
         self._jobs: Jobs[Entry | Job] = Jobs()
@@ -694,7 +697,7 @@ class Coordinator:
                 logger.log(logging.WARNING if self._connection.connected else logging.DEBUG, "A lease could not be looked after: %s", error)
                 await anyio.sleep(RETRY_S)
             if not isinstance(action, Beat):
-                self._leases.lost(time.monotonic(), action.shard)
+                self._leases.lost(time.monotonic(), action.shard, None if isinstance(action, Confirm) else action.expected)
         self._leases_changed.set()
 
     async def _give_up(self, action: GiveUp) -> bool:
@@ -784,7 +787,7 @@ class Coordinator:
 
     async def _take_over(self, number: int) -> None:
         """Load every open task of the shard and put `held` into its log, so that a holder who wakes up late is refused (3)."""
-        async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group, self._finding:
             await self._insist(partial(self._find_open, number, group))
 
     async def _find_open(self, number: int, group: TaskGroup) -> None:
