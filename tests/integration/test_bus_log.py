@@ -148,9 +148,7 @@ async def test_heads_of_tasks_that_end_meanwhile_are_passed_over(connection: Con
     """More than two batches, read while all that has not been read yet ends."""
     log = TaskLog(connection)
     tasks = [TaskName("me", f"t{number}") for number in range(600)]
-    fences: list[int] = []
-    for task in tasks:
-        fences.append(await log.append(0, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0))
+    fences = [await log.append(0, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0) for task in tasks]
     seen = []
     async for task, _, head in log.heads(0):
         if not seen:

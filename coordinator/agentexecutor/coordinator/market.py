@@ -114,6 +114,12 @@ class Market:
         if agent is not None:
             self._refresh(agent, now)
 
+    def said(self, now: float, peer: str) -> None:
+        """An agent's offer was heard, whatever stands in it: it is not silent."""
+        agent = self._book.agents.get(peer)
+        if agent is not None:
+            agent.seen = now
+
     def bid(self, now: float, peer: str, bid: m.Bid) -> None:
         """An answer to a call."""
         answered = self._rounds.get(bid.call)

@@ -538,6 +538,10 @@ class Coordinator:
             self._doubt(now, peer, running)
         self._poll(now)
 
+    async def _offer_said(self, message: Msg) -> None:
+        """An offer on its way to the stream. Its agent lives, also while the stream takes nothing, because its leader is gone."""
+        self._market.said(time.monotonic(), self._subjects.last_token(message.subject))
+
     def _doubt(self, now: float, peer: str, running: m.Running) -> None:
         """An agent names what no award of ours backs. When it says so again, it is compared with the log, and told to stop (2)."""
         try:
@@ -743,6 +747,7 @@ class Coordinator:
     async def _follow_offers(self) -> None:
         async with (
             follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came),
+            subscribed(self._connection, self._subjects.all_offers(), self._offer_said),
             self._answering.hearing(self._asked, "agents", shared=True),
         ):
             self._market.listen_again(time.monotonic())
