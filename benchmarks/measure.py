@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agentexecutor.bus.server import embedded_server
 
-__all__ = ["Load", "Numbers", "child", "fresh_server", "measure", "options", "quit_on_sigterm", "report"]
+__all__ = ["Load", "Numbers", "child", "fresh_server", "measure", "memory_peak", "options", "quit_on_sigterm", "report"]
 
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -64,6 +64,17 @@ def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
 
     mine = os.getpid()
     return {name: spent(pid) if pid != mine else time.process_time() for name, pid in pids.items()}
+
+
+def memory_peak(pid: int) -> int:
+    """The most bytes of memory that a process or one of its children has held at a time; 0 where there is no /proc."""
+    peaks = []
+    for status in PROC.glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            said = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8", errors="replace").splitlines() if ":" in line)
+            if pid in (int(said["Pid"]), int(said["PPid"])):
+                peaks.append(int(said.get("VmHWM", "0 kB").split()[0]) * 1024)
+    return max(peaks, default=0)
 
 
 async def drive(one: Callable[[], Awaitable[None]], in_flight: int, seconds: float) -> list[float]:

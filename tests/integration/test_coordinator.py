@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
 from msgspec import Raw
+from nats.aio.msg import Msg
 from peers import QUICK, Place, a_place, agent, client, coordinating
 
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import embedded_server
-from agentexecutor.bus.streams import INBOX, stream_name
+from agentexecutor.bus.streams import INBOX, OFFERS, stream_name
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TYPE, headers
 from agentexecutor.schemas.names import TaskName, new_id
@@ -114,6 +116,35 @@ async def test_lost_agent(place: Place) -> None:
             assert (await me.result(task)).state == "completed"
         attempts = (await me.view(task)).subtasks["main"].attempts
         assert [(a.agent, a.state) for a in attempts] == [("a1", "lost"), ("a2", "completed")]
+
+
+async def test_an_agent_lives_while_the_stream_takes_no_offers(place: Place) -> None:
+    """As when the server that leads the stream has died: for seconds offers are heard, and stored nowhere."""
+    offers = 0
+
+    async def heard(_: Msg) -> None:
+        nonlocal offers
+        offers += 1
+
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me, AsyncExitStack() as stack:
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        await a1.accept(award)
+        await stack.enter_async_context(agent(place, "a2", "echo"))
+        await me.until_agents(2)
+        await me.until(task, lambda view: view.subtasks["main"].state == "running")
+        name = stream_name(OFFERS, place.prefix)
+        config = (await me.connection.api(f"STREAM.INFO.{name}", {}))["config"]
+        await me.connection.api(f"STREAM.UPDATE.{name}", {**config, "subjects": ["nowhere"]})
+        await me.connection.subscribe(me.subjects.offer("a1"), heard)
+        with anyio.fail_after(20):
+            while offers < 10:  # two seconds of them, and one of silence is enough to be lost
+                await anyio.sleep(0.02)
+        await me.connection.api(f"STREAM.UPDATE.{name}", config)
+        await a1.done(award, 1)
+        await me.result(task)
+        assert [kind for _, kind in await me.story(task)].count("awarded") == 1
+        assert coordinator.counters["faults"] == 0
 
 
 async def test_restarted_agent_is_another(place: Place) -> None:

@@ -33,6 +33,7 @@ __all__ = ["Faults", "Server", "SimConnection", "Stored", "matches"]
 SHARDS = 4
 ACK_WAIT_S = 30.0
 BEAT_S = 1.0
+NO_CONSUMER = {"code": 404, "err_code": 10014, "description": "consumer not found"}
 NO_MESSAGE = {"code": 404, "err_code": 10037, "description": "no message found"}
 SENT_AGAIN = ("ae.v1.submit.", "ae.v1.from.")
 """What is repeated when its acknowledgement is late, and so may be stored twice."""
@@ -360,7 +361,7 @@ class Server:
                 return
             stored = stream.messages[seq]
             consumer.delivered += 1
-            reply = f"$JS.ACK.{stream.name}.{consumer.name}.1.{seq}.{consumer.delivered}.{int(stored.stamp * 1e9)}.0"
+            reply = f"$JS.ACK.{stream.name}.{consumer.name}.1.{seq}.{consumer.delivered}.{int(stored.stamp * 1e9)}.{self._waiting(stream, consumer)}"
             payload = b"" if consumer.headers_only else stored.payload
             if consumer.explicit:
                 consumer.pending[seq] = self.loop.now + ACK_WAIT_S
@@ -386,6 +387,15 @@ class Server:
             if seq in stream.messages and matches(consumer.filter, stream.messages[seq].subject):
                 return seq
         return None
+
+    def _waiting(self, stream: _Stream, consumer: _Consumer) -> int:
+        """How many it has not delivered yet; for those that are pushed nobody asks."""
+        if consumer.deliver is not None:
+            return 0
+        later = (stream.messages.get(seq) for seq in range(consumer.next_seq, stream.last_seq + 1))
+        return sum(seq in stream.messages for seq in consumer.backlog or ()) + sum(
+            stored is not None and matches(consumer.filter, stored.subject) for stored in later
+        )
 
     def _push(self, consumer: _Consumer, message: Msg) -> None:
         link = consumer.link
@@ -414,8 +424,12 @@ class Server:
             consumer = self.consumers.get((stream, name))
             if consumer is not None:
                 asked = json.loads(payload)
-                consumer.pulls.append([asked["batch"], reply, self.loop.now + asked["expires"] / 1e9, link])
+                pull = [asked["batch"], reply, self.loop.now + asked.get("expires", 0) / 1e9, link]
+                consumer.pulls.append(pull)
                 self._serve(consumer)
+                if asked.get("no_wait") and pull in consumer.pulls:
+                    consumer.pulls.remove(pull)
+                    self.reach(link, lambda: link.take(reply, b"", {"Status": "404"}, ""))
             else:
                 self.reach(link, lambda: link.take(reply, b"", {"Status": "503"}, ""))
         elif subject.startswith("$JS.API.DIRECT.GET."):
@@ -495,9 +509,10 @@ class Server:
         verb, stream, *more = rest.split(".", 3)
         if verb == "DELETE":
             gone = self.consumers.pop((stream, more[0]), None)
-            return (
-                {"success": True} if gone is not None else {"error": {"code": 404, "err_code": 10014, "description": "consumer not found"}}
-            )
+            return {"success": True} if gone is not None else {"error": NO_CONSUMER}
+        if verb == "INFO":
+            known = self.consumers.get((stream, more[0]))
+            return {"error": NO_CONSUMER} if known is None else {"delivered": {"consumer_seq": known.delivered}}
         config = body["config"]
         there = self.streams[stream]
         known = self.consumers.get((stream, config.get("durable_name") or ""))

@@ -163,30 +163,29 @@ ASKED = {(shard, klass): 0 for shard in range(16) for klass in ("high", "normal"
 
 
 def test_all_classes_of_all_shards_are_pulled() -> None:
-    pulls = Pulling(20_000).due(0.0, 0, ASKED)
+    pulls = Pulling(20_000).due(0.0, 0, ASKED, {})
     assert {(pull.shard, pull.klass) for pull in pulls} == set(ASKED)
     assert {(pull.batch, pull.expires_s) for pull in pulls} == {(BATCH, EXPIRES_S)}
 
 
 def test_pulled_again_when_few_are_left_or_the_pull_grows_old() -> None:
     pulling = Pulling(20_000)
-    pulling.due(0.0, 0, ASKED)
+    pulling.due(0.0, 0, ASKED, {})
     asked = dict.fromkeys(ASKED, BATCH)
-    assert pulling.due(1.0, 0, asked) == []
+    assert pulling.due(1.0, 0, asked, {}) == []
     asked[3, "normal"] = FEW
-    assert [(pull.shard, pull.klass) for pull in pulling.due(1.0, 0, asked)] == [(3, "normal")]
+    assert [(pull.shard, pull.klass) for pull in pulling.due(1.0, 0, asked, {})] == [(3, "normal")]
     asked[3, "normal"] = BATCH
-    assert len(pulling.due(AGAIN_S, 0, asked)) == len(ASKED) - 1
+    assert len(pulling.due(AGAIN_S, 0, asked, {})) == len(ASKED) - 1
 
 
 def test_no_room_no_pull() -> None:
-    assert Pulling(100).due(0.0, 100, ASKED) == []
+    assert Pulling(100).due(0.0, 100, ASKED, {}) == []
     asked = dict.fromkeys(ASKED, 0) | {(0, "high"): 100}
-    assert Pulling(100).due(0.0, 0, asked) == []
+    assert Pulling(100).due(0.0, 0, asked, {}) == []
 
 
 def test_with_little_room_pulls_are_small_and_short() -> None:
-    pulls = Pulling(200).due(0.0, 0, ASKED)
-    assert pulls
-    assert sum(pull.batch for pull in pulls) <= 200
-    assert {pull.expires_s for pull in pulls} == {SHORT_S}
+    pulls = Pulling(200).due(0.0, 0, ASKED, {(3, "low"): 50})
+    assert sum(pull.batch for pull in pulls) == 47 + 50
+    assert {(pull.shard, pull.klass): pull.expires_s for pull in pulls if pull.batch > 1} == {(3, "low"): SHORT_S}

@@ -44,6 +44,19 @@ def test_a_lease_is_renewed_with_its_own_sequence_as_the_fence() -> None:
     assert [action for action in leases.due(0.71, 0) if isinstance(action, Renew)] == [], "told once"
 
 
+def test_a_renewal_that_another_one_of_ours_overtook_is_no_loss() -> None:
+    """The answer took longer than half a second, so a second renewal was sent with the same fence: the first is stored, the second refused."""
+    leases = start(1)
+    taken(leases, 0.2, seq=7)
+    for now in (0.7, 1.2):
+        assert Renew(0, 7) in leases.due(now, 0)
+    leases.won(0.7, 0, 8)
+    leases.lost(1.4, 0, 7)
+    assert leases.holds(1.4, 0)
+    leases.lost(1.4, 0, 8)
+    assert not leases.holds(1.4, 0), "refused with the newest fence: another has it"
+
+
 def test_a_holder_is_out_when_its_last_good_renewal_is_too_long_ago() -> None:
     leases = start(1)
     taken(leases, 0.2)

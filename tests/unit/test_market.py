@@ -87,12 +87,22 @@ def test_a_share_of_the_shards_is_a_share_of_the_slots(market: Market) -> None:
     assert len(assigned(market)) == 2
 
 
-def test_urgent_goes_first_and_waiting_counts(market: Market) -> None:
-    market.want(0, key(1), demand(priority=0))
-    market.want(5, key(2), demand(priority=1))
-    market.want(25, key(3), demand(priority=2))
-    market.offer(25, "a", offer(capacity=3))
-    assert [task for task, _ in assigned(market, 25)] == ["t2", "t1", "t3"], "ten seconds are worth one step"
+def test_urgent_goes_first_and_every_tenth_time_who_has_waited_longest(market: Market) -> None:
+    for number in range(3):
+        market.want(number, key(number), demand(priority=-number))
+    for number in range(3, 40):
+        market.want(number, key(number), demand(priority=number))
+    market.offer(50, "a", offer(capacity=40))
+    order = [int(task[1:]) for task, _ in assigned(market, 50)]
+    assert [order[9], order[19], order[29]] == [0, 1, 2], "who has waited longest"
+    assert [number for number in order if number > 2] == list(range(39, 2, -1)), "by priority"
+
+
+def test_among_equals_who_waits_longer_goes_first(market: Market) -> None:
+    for now, number in enumerate((3, 1, 2)):
+        market.want(now, key(number), demand(priority=7))
+    market.offer(9, "a", offer(capacity=3))
+    assert [task for task, _ in assigned(market, 9)] == ["t3", "t1", "t2"]
 
 
 def test_wanting_again_keeps_the_place(market: Market) -> None:

@@ -49,6 +49,9 @@ TOO_LARGE = 10054
 FEW_HEADERS = 8
 PASSING = frozenset({10077, 10023, 10047, 10008})
 """Refusals that pass: stream full, resources, no leader (nats-server errors.json)."""
+FULL = 10077
+TOLD_EVERY_S = 10.0
+"""So often it is told, at most, that a stream is full."""
 
 
 def default_url() -> str:
@@ -76,6 +79,7 @@ class Connection:
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
         self._acks = Acks()
+        self._told_full = float("-inf")
 
     async def listen(self) -> None:
         """Hear what streams answer. Called once."""
@@ -159,15 +163,19 @@ class Connection:
                 return int(answer["seq"])
             if answer is not None and answer["error"].get("err_code") not in PASSING:
                 self._refuse(answer["error"])
+            full = answer is not None and answer["error"].get("err_code") == FULL
             if time.monotonic() + wait >= give_up:
-                why = "it did not answer" if answer is None else answer["error"].get("description", "refused")
-                raise StoreTimeout(
-                    f"The bus did not store a message within {timeout_s:g} s: {why}.",
-                    hint="Is the server up, and its streams not full?",
-                    subject=subject,
-                )
+                raise _not_stored(subject, timeout_s, answer, full=full)
+            if full:
+                self._tell_full(subject)
             await anyio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
+
+    def _tell_full(self, subject: str) -> None:
+        now = time.monotonic()
+        if now >= self._told_full + TOLD_EVERY_S:
+            self._told_full = now
+            logger.warning("The stream for %s is full: what is sent waits until there is room, and is tried again.", subject)
 
     @staticmethod
     def _refuse(error: dict[str, Any]) -> None:
@@ -228,6 +236,12 @@ class Connection:
         return answer
 
 
+def _not_stored(subject: str, timeout_s: float | None, answer: Answer | None, *, full: bool) -> StoreTimeout:
+    why = "it did not answer" if answer is None else answer["error"].get("description", "refused")
+    hint = "More comes than is taken: send slower or wait longer, or start more agents and coordinators." if full else "Is the server up?"
+    return StoreTimeout(f"The bus did not store a message within {timeout_s:g} s: {why}.", hint=hint, subject=subject)
+
+
 def _version(text: str) -> tuple[int, int]:
     numbers = text.lstrip("v").split("-")[0].split(".")
     return int(numbers[0]), int(numbers[1])
@@ -246,6 +260,7 @@ async def open_connection(
 ) -> AsyncIterator[Connection]:
     """Connect as peer `name`, make the streams when they are missing, and drain at the end.
 
+    `url`: an address, or several of one cluster with commas between them: whichever answers is taken.
     `credentials`: path of a credentials file. `shards`, `replicas` count only when the streams are made. Reconnects for ever. Raises
     NoBus, ServerTooOld, StreamMismatch, NameRefused.
     """
@@ -296,7 +311,7 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
     try:
         with anyio.fail_after(CONNECT_S):
             await client.connect(
-                url,
+                url.split(","),
                 name=name,
                 allow_reconnect=True,
                 connect_timeout=int(CONNECT_S),

@@ -60,15 +60,15 @@ class Inbound(NamedTuple):
 Handler = Callable[[Inbound], Awaitable[None]]
 
 
-def stamp_of(reply: str) -> tuple[int, float]:
-    """Stream sequence and server stamp (seconds since 1970) out of a JetStream reply subject.
+def stamp_of(reply: str) -> tuple[int, float, int]:
+    """Stream sequence, server stamp (seconds since 1970) and how many more wait for the consumer, out of a JetStream reply subject.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>``, in the longer form two tokens and a
     random one more.
     """
     tokens = reply.split(".")
     first = 7 if len(tokens) > 9 else 5  # noqa: PLR2004  # the short form has 9 tokens
-    return int(tokens[first]), int(tokens[first + 2]) / SECOND
+    return int(tokens[first]), int(tokens[first + 2]) / SECOND, int(tokens[first + 3])
 
 
 @dataclass(slots=True)
@@ -92,6 +92,7 @@ class ShardConsumers:
         self._heard: dict[int, float] = {}
         self._subscribed: dict[int, Subscription] = {}
         self._asked: dict[tuple[int, str], dict[str, _Asked]] = {}
+        self._backlog: dict[tuple[int, str], int] = {}
         self._unmade: set[int] = set()
         """Shards whose consumers are not all there."""
         self._count = 0
@@ -160,6 +161,10 @@ class ShardConsumers:
         now = time.monotonic()
         return sum(asked.batch for asked in self._asked.get((shard, klass), {}).values() if now < asked.until)
 
+    def backlog(self, shard: int, klass: str) -> int:
+        """How many submits of a class wait in the stream, as far as the last one that came has told."""
+        return self._backlog.get((shard, klass), 0)
+
     async def ack(self, inbound: Inbound) -> None:
         """Done with it: the server forgets it."""
         if inbound.is_current(self._connection):
@@ -177,7 +182,7 @@ class ShardConsumers:
             self._heard[shard] = time.monotonic()  # beats come only while nothing else does
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp = stamp_of(message.reply)
+            seq, stamp, _ = stamp_of(message.reply)
             await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
         else:
             await self._control(message, headers)
@@ -191,15 +196,17 @@ class ShardConsumers:
     async def _submit_came(self, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp = stamp_of(message.reply)
+            seq, stamp, more = stamp_of(message.reply)
             shard, klass, _ = self._connection.subjects.parse_new(message.subject)
             self._count_down(shard, klass)
+            self._backlog[shard, klass] = more
             await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
             return
         status = headers.get("Status", "100")
         if status != "100":
             *_, number, klass, token = message.subject.split(".")
-            self._asked.get((int(number), klass), {}).pop(token, None)
+            if self._asked.get((int(number), klass), {}).pop(token, None):
+                self._backlog[int(number), klass] = 0
             if status == NOBODY_THERE:
                 self._unmade.add(int(number))
 

@@ -80,7 +80,7 @@ class Follower:
         self._heard = self.heard_at = time.monotonic()
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp = stamp_of(message.reply)
+            seq, stamp, _ = stamp_of(message.reply)
             await self._callback(Followed(message.subject, message.data, headers, seq, stamp))
             return
         answer_to = message.reply or headers.get("Nats-Consumer-Stalled", "")

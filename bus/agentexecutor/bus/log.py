@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import anyio
@@ -24,6 +25,8 @@ __all__ = ["StoredRecord", "TaskLog"]
 
 APPEND_S = 5.0
 BATCH = 256
+NO_MORE = ("404", "408")
+"""Statuses of a pull that found nothing, or less than it asked for."""
 NO_MESSAGE = 10037
 RESTART_S = 1.0
 """All streams are made within less; what is made later was made anew."""
@@ -197,65 +200,65 @@ class TaskLog:
         return int((leases - log) * 1000) if leases - log > RESTART_S else 0
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
-        """The last record of every task (of one shard), headers only, with flow control: task, shard, record.
+        """The last record of every task (of one shard), headers only: task, shard, record. Raises ApiError, or BusError when some got lost.
 
-        Raises ApiError, TimeoutError, or BusError when some were lost on the way.
+        They are pulled, a batch at a time: pushed, so many would stand in the connection before the acknowledgements of renewals.
         """
         inbox = f"_INBOX.{new_id()}"
         send, receive = anyio.create_memory_object_stream[Msg](float("inf"))
-
-        async def collect(message: Msg) -> None:
-            await send.send(message)
-
-        subscription = await self._connection.subscribe(inbox, collect)
+        subscription = await self._connection.subscribe(inbox, send.send)
+        name = ""
         try:
-            consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard, inbox))
-            counted = left = int(consumer.get("num_pending", 0))
-            came = 0
+            consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard))
+            name, left, came = consumer["name"], int(consumer.get("num_pending", 0)), 0
             while left > 0:
-                with anyio.fail_after(APPEND_S):
-                    message = await receive.receive()
-                head = await self._head(message)
-                if head is not None:
-                    came += 1
-                    left -= int(message.reply.split(".")[-3]) <= counted  # what was stored since may come too
-                    yield head
-                elif (sent := _sent_so_far(message)) is not None:
-                    if sent > came:
-                        raise BusError(f"{sent - came} heads of the log were lost on the way.", hint="Ask again.")
-                    return  # some expired or were replaced since they were counted: nothing more comes
+                batch = min(BATCH, left)
+                request = json.dumps({"batch": batch, "no_wait": True}).encode()
+                await self._connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self._log}.{name}", request, {}, reply=inbox)
+                for got in range(batch):
+                    with anyio.fail_after(APPEND_S):
+                        message = await receive.receive()
+                    status = (message.headers or {}).get("Status")
+                    if status in NO_MORE:  # fewer are left: some tasks have ended meanwhile
+                        left = left if got else 0
+                        break
+                    if status is not None:
+                        raise BusError(f"JetStream ended a read of the log's heads: status {status}.", hint="Ask again.")
+                    came, left = came + 1, int(message.reply.rpartition(".")[2])
+                    yield self._head(message)
+            info = await self._connection.api(f"CONSUMER.INFO.{self._log}.{name}", {})
+            if (lost := info["delivered"]["consumer_seq"] - came) > 0:
+                raise BusError(f"{lost} heads of the log were lost on the way.", hint="Ask again.")
+        except TimeoutError as error:
+            raise ApiError("JetStream did not answer a read of the log's heads.", code=408, err_code=0, description="time-out") from error
         finally:
             await _unsubscribe(subscription)
+            await self._delete_consumer(name)
             send.close()
             receive.close()
 
-    def _heads_consumer(self, shard: int | None, inbox: str) -> dict[str, Any]:
+    async def _delete_consumer(self, name: str) -> None:
+        """Not left to the server's time-out: as long as it is there, each roll-up makes the server count anew what it has pending."""
+        if name:
+            with anyio.CancelScope(shield=True), suppress(BusError):
+                await self._connection.api(f"CONSUMER.DELETE.{self._log}.{name}", {})
+
+    def _heads_consumer(self, shard: int | None) -> dict[str, Any]:
         return {
             "stream_name": self._log,
             "config": {
-                "deliver_subject": inbox,
                 "deliver_policy": "last_per_subject",
                 "filter_subject": self._connection.subjects.all_logs(shard),
                 "ack_policy": "none",
                 "headers_only": True,
-                "flow_control": True,
-                "idle_heartbeat": 1_000_000_000,
                 "mem_storage": True,
                 "num_replicas": 1,
-                "inactive_threshold": 10_000_000_000,
+                "inactive_threshold": 60_000_000_000,
             },
         }
 
-    async def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord] | None:
+    def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord]:
         headers = message.headers or {}
-        if message.reply.startswith("$JS.FC."):
-            await self._connection.publish(message.reply, b"", {})
-            return None
-        if "Status" in headers:
-            stalled = headers.get("Nats-Consumer-Stalled")
-            if stalled:
-                await self._connection.publish(stalled, b"", {})
-            return None
         tokens = message.reply.split(".")
         seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
         shard, task = self._connection.subjects.parse_log(message.subject)
@@ -270,14 +273,6 @@ class TaskLog:
             int(priority) if priority.lstrip("-").isdecimal() else 0,
         )
         return task, shard, record
-
-
-def _sent_so_far(message: Msg) -> int | None:
-    """How many messages a consumer that waits for nothing has sent, as its idle heartbeat says; None when the message is none."""
-    headers = message.headers or {}
-    sent = headers.get("Nats-Last-Consumer", "")
-    waits = "Nats-Consumer-Stalled" in headers or message.reply
-    return int(sent) if headers.get("Status") == "100" and sent.isdecimal() and not waits else None
 
 
 def _unknown(why: str, *, refused: bool = False, code: int | None = None) -> AppendUnknown:

@@ -11,7 +11,7 @@ from agentexecutor.schemas.subjects import CLASSES, DEFAULT_PREFIX, Subjects
 if TYPE_CHECKING:
     from agentexecutor.bus.connection import Connection
 
-__all__ = ["BLOBS", "INBOX", "LEASE", "LOG", "OFFERS", "PROGRESS", "SUBMITS", "ensure_streams", "stream_name", "stream_settings"]
+__all__ = ["BLOBS", "INBOX", "LEASE", "LOG", "OFFERS", "PROGRESS", "SUBMITS", "WAITING", "ensure_streams", "stream_name", "stream_settings"]
 
 SUBMITS = "AE_SUBMITS"
 INBOX = "AE_INBOX"
@@ -26,9 +26,11 @@ ALREADY = 10058
 SECOND = 1_000_000_000
 GIB = 1 << 30
 MESSAGE_LIMIT = 300_000
+"""Bytes: the largest submit, claim or chunk."""
 ROOM = 4096
 """Bytes of it for headers."""
-"""Bytes: the largest submit, claim or chunk."""
+WAITING = 50_000
+"""So many submits may wait for a coordinator; more are refused until there is room. An installation may set another number."""
 
 
 def stream_name(name: str, prefix: str) -> str:
@@ -45,6 +47,7 @@ def stream_settings(prefix: str, shards: int, replicas: int) -> list[dict[str, A
             "name": SUBMITS,
             "subjects": [subjects.all_submits(klass) for klass in CLASSES],
             "subject_transform": {"src": subjects.all_submits(), "dest": subjects.new_transform(shards)},
+            "max_msgs": WAITING,
             "max_bytes": 4 * GIB,
             **queue,
         },
@@ -112,7 +115,7 @@ async def ensure_streams(connection: Connection, *, shards: int, replicas: int, 
         if there is None and make:
             there = await _make(connection, wanted)
         if there is not None:
-            _compare(wanted, there)
+            _compare({setting: value for setting, value in wanted.items() if setting != "max_msgs"}, there)
     return shards
 
 

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 from agentexecutor.schemas.subjects import CLASSES
 
-__all__ = ["WEIGHTS", "Admission"]
+__all__ = ["WEIGHTS", "Admission", "Place"]
 
-WEIGHTS: Mapping[str, int] = {"high": 8, "normal": 3, "low": 1}
+Place = tuple[int, str]
+"""A shard and a class."""
+
+WEIGHTS: Mapping[str, int] = {"high": 81, "normal": 9, "low": 1}
+"""How little room is shared among the classes of which submits wait: nine of ten for the higher of two."""
 BATCH = 256
 
 
@@ -17,34 +21,64 @@ class Admission:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._turn = 0
+        self._turns = dict.fromkeys(CLASSES, 0)
+        """How often each class was given something."""
+        self._owed = dict.fromkeys(CLASSES, 0.0)
+        """Of little room, what each class is still due: parts of a submit add up."""
 
     def room(self, open_tasks: int, outstanding: int) -> int:
         """How many submits may be asked for: what is open and what was asked for already counts."""
         return max(0, self.limit - open_tasks - outstanding)
 
-    def shares(self, room: int, shards: list[int], outstanding: Mapping[tuple[int, str], int]) -> list[tuple[int, str, int]]:
-        """What to pull: (shard, class, batch), for those of which nothing is outstanding. With ample room each gets a full batch.
+    def shares(self, room: int, outstanding: Mapping[Place, int], backlog: Mapping[Place, int]) -> list[tuple[Place, int]]:
+        """What to pull, where nothing is outstanding. `backlog`: what is known to wait in the stream.
 
-        With little room classes are served by weight, and the shards in turn, so that each gets something in time.
+        With ample room every place gets a full batch. Little room goes to where submits are known to wait, by weight; one submit each is asked
+        for elsewhere, and if it comes, it tells how many more there are.
         """
-        if room <= 0 or not shards:
-            return []
-        idle = [(shard, klass) for klass in CLASSES for shard in shards if not outstanding.get((shard, klass))]
-        if room >= len(shards) * len(CLASSES) * BATCH:
-            return [(shard, klass, BATCH) for shard, klass in idle]
-        self._turn += 1
-        total = sum(WEIGHTS.values())
-        pulls: list[tuple[int, str, int]] = []
-        for klass in CLASSES:
-            part = room * WEIGHTS[klass] / total
-            waiting = [shard for shard, of in idle if of == klass]
-            if not waiting:
-                continue
-            each, more = divmod(max(1, int(part)), len(waiting))
-            for step in range(len(waiting)):
-                shard = waiting[(step + self._turn) % len(waiting)]
-                batch = min(BATCH, each + (1 if step < more else 0))
-                if batch > 0:
-                    pulls.append((shard, klass, batch))
-        return pulls
+        idle = [place for place, asked in outstanding.items() if not asked]
+        if room >= len(outstanding) * BATCH:
+            return [(place, BATCH) for place in idle]
+        known = [place for place in idle if backlog.get(place)]
+        given = dict.fromkeys(self._unknown(idle, backlog)[: -(-room // 2)], 1)
+        for klass, part in self._parts(room - len(given), known, backlog).items():
+            self._give(part, self._rotated(klass, known), backlog, given)
+        return list(given.items())
+
+    def _unknown(self, idle: list[Place], backlog: Mapping[Place, int]) -> list[Place]:
+        """Where nothing is known to wait, high classes first."""
+        unknown = [place for place in idle if not backlog.get(place)]
+        return [place for klass in CLASSES for place in self._rotated(klass, unknown)]
+
+    def _rotated(self, klass: str, places: list[Place]) -> list[Place]:
+        """Those of a class, another one first each time that the class was given something."""
+        mine = [place for place in places if place[1] == klass]
+        start = self._turns[klass] % len(mine) if mine else 0
+        return mine[start:] + mine[:start]
+
+    def _parts(self, room: int, known: list[Place], backlog: Mapping[Place, int]) -> dict[str, int]:
+        """How many submits each class may bring: its weight's part, and what the classes above it leave over."""
+        waiting = {klass: sum(backlog[place] for place in known if place[1] == klass) for klass in CLASSES}
+        weights = sum(WEIGHTS[klass] for klass in CLASSES if waiting[klass])
+        parts: dict[str, int] = {}
+        left = room
+        for klass in (klass for klass in CLASSES if waiting[klass]):
+            self._owed[klass] = min(room, self._owed[klass] + room * WEIGHTS[klass] / weights)
+            parts[klass] = min(int(self._owed[klass]), waiting[klass], left)
+            self._owed[klass] -= parts[klass]
+            left -= parts[klass]
+        for klass, part in parts.items():
+            more = min(left, waiting[klass] - part)
+            parts[klass] += more
+            left -= more
+            self._turns[klass] += parts[klass] > 0
+        return parts
+
+    @staticmethod
+    def _give(part: int, places: list[Place], backlog: Mapping[Place, int], given: dict[Place, int]) -> None:
+        """Share a class's part out among its shards as evenly as what waits there allows."""
+        for left, place in zip(range(len(places), 0, -1), sorted(places, key=lambda place: backlog[place]), strict=True):
+            batch = min(backlog[place], -(-part // left), BATCH)
+            if batch:
+                given[place] = batch
+                part -= batch

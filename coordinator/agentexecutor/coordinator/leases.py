@@ -150,9 +150,14 @@ class Leases:
         known.seq, known.holder, known.sent_at, known.heard = seq, self._peer, sent_at, sent_at
         known.ours = known.on_record = True
 
-    def lost(self, now: float, shard: int) -> None:
-        """An append was refused or not answered: the lease may be another's."""
+    def lost(self, now: float, shard: int, expected: int | None = None) -> None:
+        """An append was refused or not answered: the lease may be another's.
+
+        `expected`: its fence. When a renewal that was sent before has moved the sequence meanwhile, the refusal says nothing else.
+        """
         known = self._shards[shard]
+        if expected is not None and known.ours and known.seq is not None and known.seq > expected and self.holds(now, shard):
+            return
         known.ours = known.giving_up = known.asked = False
         known.seq = None
         known.lost_at = now

@@ -82,7 +82,7 @@ class Market:
         """Moving average of what a bidding round takes."""
         self._settings = settings
         self._book = AgentBook(settings)
-        self._ready = ReadyQueue(settings.ageing_s)
+        self._ready = ReadyQueue()
         self._rounds: dict[str, Round] = {}
         self._holdings: dict[Key, Holding] = {}
         self._orphans: dict[Key, tuple[Holding, str]] = {}
@@ -113,6 +113,12 @@ class Market:
             self._orphans[holding.key] = holding, "a newer process has its name"
         if agent is not None:
             self._refresh(agent, now)
+
+    def said(self, now: float, peer: str) -> None:
+        """An agent's offer was heard, whatever stands in it: it is not silent."""
+        agent = self._book.agents.get(peer)
+        if agent is not None:
+            agent.seen = now
 
     def bid(self, now: float, peer: str, bid: m.Bid) -> None:
         """An answer to a call."""
@@ -238,8 +244,8 @@ class Market:
             del self._dirty[pool]
             while (wanted := self._ready.first(pool)) is not None:
                 if not self._serve(now, wanted, actions, seed + self._count):
-                    self._ready.put_back(wanted)
                     break
+                self._ready.served(pool)
         return actions
 
     def next_due(self, now: float) -> float | None:

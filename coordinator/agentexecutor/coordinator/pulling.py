@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agentexecutor.coordinator.admission import Admission
+from agentexecutor.coordinator.admission import Admission, Place
 
 __all__ = ["Pull", "Pulling"]
 
@@ -32,20 +32,20 @@ class Pulling:
 
     def __init__(self, limit: int) -> None:
         self._admission = Admission(limit)
-        self._asked_at: dict[tuple[int, str], float] = {}
-        self._enough: dict[tuple[int, str], int] = {}
+        self._asked_at: dict[Place, float] = {}
+        self._enough: dict[Place, int] = {}
 
-    def due(self, now: float, open_tasks: int, outstanding: Mapping[tuple[int, str], int]) -> list[Pull]:
-        """What to pull now; `now`: monotonic seconds, `outstanding`: by shard and class."""
+    def due(self, now: float, open_tasks: int, outstanding: Mapping[Place, int], backlog: Mapping[Place, int]) -> list[Pull]:
+        """What to pull now; `now`: monotonic seconds, `outstanding` and `backlog` (what is known to wait in the stream): by shard and class."""
         room = self._admission.room(open_tasks, sum(outstanding.values()))
         counted = {
             at: 0 if asked <= self._enough.get(at, 0) or now >= self._asked_at.get(at, now) + AGAIN_S else asked
             for at, asked in outstanding.items()
         }
         pulls = []
-        for shard, klass, batch in self._admission.shares(room, sorted({shard for shard, _ in outstanding}), counted):
+        for place, batch in self._admission.shares(room, counted, backlog):
             ample = batch >= BATCH
-            self._asked_at[shard, klass] = now
-            self._enough[shard, klass] = FEW if ample else 0
-            pulls.append(Pull(shard, klass, min(batch, BATCH), EXPIRES_S if ample else SHORT_S))
+            self._asked_at[place] = now
+            self._enough[place] = FEW if ample else 0
+            pulls.append(Pull(*place, min(batch, BATCH), SHORT_S if 1 < batch < BATCH else EXPIRES_S))
         return pulls

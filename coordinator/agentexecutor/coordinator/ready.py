@@ -1,4 +1,8 @@
-"""The ready queue: demand that waits for an agent, by pool (capability and labels), ordered by priority with ageing. Pure."""
+"""The ready queue: demand that waits for an agent, by pool (capability and labels). Pure.
+
+Nine awards of ten go to the highest priority (of those the longest waiting), the tenth to whoever has waited longest: what is urgent passes by
+whatever waits, and nothing waits for ever, however much that is urgent keeps coming.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,51 @@ from msgspec import Struct, field
 
 from agentexecutor.coordinator.inputs import Demand, Key
 
-__all__ = ["Pool", "ReadyQueue", "Wanted"]
+__all__ = ["OLDEST_EVERY", "Pool", "ReadyQueue", "Wanted"]
 
 Pool = tuple[str, tuple[tuple[str, str], ...]]
 """Capability and sorted labels: all that stand in one pool fit the same agents."""
 
+OLDEST_EVERY = 10
+"""Every so-manyth award of a pool goes to the one that has waited longest."""
+STALE = 64
+
 
 class Wanted(Struct):
-    """A ready subtask that waits. `order`: smaller is served first; `rounds`: calls that nobody answered with a bid."""
+    """A ready subtask that waits. `rounds`: calls that nobody answered with a bid; `number`: which of its entries in the heaps counts."""
 
     key: Key
     demand: Demand
     since: float
-    order: float
     pool: Pool
     calling: bool = False
     rounds: int = 0
     number: int = field(default=0)
 
 
-class ReadyQueue:
-    """All that waits. Removing is lazy: a heap entry whose number is not the wanted's own is skipped."""
+Entry = tuple[int, float, int, Key]
+"""In a heap: priority (smaller first; always 0 where only age counts), since, number, key."""
 
-    def __init__(self, ageing_s: float) -> None:
+
+class _Queue(Struct):
+    """One pool: the same subtasks by priority and by age. An entry whose subtask is gone, calls, or stands in with a newer number is skipped."""
+
+    urgent: list[Entry] = field(default_factory=list)
+    oldest: list[Entry] = field(default_factory=list)
+    size: int = 0
+    awards: int = 0
+
+
+class ReadyQueue:
+    """All that waits."""
+
+    def __init__(self) -> None:
         self.wanted: dict[Key, Wanted] = {}
-        self.pools: dict[Pool, list[tuple[float, int, Key]]] = {}
-        self.sizes: dict[Pool, int] = {}
-        self._ageing_s = ageing_s
+        self._pools: dict[Pool, _Queue] = {}
         self._count = 0
 
     def add(self, now: float, key: Key, demand: Demand) -> Wanted:
-        """Put a subtask into its queue; one that waits there unchanged keeps its place.
-
-        Waiting `ageing_s` is worth one step of priority, for all alike, so the order does not change while they wait.
-        """
+        """Put a subtask into its queue; one that waits there unchanged keeps its place."""
         there = self.wanted.get(key)
         if there is not None and there.demand == demand:
             return there
@@ -50,9 +65,8 @@ class ReadyQueue:
         if there is not None:
             self.remove(key)
         pool = demand.capability, tuple(sorted(demand.labels.items()))
-        wanted = Wanted(key, demand, since, since - demand.priority * self._ageing_s, pool)
-        self.wanted[key] = wanted
-        self.sizes[pool] = self.sizes.get(pool, 0) + 1
+        wanted = self.wanted[key] = Wanted(key, demand, since, pool)
+        self._pools.setdefault(pool, _Queue()).size += 1
         self.put_back(wanted)
         return wanted
 
@@ -61,29 +75,46 @@ class ReadyQueue:
         self._count += 1
         wanted.number = self._count
         wanted.calling = False
-        heapq.heappush(self.pools.setdefault(wanted.pool, []), (wanted.order, wanted.number, wanted.key))
+        queue = self._pools[wanted.pool]
+        for heap, first in ((queue.urgent, -wanted.demand.priority), (queue.oldest, 0)):
+            heapq.heappush(heap, (first, wanted.since, wanted.number, wanted.key))
+            if len(heap) > 2 * queue.size + STALE:
+                heap[:] = [entry for entry in heap if self._counts(entry)]
+                heapq.heapify(heap)
 
     def first(self, pool: Pool) -> Wanted | None:
-        """Take the one that is served next out of its queue (it stays wanted)."""
-        heap = self.pools.get(pool)
+        """The one that is served next. It stays in its place until it is removed, or calls for bids."""
+        queue = self._pools.get(pool)
+        if queue is None:
+            return None
+        heap = queue.oldest if queue.awards % OLDEST_EVERY == OLDEST_EVERY - 1 else queue.urgent
         while heap:
-            _, number, key = heapq.heappop(heap)
-            wanted = self.wanted.get(key)
-            if wanted is not None and wanted.number == number and not wanted.calling:
-                return wanted
-        self.pools.pop(pool, None)
+            if self._counts(heap[0]):
+                return self.wanted[heap[0][-1]]
+            heapq.heappop(heap)
         return None
+
+    def served(self, pool: Pool) -> None:
+        """The first of the pool has got its award, or its call."""
+        queue = self._pools.get(pool)
+        if queue is not None:
+            queue.awards += 1
+
+    def _counts(self, entry: Entry) -> bool:
+        _, _, number, key = entry
+        wanted = self.wanted.get(key)
+        return wanted is not None and wanted.number == number and not wanted.calling
 
     def remove(self, key: Key) -> Wanted | None:
         """Not wanted any more."""
         wanted = self.wanted.pop(key, None)
         if wanted is not None:
-            self.sizes[wanted.pool] -= 1
-            if self.sizes[wanted.pool] == 0:
-                del self.sizes[wanted.pool]
-                self.pools.pop(wanted.pool, None)
+            queue = self._pools[wanted.pool]
+            queue.size -= 1
+            if queue.size == 0:
+                del self._pools[wanted.pool]
         return wanted
 
     def of_capability(self, capability: str) -> Iterator[Pool]:
         """Pools in which something waits for the capability."""
-        return (pool for pool in list(self.sizes) if pool[0] == capability)
+        return (pool for pool in list(self._pools) if pool[0] == capability)

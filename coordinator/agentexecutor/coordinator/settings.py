@@ -29,8 +29,6 @@ class Settings:
     """So many agents lost over one subtask fail it."""
     suspend_s: float = 1.0
     suspend_max_s: float = 60.0
-    ageing_s: float = 10.0
-    """Waiting so long is worth one step of priority."""
     grace_s: float = 5.0
     stall_factor: float = 2.0
     """So many times what an agent promised, it may be silent about its work before it counts as stalled."""

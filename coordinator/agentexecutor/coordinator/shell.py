@@ -76,6 +76,8 @@ logger = logging.getLogger("agentexecutor.coordinator")
 
 WORKERS = 256
 COMPLAINTS = 1000
+FINDERS = 2
+"""In so many shards at a time open tasks are looked for."""
 LOADERS = 16
 TICK_S = 0.25
 RETRY_S = 0.5
@@ -137,6 +139,7 @@ class Coordinator:
         self._twice = Twice(TWICE_S)
         self._shards: dict[int, _Shard] = {}
         self._releasing: set[int] = set()
+        self._finding = anyio.Semaphore(FINDERS)
         self._checking: set[Suspect] = set()
         self._jobs: Jobs[Entry | Job] = Jobs()
         self._stopping = anyio.Event()
@@ -584,6 +587,10 @@ class Coordinator:
             self._doubt(now, peer, running)
         self._poll(now)
 
+    async def _offer_said(self, message: Msg) -> None:
+        """An offer on its way to the stream. Its agent lives, also while the stream takes nothing, because its leader is gone."""
+        self._market.said(time.monotonic(), self._subjects.last_token(message.subject))
+
     def _doubt(self, now: float, peer: str, running: m.Running) -> None:
         """An agent names what no award of ours backs. When it says so again, it is compared with the log, and told to stop (2)."""
         try:
@@ -696,10 +703,10 @@ class Coordinator:
     async def _admit(self, now: float) -> None:
         """Pull submits while there is room (4); each pull is repeated before the server gives it up."""
         open_shards = {shard.number: shard.consumers for shard in self._shards.values() if shard.consumers is not None}
-        outstanding = {
-            (number, klass): consumers.outstanding(number, klass) for number, consumers in open_shards.items() for klass in CLASSES
-        }
-        for pull in self._pulling.due(now, self._tasks.active, outstanding):
+        places = [(number, klass) for number in open_shards for klass in CLASSES]
+        outstanding = {place: open_shards[place[0]].outstanding(*place) for place in places}
+        backlog = {place: open_shards[place[0]].backlog(*place) for place in places}
+        for pull in self._pulling.due(now, self._tasks.active, outstanding, backlog):
             await open_shards[pull.shard].pull(pull.shard, pull.klass, pull.batch, expires_s=pull.expires_s)
 
     # leases and shards
@@ -748,7 +755,7 @@ class Coordinator:
                 logger.log(logging.WARNING if self._connection.connected else logging.DEBUG, "A lease could not be looked after: %s", error)
                 await anyio.sleep(RETRY_S)
             if not isinstance(action, Beat):
-                self._leases.lost(time.monotonic(), action.shard)
+                self._leases.lost(time.monotonic(), action.shard, None if isinstance(action, Confirm) else action.expected)
         self._leases_changed.set()
 
     async def _give_up(self, action: GiveUp) -> bool:
@@ -794,6 +801,7 @@ class Coordinator:
     async def _follow_offers(self) -> None:
         async with (
             follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came) as self._offers,
+            subscribed(self._connection, self._subjects.all_offers(), self._offer_said),
             self._answering.hearing(self._asked, "agents", shared=True),
         ):
             self._market.listen_again(time.monotonic())
@@ -838,7 +846,7 @@ class Coordinator:
 
     async def _take_over(self, number: int) -> None:
         """Load every open task of the shard and put `held` into its log, so that a holder who wakes up late is refused (3)."""
-        async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group, self._finding:
             await self._insist(partial(self._find_open, number, group))
 
     async def _find_open(self, number: int, group: TaskGroup) -> None:
