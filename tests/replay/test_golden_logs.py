@@ -5,17 +5,24 @@ Each file of `logs` holds the records of one task as the stream keeps them, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import add_golden
 import msgspec
 import pytest
 
-from agentexecutor.coordinator.evolve import fold
+from agentexecutor.coordinator import evolve
+from agentexecutor.coordinator.model import TaskState
+from agentexecutor.coordinator.states import SUBTASK, TASK
 from agentexecutor.coordinator.views import task_view
+from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import decode_record, encode
 from agentexecutor.schemas.names import TaskName
 
 LOGS = sorted((Path(__file__).parent / "logs").glob("*.json"))
+KINDS = {str(cls.__struct_config__.tag) for cls in r.Change.__args__}
 
 
 class Golden(msgspec.Struct):
@@ -24,15 +31,62 @@ class Golden(msgspec.Struct):
     records: list[msgspec.Raw]
     view: msgspec.Raw
 
+    def decoded(self) -> list[tuple[int, r.Record]]:
+        return [(seq, decode_record(raw)) for seq, raw in enumerate(self.records, 1)]
+
+    def fold(self) -> TaskState:
+        return evolve.fold(TaskName.parse(self.task), self.shard, self.decoded())
+
+
+def golden(file: Path) -> Golden:
+    return msgspec.json.decode(file.read_bytes(), type=Golden)
+
+
+class Watched(dict[Any, Any]):
+    """A transition table that notes which of its rows are used."""
+
+    def __init__(self, table: dict[Any, Any]) -> None:
+        super().__init__(table)
+        self.unused = dict.fromkeys(table)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.unused.pop(key, None)
+        return super().get(key, default)
+
+
+def changes(record: r.Record) -> Iterator[r.Change]:
+    for entry in record.history:
+        yield from changes(entry.record)
+    yield from record.changes
+
 
 @pytest.mark.parametrize("file", LOGS, ids=lambda file: file.stem)
 def test_a_log_of_old_leads_to_the_same_state(file: Path) -> None:
-    golden = msgspec.json.decode(file.read_bytes(), type=Golden)
-    records = [(seq, decode_record(raw)) for seq, raw in enumerate(golden.records, 1)]
-    state = fold(TaskName.parse(golden.task), golden.shard, records)
-    assert msgspec.json.decode(encode(task_view(state))) == msgspec.json.decode(golden.view)
-    assert state.head == len(records)
+    log = golden(file)
+    state = log.fold()
+    assert msgspec.json.decode(encode(task_view(state))) == msgspec.json.decode(log.view)
+    assert state.head == len(log.records)
 
 
-def test_there_are_logs() -> None:
-    assert {file.stem for file in LOGS} >= {"retry", "split", "children", "cancelled", "feedback"}
+def test_every_kind_of_change_stands_in_a_log() -> None:
+    found = {str(change.__struct_config__.tag) for file in LOGS for _, record in golden(file).decoded() for change in changes(record)}
+    assert KINDS - found == set(), "tests/replay/README.md says how a log is added"
+
+
+def test_every_row_of_the_transition_tables_is_used_by_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, subtask = Watched(TASK), Watched(SUBTASK)
+    monkeypatch.setattr(evolve, "TASK", task)
+    monkeypatch.setattr(evolve, "SUBTASK", subtask)
+    for file in LOGS:
+        golden(file).fold()
+    assert [*task.unused, *subtask.unused] == [], "tests/replay/README.md says how a log is added"
+
+
+def test_a_log_is_added_once(tmp_path: Path) -> None:
+    """The tool that README.md names writes what this test reads, and changes nothing that is there."""
+    given = msgspec.json.decode(LOGS[0].read_bytes())
+    view = given.pop("view")
+    add_golden.add("new", given, tmp_path)
+    assert msgspec.json.decode(golden(tmp_path / "new.json").view) == view
+    with pytest.raises(FileExistsError):
+        add_golden.add("new", given, tmp_path)

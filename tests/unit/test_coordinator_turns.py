@@ -30,6 +30,7 @@ from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.records import FailedChange
 from agentexecutor.schemas.subjects import shard_of
 
 T1, T2 = TaskName("me", "t1"), TaskName("me", "t2")
@@ -140,6 +141,19 @@ def test_no_accept_in_time(office: Office) -> None:
     turn = office.turn()
     assert kinds(turn) == ["FailedChange"]
     assert office.free() == 2
+
+
+@pytest.mark.parametrize(("heard_again", "cause"), [(True, "accept-timeout"), (False, "lost")])
+def test_no_accept_from_an_agent_that_is_gone_is_a_loss(office: Office, heard_again: bool, cause: str) -> None:
+    office.agent()
+    office.turn(office.submit())
+    office.at += SETTINGS.accept_timeout_s + 0.01
+    if heard_again:
+        office.agent()
+    office.desk.ring(office.at)
+    (change,) = office.turn().changes
+    assert isinstance(change, FailedChange)
+    assert change.error.details["cause"] == cause
 
 
 def test_a_claim_from_the_future_asks_for_a_newer_state(office: Office) -> None:

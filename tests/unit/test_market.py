@@ -161,6 +161,29 @@ def test_who_does_not_accept_is_suspended_longer_and_longer(market: Market) -> N
     assert assigned(market, now + 1.0) == [("t2", "a")], "an accept forgives"
 
 
+def test_an_agent_that_is_lost_while_it_seems_to_live_gets_nothing_until_it_is_dead(market: Market) -> None:
+    market.offer(0, "a", offer())
+    market.want(0, key(1), demand())
+    assert assigned(market, 0) == [("t1", "a")]
+    assert not market.is_silent(1.4, key(1))
+    assert market.is_silent(2.0, key(1))
+    market.ended(2.0, key(1), 1, "lost")
+    market.want(2.0, key(1), demand())
+    assert assigned(market, 3.9) == []
+    assert assigned(market, 4.1) == []
+    market.offer(4.2, "a", offer())
+    assert assigned(market, 4.2) == [("t1", "a")], "it was heard again"
+
+
+def test_an_award_to_an_older_life_is_silent(market: Market) -> None:
+    market.offer(0, "a", offer())
+    market.want(0, key(1), demand())
+    assigned(market, 0)
+    market.offer(0.5, "a", offer(boot="b2"))
+    assert market.is_silent(0.6, key(1))
+    assert not market.is_silent(0.6, key(2)), "nobody has it"
+
+
 def test_an_agent_that_takes_nothing_new_gets_nothing(market: Market) -> None:
     market.offer(0, "a", offer(accepting=False))
     market.want(0, key(1), demand())

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from agentexecutor.bus.blobs import load_chunk, store_body
+from agentexecutor.bus.complaints import Complaints
 from agentexecutor.bus.connection import Connection
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, INLINE_LIMIT, decode, encode, headers
@@ -43,6 +44,7 @@ class Answering:
     def __init__(self, connection: Connection, unreadable: Callable[[], None]) -> None:
         self._connection = connection
         self._unreadable = unreadable
+        self._complaints = Complaints(logger)
 
     @asynccontextmanager
     async def hearing(self, handler: Callable[[Asked], Awaitable[None]], *kinds: str, shared: bool = False) -> AsyncIterator[None]:
@@ -69,7 +71,7 @@ class Answering:
                 raise DecodeFailed("This is no question.", kind=made.get(H_TYPE), reason="Ae-Type")
         except (AgentExecutorError, ValueError) as error:
             self._unreadable()
-            logger.warning("A question on %s cannot be read: %s", message.subject, error)
+            self._complaints.tell(message.subject, "A question on %s cannot be read: %s", message.subject, error)
             return None
         return Asked(peer, kind, task, id, ask)
 

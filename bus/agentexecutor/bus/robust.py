@@ -11,6 +11,8 @@ from typing import Any
 
 from nats.aio.client import Client
 
+from agentexecutor.bus.complaints import Complaints
+
 __all__ = ["RobustClient"]
 
 logger = logging.getLogger("agentexecutor.bus")
@@ -19,11 +21,15 @@ logger = logging.getLogger("agentexecutor.bus")
 class RobustClient(Client):
     """Headers that cannot be read count as none (such a message has no Ae-Type, and is set aside); a subject is read as far as it goes."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._complaints = Complaints(logger)
+
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         try:
             return await super()._process_headers(headers)
         except Exception as error:  # noqa: BLE001  # whatever a stranger's bytes make the parser raise
-            logger.warning("The headers of a message cannot be read: %r", error)
+            self._complaints.tell(type(error).__name__, "The headers of a message cannot be read: %r", error)
             return {}
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Any:

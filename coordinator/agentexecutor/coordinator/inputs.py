@@ -127,12 +127,13 @@ class BrokenIn(Struct, frozen=True):
 
 
 class TimerIn(Struct, frozen=True):
-    """A timer that `SetTimer` asked for is due."""
+    """A timer that `SetTimer` asked for is due. `silent` (kind accept): the agent that got the award is not heard any more."""
 
     kind: TimerKind
     subtask: str | None = None
     epoch: int = 0
     id: str = ""
+    silent: bool = False
 
 
 class ProgressIn(Struct, frozen=True):

@@ -35,6 +35,8 @@ ROUNDS_WITHOUT_BIDS = 3
 """After so many calls that brought no bid the standing offers decide."""
 COUNTED = 64
 """Up to so many agents the reasons for which some were left out are counted."""
+SILENT_BEATS = 1.5
+"""An agent that was not heard for so many beats has missed one."""
 UNRECORDED_S = 10.0
 """An assignment that was never recorded gives its slot back after so long."""
 
@@ -213,7 +215,19 @@ class Market:
             agent.suspensions += 1
             agent.suspended_until = now + pause
             self._at(agent.suspended_until, "agent", None, agent.name)
+        elif how == "lost" and agent is not None and self._beats_missed(now, agent):
+            agent.suspended_until = agent.seen + self._settings.lost_after_s  # dead by then, or heard
+            self._at(agent.suspended_until, "agent", None, agent.name)
         self._release(now, holding)
+
+    def is_silent(self, now: float, key: Key) -> bool:
+        """Whether the life of an agent that got an award is over, or has missed a beat."""
+        holding = self._holdings.get(key)
+        agent = None if holding is None else self._book.agents.get(holding.agent)
+        return holding is not None and agent is not None and (agent.boot > holding.boot or self._beats_missed(now, agent))
+
+    def _beats_missed(self, now: float, agent: KnownAgent) -> bool:
+        return now - agent.seen > SILENT_BEATS * self._settings.heartbeat_s
 
     def _release(self, now: float, holding: Holding) -> None:
         """The slot is free again."""

@@ -25,6 +25,7 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.answering import Answering, Asked, subscribed
+from agentexecutor.bus.complaints import Complaints
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errands import Errands
@@ -75,7 +76,8 @@ __all__ = ["Coordinator"]
 logger = logging.getLogger("agentexecutor.coordinator")
 
 WORKERS = 256
-COMPLAINTS = 1000
+SHOWN = 1000
+"""Of a message that cannot be used so many bytes, and of the reason so many characters, are kept."""
 FINDERS = 2
 """In so many shards at a time open tasks are looked for."""
 LOADERS = 16
@@ -118,8 +120,7 @@ class Coordinator:
         settings = settings or Settings()
         self.counters: Counter[str] = Counter()
         self.unusable: deque[tuple[str, str, bytes]] = deque(maxlen=100)
-        self._complained: set[str] = set()
-        """Subjects whose unusable messages were told once."""
+        self._complaints = Complaints(logger)
         self._connection = connection
         self._subjects = connection.subjects
         self._me = connection.name
@@ -226,19 +227,18 @@ class Coordinator:
             else:
                 return
 
-    def _decoded(self, cls: type[M], subject: str, made: Headers | None, payload: bytes) -> M | None:
-        """A message of the type that is expected here; anything else is counted and passed over."""
+    def _decoded(self, wanted: tuple[type[M], ...], subject: str, made: Headers | None, payload: bytes) -> M | None:
+        """A message of a type that is expected here; anything else is counted and passed over."""
         try:
             message = decode((made or {}).get(H_TYPE), payload)
         except DecodeFailed:
             message = None
-        if isinstance(message, cls):
+        if isinstance(message, wanted):
             return message
         self._count_unusable("undecodable")
-        if subject not in self._complained and len(self._complained) < COMPLAINTS:
-            self._complained.add(subject)
-            self.unusable.append((subject, f"no valid {cls.__name__.lower()}", payload[:1000]))
-            logger.warning("What comes on %s cannot be used: it is no valid %s.", subject, cls.__name__.lower())
+        what = " or ".join(TYPE_OF[cls] for cls in wanted)
+        if self._complaints.tell(subject, "What comes on %s cannot be used: it is no valid %s.", subject, what):
+            self.unusable.append((subject, f"no valid {what}", payload[:SHOWN]))
         return None
 
     def _count_unusable(self, why: str) -> None:
@@ -257,6 +257,7 @@ class Coordinator:
         if ended is not None and isinstance(input, ClaimIn):
             state = TaskState(task, number, state=ended.state, epochs=ended.epochs)
             await self._do(task, None, decide(state, input, 0.0, self._settings, 0).effects)
+            self.counters["inputs without effect"] += 1
             await self._acknowledge(inbound)
         elif isinstance(input, ClaimIn) and large_result(input.claim, INLINE_LIMIT):
             self._jobs.put(partial(self._prepare, number, task, errands.by_reference(input), inbound))
@@ -293,10 +294,11 @@ class Coordinator:
         """Count and keep what cannot be used, tell its sender, and go on."""
         why, task, peer, id = (error.fields[name] for name in ("why", "task", "peer", "id"))
         self._count_unusable(why)
-        self.unusable.append((inbound.subject, str(error), inbound.payload[:1000]))
-        logger.warning("A message on %s cannot be used: %s", inbound.subject, error)
+        text = str(error)[:SHOWN]
+        self.unusable.append((inbound.subject, text, inbound.payload[:SHOWN]))
+        self._complaints.tell((why, peer), "A message on %s cannot be used: %s", inbound.subject, text)
         if peer and id:
-            refused = m.Refused(task=str(task), id=id[:64], error=m.ErrorInfo(code="input", message=str(error)))
+            refused = m.Refused(task=str(task), id=id[:64], error=m.ErrorInfo(code="input", message=text))
             await self._send(task, Send(peer, "refused", refused), None)
         await self._acknowledge(inbound)
 
@@ -400,9 +402,10 @@ class Coordinator:
         """The turn's changes are stored: do what follows, acknowledge, refuse."""
         await self._do(entry.name, entry, turn.effects)
         while turn.answered:
-            inbound = turn.answered.popleft().inbound
-            if inbound is not None:
-                await self._acknowledge(inbound)
+            waiting = turn.answered.popleft()
+            if waiting.inbound is not None:
+                self.counters["inputs applied" if waiting.input.id in turn.applied else "inputs without effect"] += 1
+                await self._acknowledge(waiting.inbound)
         while turn.refused:
             waiting, refusal = turn.refused[0]
             if turn.changes:
@@ -577,7 +580,7 @@ class Coordinator:
     # market and timers
 
     async def _offer_came(self, followed: Followed) -> None:
-        offer = self._decoded(m.Offer, followed.subject, followed.headers, followed.payload)
+        offer = self._decoded((m.Offer,), followed.subject, followed.headers, followed.payload)
         if offer is None:
             return
         now = time.monotonic()
@@ -618,11 +621,14 @@ class Coordinator:
     async def _bid_came(self, message: Msg) -> None:
         now = time.monotonic()
         peer, _, _ = self._subjects.parse_bid(message.subject)
-        answer = self._decoded(m.Message, message.subject, message.headers, message.data)
+        answer = self._decoded((m.Bid, m.Refusal), message.subject, message.headers, message.data)
         if isinstance(answer, m.Bid):
             self._market.bid(now, peer, answer)
         elif isinstance(answer, m.Refusal):
             self._market.refusal(now, peer, answer)
+        else:
+            return  # counted
+        self.counters["bids"] += 1
         self._poll(now)
 
     def _poll(self, now: float) -> None:
@@ -871,6 +877,7 @@ class Coordinator:
 
     async def _asked(self, asked: Asked) -> None:
         """Somebody asks; the answer is a job, or waits for the task's turn."""
+        self.counters["questions"] += 1
         if asked.kind != "task":
             self._jobs.put(partial(self._answers[asked.kind], asked))
             return

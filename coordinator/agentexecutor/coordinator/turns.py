@@ -359,5 +359,6 @@ class Desk:
             if due.kind == SOFT:
                 entry.soft_due = True
             else:
-                entry.inputs.append(Waiting(TimerIn(due.kind, due.subtask, due.epoch)))
+                silent = due.kind == "accept" and self.market.is_silent(monotonic, Key(due.task, due.subtask or ""))
+                entry.inputs.append(Waiting(TimerIn(due.kind, due.subtask, due.epoch, silent=silent)))
             self._wake(entry)
