@@ -311,6 +311,19 @@ def test_only_the_owner_cancels(table: Table) -> None:
     assert not table.state.ended
 
 
+@pytest.mark.parametrize("reason", ["enough", ""])
+def test_who_asks_again_hears_the_same_reason_of_a_cancel(table: Table, reason: str) -> None:
+    table.submit()
+    table.put(CancelIn("me", reason, "x"))
+    (told,) = sent(table, "result")
+    table.put(CancelIn("me", reason, "x"))
+    assert sent(table, "result") == [told], "the claim came twice"
+    assert isinstance(told, m.Result)
+    assert state_view(table.state).error == told.error
+    assert told.error is not None
+    assert (told.error.code, told.error.message) == ("cancelled", reason or "The owner cancelled the task.")
+
+
 def test_cancel_before_the_submit_writes_a_tombstone(table: Table) -> None:
     table.put(CancelIn("me", "changed my mind", "x"))
     assert table.state.state == "cancelled"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Raw
 
 from agentexecutor.coordinator.inputs import Decision, Demand, Drop, Effect, GiveAward, NeedCompose, NeedSplit, Send, SetTimer, Want
-from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
+from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of, why_cancelled
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -191,8 +191,7 @@ class Draft:
     def cancel_task(self, reason: str) -> None:
         """The owner ends the task."""
         self._stop_all(reason)
-        error = m.ErrorInfo(code="cancelled", message=reason or "The owner cancelled the task.")
-        self._close(r.Cancelled(subtasks=None, reason=reason), result_message(self.state, "cancelled", m.NULL, error))
+        self._close(r.Cancelled(subtasks=None, reason=reason), result_message(self.state, "cancelled", m.NULL, why_cancelled(reason)))
 
     def _stop_all(self, reason: str) -> None:
         if self.over:

@@ -202,6 +202,7 @@ def _failed(state: TaskState, change: r.FailedChange, at: float) -> None:
 def _cancelled(state: TaskState, change: r.Cancelled, _at: float) -> None:
     if change.subtasks is None:
         _move_task(state, "cancelled")
+        state.reason = change.reason
         _cancel_open(state)
         return
     for name in change.subtasks:

@@ -84,7 +84,7 @@ def _again(state: TaskState, input: Input) -> list[Effect]:
 
 def _result(state: TaskState) -> Send:
     body = m.NULL if state.result is None else state.result
-    return Send(state.name.owner, "result", result_message(state, state.state, body, state.error))
+    return Send(state.name.owner, "result", result_message(state, state.state, body, state.why))
 
 
 # submit

@@ -12,7 +12,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.records import FeedbackGiven, ScoredBid
 
-__all__ = ["Attempt", "SubtaskState", "TaskState", "body_of", "new_task"]
+__all__ = ["Attempt", "SubtaskState", "TaskState", "body_of", "new_task", "why_cancelled"]
 
 
 class Attempt(Struct):
@@ -79,6 +79,7 @@ class TaskState(Struct):
     """A task.
 
     `head`: sequence of its last record, 0 before the first. `epochs`: number of the last award. `open`: subtasks that have not ended.
+    `reason`: of its cancel.
     """
 
     name: TaskName
@@ -99,12 +100,18 @@ class TaskState(Struct):
     feedback: list[FeedbackGiven] = field(default_factory=list)
     result: Raw | m.BlobRef | None = None
     error: m.ErrorInfo | None = None
+    reason: str = ""
     coordinators: list[str] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
         """Its last record is written."""
         return self.state in ENDED
+
+    @property
+    def why(self) -> m.ErrorInfo | None:
+        """What its owner is told about an end without a result."""
+        return why_cancelled(self.reason) if self.state == "cancelled" else self.error
 
     @property
     def deadline(self) -> float | None:
@@ -118,6 +125,11 @@ class TaskState(Struct):
         own = None if subtask.spec.deadline_s is None else self.submitted_at + subtask.spec.deadline_s
         task = self.deadline
         return own if task is None else task if own is None else min(own, task)
+
+
+def why_cancelled(reason: str) -> m.ErrorInfo:
+    """The error of a task that its owner has ended."""
+    return m.ErrorInfo(code="cancelled", message=reason or "The owner cancelled the task.")
 
 
 def new_task(name: TaskName, shard: int) -> TaskState:

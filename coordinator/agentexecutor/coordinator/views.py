@@ -61,4 +61,4 @@ def task_view(state: TaskState, looked: dict[str, str] | None = None) -> v.TaskV
 def state_view(state: TaskState) -> v.StateView:
     """The short answer about a task."""
     result, blob = _body(state.result)
-    return v.StateView(state=state.state, result=result, result_blob=blob, error=state.error, trace_id=_trace_id(state))
+    return v.StateView(state=state.state, result=result, result_blob=blob, error=state.why, trace_id=_trace_id(state))
