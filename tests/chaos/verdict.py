@@ -148,7 +148,7 @@ class Verdict:
         elif state == "completed" and result != wish.result:
             self.find("the right result", task, f"{wish.kind} is {result!r:.100}, not {wish.result!r:.100}")
         self._one_end(task, state, log)
-        self._awards(task, log)
+        self._awards(task, state, log)
         self._plans(task, log)
         self._folds(task, state, log)
         self._as_watched(task, log)
@@ -164,8 +164,8 @@ class Verdict:
         elif ends[0] != (log[-1].seq, state):
             self.find("ends as recorded", task, f"its client was told {state}, the log has {ends[0]} and ends at {log[-1].seq}")
 
-    def _awards(self, task: str, log: Sequence[r.LogEntry]) -> None:
-        told = self.ended[task] = _Told("", [entry.seq for entry in log], {}, {})
+    def _awards(self, task: str, state: str, log: Sequence[r.LogEntry]) -> None:
+        told = self.ended[task] = _Told(state, [entry.seq for entry in log], {}, {})
         last, held, completed = 0, dict[str, int](), set[str]()
         for entry in log:
             for change in entry.record.changes:
@@ -200,7 +200,6 @@ class Verdict:
         except (TransitionError, KeyError) as error:
             self.find("the log folds", task, str(error))
             return
-        self.ended[task].state = folded.state
         if folded.state != state:
             self.find("the log folds", task, f"to {folded.state}, not {state}")
         open = [subtask.name for subtask in folded.subtasks.values() if subtask.state not in OVER]
