@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
-from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
-from agentexecutor.bus.streams import stream_settings
+from agentexecutor.bus.streams import ensure_streams, stream_settings
 from agentexecutor.schemas import TooLarge
 from agentexecutor.schemas.codec import headers
 from agentexecutor.schemas.names import TaskName
@@ -110,6 +110,28 @@ async def test_a_store_outlives_a_server_that_goes_away(tmp_path: Path) -> None:
                 while (await connection.api("STREAM.INFO.AE_SUBMITS", {}))["state"]["messages"] == 0:
                     await anyio.sleep(0.05)
             await manager.__aexit__(None, None, None)
+
+
+async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is back, but the first question after the reconnect stays without an answer."""
+    made = False
+
+    async def slow_once(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> int:
+        nonlocal made
+        if not made:
+            made = True
+            raise ApiError("JetStream did not answer.", code=408, err_code=0, description="time-out")
+        return await ensure_streams(connection, shards=shards, replicas=replicas, make=make)
+
+    async with embedded_server(tmp_path) as first:
+        manager = open_connection(first.url, name="me")
+        connection = await manager.__aenter__()
+    monkeypatch.setattr("agentexecutor.bus.connection.ensure_streams", slow_once)
+    async with embedded_server(tmp_path, port=first.port):
+        with anyio.fail_after(20):
+            while not made or "AE_LEASE" not in (await connection.api("STREAM.NAMES", {}))["streams"]:
+                await anyio.sleep(0.05)
+        await manager.__aexit__(None, None, None)
 
 
 async def test_a_callback_that_raises_does_not_end_its_subscription(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from msgspec import Raw
 from peers import QUICK, Place, a_place, agent, client, coordinating
 
 from agentexecutor.bus.connection import Headers, open_connection
-from agentexecutor.bus.errors import AppendUnknown
+from agentexecutor.bus.errors import ApiError, AppendUnknown
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.coordinator.entry import Entry
@@ -245,8 +245,13 @@ async def test_a_late_holder_is_refused(place: Place) -> None:
             assert new.counters["faults"] == 0
 
 
-async def test_the_server_restarts(tmp_path: Path) -> None:
-    """Two coordinators lose leases and offers with the server's memory, and find together again."""
+@pytest.mark.parametrize("answers", ["at once", "late"])
+async def test_the_server_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
+    """Two coordinators lose leases and offers with the server's memory, and find together again; also when nobody can make the streams at first."""
+
+    async def no_answer(*_: Any, **__: Any) -> int:
+        raise ApiError("JetStream did not answer.", code=408, err_code=0, description="time-out")
+
     async with AsyncExitStack() as stack:
         async with embedded_server(tmp_path) as server:
             place, port = Place(server.url), server.port
@@ -260,7 +265,13 @@ async def test_the_server_restarts(tmp_path: Path) -> None:
                 await a1.accept(award)
             for task in tasks:
                 await me.until(task, lambda view: view.subtasks["main"].state == "running")
-        await stack.enter_async_context(embedded_server(tmp_path, port))
+        with monkeypatch.context() as patched:
+            if answers == "late":
+                patched.setattr("agentexecutor.bus.connection.ensure_streams", no_answer)
+            await stack.enter_async_context(embedded_server(tmp_path, port))
+            with anyio.fail_after(20):
+                while any(peer.connection.session == 0 for peer in (me, a1)) or any(one._connection.session == 0 for one in both):
+                    await anyio.sleep(0.02)
         for award in awards:
             await a1.done(award, 1)
         for task in tasks:

@@ -41,6 +41,7 @@ CONNECT_S = 2.0
 ACK_S = 5.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
+RESTORE_S = 0.5
 PENDING_MESSAGES = 4_000_000
 PENDING_BYTES = 1 << 30
 BUFFER_BYTES = 64 << 20
@@ -112,17 +113,34 @@ class Connection:
         return lambda: self._hooks.pop(number, None) and None
 
     async def reconnected(self) -> None:
-        """Make what the server has forgotten (streams in memory do not outlive it), then run the hooks. Called after a reconnect."""
+        """Make what the server has forgotten (streams in memory do not outlive it), then run the hooks. Called after a reconnect.
+
+        While JetStream does not answer, the streams are tried again: perhaps nobody else makes them.
+        """
         self.session += 1
-        try:
-            await self.restore()
-        except Exception:
-            logger.exception("The streams could not be restored after a reconnect.")
+        session = self.session
+        restored = await self._restored()
         for hook in list(self._hooks.values()):
             try:
                 await hook()
             except Exception:
                 logger.exception("A hook failed after a reconnect.")
+        while not restored:
+            await anyio.sleep(RESTORE_S)
+            if session != self.session or not self.connected:
+                return
+            restored = await self._restored()
+
+    async def _restored(self) -> bool:
+        """Whether the streams are there, or can never be."""
+        try:
+            await self.restore()
+        except ApiError as error:
+            logger.warning("After a reconnect the streams cannot be looked after right now, it is tried again: %s", error)
+            return False
+        except Exception:
+            logger.exception("The streams could not be restored after a reconnect.")
+        return True
 
     def check_size(self, payload: bytes, headers: Headers) -> None:
         """The one size check: raises TooLarge."""
