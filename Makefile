@@ -9,9 +9,10 @@ EXTRAS := demo,otlp,fast
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 200
+KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load simulate wheel constraints clean
+.PHONY: help install demo test lint format bench bench-load simulate chaos wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +43,9 @@ bench-load: $(INSTALLED) ## 100,000 tasks at once for a slow pool (ARGS="--tasks
 
 simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)
+
+chaos: $(INSTALLED) ## processes and servers are killed and stopped while tasks flow (KILLS=1000, ARGS=--cluster)
+	$(BIN)/python tests/chaos/chaos.py --kills $(KILLS) $(ARGS)
 
 wheel: $(INSTALLED) ## build the wheel and try it in an environment of its own
 	./.ci/wheel $(BIN)/python

@@ -32,11 +32,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from place import Place, a_place, schedule, until
+from place import Place, a_place, schedule
 from traffic import Wish, draw_wish
 from verdict import Remains, Verdict, runs_of
 
-from agentexecutor.bus import Bus, BusError, Task, TaskCancelled, TaskFailed, TaskLost, TaskTimeout, connect
+from agentexecutor.bus import AgentExecutorError, Bus, BusError, Task, TaskCancelled, TaskFailed, connect
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import INBOX
 from agentexecutor.schemas import messages as m
@@ -133,10 +133,11 @@ class Client:
                 if wish.cancel_after_s is not None:
                     group.start_soon(self._cancel, task, wish.cancel_after_s)
                 state, result = await self._outcome(task)
-            except (TaskTimeout, TaskLost, BusError) as error:
-                self.verdict.lost(task.name, f"{wish.kind}: {type(error).__name__}: {error}")
+                log = await self._read(task.task_name)
+            except (AgentExecutorError, TimeoutError) as error:
+                self.verdict.find("submitted is ended", task.name, f"{wish.kind}: {type(error).__name__}: {error}")
                 return
-        self.verdict.finished(task.name, state, result, await self._read(task.task_name))
+        self.verdict.finished(task.name, state, result, log)
 
     async def _outcome(self, task: Task) -> tuple[str, Any]:
         try:
@@ -148,7 +149,10 @@ class Client:
 
     async def _cancel(self, task: Task, after_s: float) -> None:
         await anyio.sleep(after_s)
-        await task.cancel("not wanted any more")
+        try:
+            await task.cancel("not wanted any more")
+        except AgentExecutorError as error:
+            self.verdict.find("a cancel is taken", task.name, str(error))
 
     async def _read(self, task: TaskName) -> list[r.LogEntry]:
         """The whole log, from the stream itself: asked again while the server is away."""
@@ -166,25 +170,29 @@ class Client:
             entries += record.history
             if record.history_blob is not None:
                 entries += decode_as(list[r.LogEntry], await self.bus.fetch(task, record.history_blob))
-            entries.append(r.LogEntry(seq=stored.seq, time=stored.time, record=msgspec.structs.replace(record, history=[], history_blob=None)))
+            entries.append(
+                r.LogEntry(seq=stored.seq, time=stored.time, record=msgspec.structs.replace(record, history=[], history_blob=None))
+            )
         return entries
 
-    async def remains(self) -> Remains:
+    async def remains(self, place: Place) -> Remains:
         """What is left on the bus."""
         found = Remains({str(task): (head.seq, head.state) async for task, _, head in self.log.heads()})
         found.submits = await self.log.waiting()
         found.claims = int((await self.bus.connection.api(f"STREAM.INFO.{INBOX}", {}))["state"]["messages"])
-        found.running = [f"{one.task}/{one.subtask} by {agent.name}" for agent in await self.bus.agents() for one in agent.running]
+        heard = await self.bus.agents()
+        found.running = [f"{one.task}/{one.subtask} by {agent.name}" for agent in heard for one in agent.running]
+        found.silent = sorted({agent.name for agent in place.agents} - {agent.name for agent in heard})
         return found
 
-    async def until_clean(self) -> Remains:
+    async def until_clean(self, place: Place) -> Remains:
         """What is left once nothing waits any more, or after a while."""
         found = Remains({})
         with anyio.move_on_after(CLEAN_S):
             while True:
                 try:
-                    found = await self.remains()
-                    if not (found.submits or found.claims or found.running):
+                    found = await self.remains(place)
+                    if not (found.submits or found.claims or found.running or found.silent):
                         break
                 except BusError as error:
                     print(f"asked again what is left: {error}", file=sys.stderr)
@@ -207,7 +215,7 @@ async def chaos(folder: Path, seed: int, kills: int, *, nodes: int = 1, sync_alw
             group.start_soon(place.keep)
             group.start_soon(tell, client, place, began)
             await faults_and_flow(client, place, seed, kills, nodes)
-            remains = await client.until_clean()
+            remains = await client.until_clean(place)
             group.cancel_scope.cancel()
         verdict.executed(runs_of(place.effects.read_text().splitlines()))
         verdict.over(remains)
@@ -260,7 +268,9 @@ def fill(report: Report, verdict: Verdict, place: Place) -> None:
 
 def show(report: Report) -> None:
     """For people."""
-    table = Table("what", "number", title=f"chaos, seed {report.seed}, {report.nodes} server(s), {report.seconds:g} s", title_justify="left")
+    table = Table(
+        "what", "number", title=f"chaos, seed {report.seed}, {report.nodes} server(s), {report.seconds:g} s", title_justify="left"
+    )
     for name, number in report.faults.items():
         table.add_row(name, str(number))
     table.add_row("tasks", f"{report.tasks} {report.states}")

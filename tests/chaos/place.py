@@ -185,7 +185,9 @@ class Place:
                 lines.append(f"cluster {{ name: chaos, listen: 127.0.0.1:{route}, routes: [{others}] }}")
             config = self.folder / f"{name}.conf"
             config.write_text("\n".join(lines) + "\n")
-            made.append(Server(name, [str(find_server()), "-c", str(config)], {**os.environ}, self.folder, self._group, port=port, monitor=monitor))
+            made.append(
+                Server(name, [str(find_server()), "-c", str(config)], {**os.environ}, self.folder, self._group, port=port, monitor=monitor)
+            )
         return made
 
     async def start(self, processes: Sequence[Process]) -> None:

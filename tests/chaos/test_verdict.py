@@ -248,6 +248,12 @@ def test_something_is_left(history: History, left: dict[str, Any]) -> None:
     assert history.rules() == {"no orphan"}
 
 
+def test_an_agent_that_did_not_come_back(history: History) -> None:
+    history.add(*done(), over())
+    history.remains = Remains({}, silent=["w1"])
+    assert history.rules() == {"everybody is back"}
+
+
 def test_tasks_in_the_log_that_are_open_or_nobodys(history: History) -> None:
     history.add(*done(), over())
     for head in ((1, "running"), (1, "completed")):

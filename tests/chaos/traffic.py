@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from agentexecutor.schemas import Plan, Ref, Split, Subtask
 
 __all__ = ["Wish", "draw_wish"]
 
+EVENLY: tuple[Literal["capacity", "equal"], ...] = ("capacity", "equal")
 LARGE = 300_000
 """Characters: more than a message may hold."""
 
@@ -67,8 +68,7 @@ def _split(drawn: random.Random) -> Wish:
     rows = [drawn.randrange(100) for _ in range(drawn.randint(2, 20))]
     merge = drawn.choice((None, "chaos.sum"))
     if merge is None:
-        by = drawn.choice(("capacity", "equal"))
-        plan = Plan({"all": Subtask("chaos.double", {"rows": rows}, split=Split(over="rows", by=by))})
+        plan = Plan({"all": Subtask("chaos.double", {"rows": rows}, split=Split(over="rows", by=drawn.choice(EVENLY)))})
         return Wish("split", plan, result=[2 * row for row in rows])
     plan = Plan({"all": Subtask("chaos.sum", {"parts": rows}, split=Split(over="parts", by="equal", into=2, merge=merge))})
     return Wish("split with merge", plan, result=sum(rows))

@@ -61,12 +61,16 @@ class Run(NamedTuple):
 
 @dataclass
 class Remains:
-    """What is left on the bus when all is over. `heads`: each task's last sequence and its state; `running`: what offers still name."""
+    """What is left on the bus when all is over.
+
+    `heads`: each task's last sequence and its state; `running`: what offers still name; `silent`: agents that are not heard.
+    """
 
     heads: dict[str, tuple[int, str]]
     submits: int = 0
     claims: int = 0
     running: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -132,10 +136,6 @@ class Verdict:
         said = encode(replace(result, task=""))
         if result.subtask is None and self._results.setdefault(result.task, said) != said:
             self.find("one result", result.task, f"told {self._results[result.task]!r:.200} and then {said!r:.200}")
-
-    def lost(self, task: str, what: str) -> None:
-        """The client got no answer."""
-        self.find("submitted is ended", task, what)
 
     # a task's end
 
@@ -253,9 +253,7 @@ class Verdict:
                             holds[change.subtask] = change.epoch
                     case r.Awarded() if holds.pop(change.subtask, None) is not None:
                         self.takeovers["agent"].append(stamps[index] - fault.at)
-                    case (r.Completed(subtask=str() as name) | r.FailedChange(subtask=str() as name)) if (
-                        index < at or not _lost(change)
-                    ):
+                    case r.Completed(subtask=str() as name) | r.FailedChange(subtask=str() as name) if index < at or not _lost(change):
                         holds.pop(name, None)
 
     def server_gaps(self) -> list[float]:
@@ -293,6 +291,8 @@ class Verdict:
                 self.find("no orphan", "-", f"{number} {what} still wait")
         for line in remains.running:
             self.find("no orphan", "-", f"still offered as running: {line}")
+        for name in remains.silent:
+            self.find("everybody is back", "-", f"{name} runs, and is not heard")
         for task, (seq, state) in remains.heads.items():
             told = self.ended.get(task)
             if state not in ENDED:

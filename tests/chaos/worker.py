@@ -50,7 +50,7 @@ async def children(ctx: Context, count: int) -> int:
     """Adds subtasks to its own task, and waits for them."""
     leave_trace(ctx)
     added = [await ctx.submit("chaos.add", {"x": number, "y": number, "seconds": 0.1}) for number in range(count)]
-    results = [await child.result(int) for child in added]
+    results: list[int] = [await child.result(int) for child in added]
     return sum(results)
 
 
