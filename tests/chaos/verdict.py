@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -293,7 +293,10 @@ class Verdict:
             self.find("no orphan", "-", f"still offered as running: {line}")
         for name in remains.silent:
             self.find("everybody is back", "-", f"{name} runs, and is not heard")
-        for task, (seq, state) in remains.heads.items():
+        self._heads(remains.heads)
+
+    def _heads(self, heads: Mapping[str, tuple[int, str]]) -> None:
+        for task, (seq, state) in heads.items():
             told = self.ended.get(task)
             if state not in ENDED:
                 self.find("no orphan", task, f"is {state or 'without a state'}")
@@ -302,7 +305,7 @@ class Verdict:
             elif told is not None and (seq, state) != (told.seqs[-1], told.state):
                 self.find("no record after the end", task, f"{told.state} at {told.seqs[-1]}, now {state} at {seq}")
         for task in self.wishes:
-            if task not in remains.heads:
+            if task not in heads:
                 self.find("submitted is ended", task, "it is not in the log")
 
 
