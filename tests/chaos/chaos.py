@@ -53,6 +53,8 @@ PATIENCE_S = 180.0
 """A task that has not ended by then is lost."""
 CLEAN_S = 60.0
 """After the last task's end: by then nothing is left on the bus."""
+ENOUGH_FINDINGS = 20
+"""After so many there are no more faults."""
 TOLD_EVERY_S = 10.0
 
 
@@ -232,6 +234,8 @@ async def faults_and_flow(client: Client, place: Place, seed: int, kills: int, n
         async with anyio.create_task_group() as back:
             for planned in schedule(seed, kills, nodes):
                 await client.until_ended(client.ended + planned.after_tasks)
+                if len(client.verdict.findings) + len(place.unexpected) >= ENOUGH_FINDINGS:
+                    break
                 client.verdict.fault(await place.inflict(planned, back))
         await place.until_all_serve()
         client.enough = True
@@ -279,6 +283,7 @@ def show(report: Report) -> None:
     table.add_row("findings", str(len(report.findings)))
     table.add_row("handlers run", str(report.runs))
     table.add_row("run again, by how the run before ended", str(report.again))
+    table.add_row("programs started while no server was there", str(report.no_bus))
     table.add_row("records; not seen by watch", f"{report.records}; {report.unseen}")
     for name, (count, median, longest) in report.takeovers.items():
         table.add_row(f"{name} killed, to the next record", f"{count} times, median {median:.2f} s, longest {longest:.2f} s")
