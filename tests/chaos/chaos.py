@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import msgspec
@@ -41,7 +41,7 @@ from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import INBOX
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_TYPE, decode_as, decode_record
+from agentexecutor.schemas.codec import H_TYPE, decode_as, decode_record, to_rfc3339
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.subjects import shard_of
 
@@ -58,9 +58,17 @@ ENOUGH_FINDINGS = 20
 TOLD_EVERY_S = 10.0
 
 
+class Times(NamedTuple):
+    """Seconds from kills to the records that go on without the victims; other faults come meanwhile."""
+
+    times: int
+    median_s: float
+    longest_s: float
+
+
 @dataclass
 class Report:
-    """What a run found. Times in seconds: median and longest from the kill to the next record that goes on without the victim."""
+    """What a run found."""
 
     seed: int
     nodes: int
@@ -75,7 +83,8 @@ class Report:
     findings: list[str] = field(default_factory=list)
     runs: int = 0
     again: dict[str, int] = field(default_factory=dict)
-    takeovers: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    takeovers: dict[str, Times] = field(default_factory=dict)
+    longest: list[str] = field(default_factory=list)
     no_bus: int = 0
 
     @property
@@ -264,9 +273,14 @@ def fill(report: Report, verdict: Verdict, place: Place) -> None:
     report.double = verdict.count("one result")
     report.findings = [*map(str, verdict.findings), *place.unexpected]
     report.runs, report.again = verdict.runs, dict(verdict.again)
-    for name, seconds in ({**verdict.takeovers, "server": verdict.server_gaps()}).items():
-        if seconds:
-            report.takeovers[name] = (len(seconds), round(statistics.median(seconds), 2), round(max(seconds), 2))
+    for victim, takeovers in verdict.all_takeovers().items():
+        if takeovers:
+            longest = max(takeovers, key=lambda takeover: takeover.seconds)
+            median = statistics.median(takeover.seconds for takeover in takeovers)
+            report.takeovers[victim] = Times(len(takeovers), round(median, 2), round(longest.seconds, 2))
+            report.longest.append(
+                f"{longest.task} waited {longest.seconds:.2f} s after the kill of {longest.fault.name} at {to_rfc3339(longest.fault.at)}"
+            )
     report.no_bus = place.no_bus.total()
 
 
@@ -285,11 +299,11 @@ def show(report: Report) -> None:
     table.add_row("run again, by how the run before ended", str(report.again))
     table.add_row("programs started while no server was there", str(report.no_bus))
     table.add_row("records; not seen by watch", f"{report.records}; {report.unseen}")
-    for name, (count, median, longest) in report.takeovers.items():
-        table.add_row(f"{name} killed, to the next record", f"{count} times, median {median:.2f} s, longest {longest:.2f} s")
+    for name, took in report.takeovers.items():
+        table.add_row(f"{name} killed, to the next record", f"{took.times} times, median {took.median_s} s, longest {took.longest_s} s")
     Console().print(table)
-    for finding in report.findings:
-        print(finding)
+    for line in (*report.longest, *report.findings):
+        print(line)
 
 
 def main() -> None:
@@ -298,6 +312,7 @@ def main() -> None:
     asked.add_argument("--cluster", action="store_true", help="three servers, and every stream three times")
     asked.add_argument("--seed", type=int, help="repeats the choice of faults")
     asked.add_argument("--sync", choices=("always", "2m"), default="always", help="how often the servers write through to the disk")
+    asked.add_argument("--keep", action="store_true", help="keep the logs although nothing is wrong")
     asked.add_argument("--json", action="store_true", help="one JSON object")
     options = asked.parse_args()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
@@ -310,7 +325,8 @@ def main() -> None:
         show(report)
     if report.findings:
         sys.exit(f"{len(report.findings)} findings; the logs are kept in {folder}")
-    shutil.rmtree(folder)
+    if not options.keep:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import anyio.abc
 from verdict import Fault
 
 from agentexecutor.bus.server import find_server
+from agentexecutor.schemas.codec import to_rfc3339
 
 __all__ = ["Place", "Planned", "a_place", "schedule"]
 
@@ -208,13 +209,15 @@ class Place:
         """Kill or stop somebody who serves, as soon as it does; of servers only one at a time. What brings it back runs in `group`."""
         victim = self.victims[planned.victim][planned.number]
         await self.until_serving(self.servers if planned.victim == "server" else [victim])
-        at = time.time()
+        fault = Fault(time.time(), planned.victim, victim.name, planned.signal)
+        with (self.folder / "faults.log").open("a") as log:
+            log.write(f"{to_rfc3339(fault.at)} {victim.name} {planned.signal} for {planned.pause_s:g} s\n")
         if planned.signal == "SIGKILL":
             victim.kill()
         else:
             victim.stop()
         group.start_soon(self._bring_back, victim, planned)
-        return Fault(at, planned.victim, victim.name, planned.signal)
+        return fault
 
     async def _bring_back(self, victim: Process, planned: Planned) -> None:
         await anyio.sleep(planned.pause_s)

@@ -77,6 +77,10 @@ def lost(epoch: int = 1, agent: str = "w1") -> r.FailedChange:
     return r.FailedChange(subtask="main", epoch=epoch, agent=agent, error=LOST, outcome="retry")
 
 
+def times(verdict: Verdict) -> dict[str, list[float]]:
+    return {victim: [takeover.seconds for takeover in takeovers] for victim, takeovers in verdict.all_takeovers().items()}
+
+
 @pytest.fixture
 def history() -> History:
     """As far as the first award."""
@@ -98,7 +102,7 @@ def test_what_runs_again_is_counted_and_explained(history: History) -> None:
     verdict = history.judge()
     assert verdict.findings == []
     assert dict(verdict.again) == {"lost": 1}
-    assert verdict.takeovers == {"coordinator": [], "agent": [0.5]}
+    assert times(verdict) == {"coordinator": [], "agent": [0.5], "server": []}
 
 
 def test_the_time_from_a_coordinators_death_to_the_next_ones_record(history: History) -> None:
@@ -111,8 +115,7 @@ def test_the_time_from_a_coordinators_death_to_the_next_ones_record(history: His
     history.add(*done(), over(), coordinator="c2-b")
     verdict = history.judge()
     assert verdict.findings == []
-    assert verdict.takeovers == {"coordinator": [0.5], "agent": []}
-    assert verdict.server_gaps() == [0.25]
+    assert times(verdict) == {"coordinator": [0.5], "agent": [], "server": [0.25]}
 
 
 def test_a_hole_in_watch_is_no_loss(history: History) -> None:

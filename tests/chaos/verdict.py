@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import decode_record, encode, from_rfc3339
 from agentexecutor.schemas.names import TaskName
 
-__all__ = ["Fault", "Finding", "Remains", "Run", "Verdict", "runs_of"]
+__all__ = ["Fault", "Finding", "Remains", "Run", "Takeover", "Verdict", "runs_of"]
 
 ENDED = ("completed", "failed", "cancelled")
 OVER = (*ENDED, "superseded", "skipped")
@@ -48,6 +48,14 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.task}: {self.what}"
+
+
+class Takeover(NamedTuple):
+    """Seconds from a kill to the record that goes on without the victim; of which task."""
+
+    seconds: float
+    fault: Fault
+    task: str
 
 
 class Run(NamedTuple):
@@ -99,8 +107,9 @@ class Verdict:
         self.runs = 0
         self.again: Counter[str] = Counter()
         """Runs that were not the last of their subtask, by how they ended."""
-        self.takeovers: dict[str, list[float]] = {"coordinator": [], "agent": []}
-        self._server_gaps: dict[float, float] = {}
+        self.takeovers: dict[str, list[Takeover]] = {"coordinator": [], "agent": []}
+        self._back: dict[Fault, Takeover] = {}
+        """The first record of any task after the kill of a server."""
         self._shards = shards
         self._watched: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
         self._results: dict[str, bytes] = {}
@@ -152,7 +161,7 @@ class Verdict:
         self._plans(task, log)
         self._folds(task, state, log)
         self._as_watched(task, log)
-        self._measure(log)
+        self._measure(task, log)
         self.records += len(log)
 
     def _one_end(self, task: str, state: str, log: Sequence[r.LogEntry]) -> None:
@@ -219,7 +228,7 @@ class Verdict:
 
     # times
 
-    def _measure(self, log: Sequence[r.LogEntry]) -> None:
+    def _measure(self, task: str, log: Sequence[r.LogEntry]) -> None:
         stamps = [from_rfc3339(entry.time) for entry in log]
         first = bisect_left(self.faults, stamps[0], key=_at)
         for fault in self.faults[first : bisect_left(self.faults, stamps[-1], key=_at)]:
@@ -227,38 +236,15 @@ class Verdict:
             if fault.signal != "SIGKILL":
                 continue
             if fault.victim == "server":
-                gap = stamps[at] - fault.at
-                self._server_gaps[fault.at] = min(gap, self._server_gaps.get(fault.at, gap))
-            else:
-                self._measure_coordinator(fault, log, stamps, at)
-                self._measure_agent(fault, log, stamps, at)
+                back = Takeover(stamps[at] - fault.at, fault, task)
+                self._back[fault] = min(back, self._back.get(fault, back), key=_seconds)
+                continue
+            for victim, ends in (("coordinator", _taken_over(fault, log, at)), ("agent", _awarded_again(fault, log, at))):
+                self.takeovers[victim] += [Takeover(stamps[end] - fault.at, fault, task) for end in ends]
 
-    def _measure_coordinator(self, fault: Fault, log: Sequence[r.LogEntry], stamps: Sequence[float], at: int) -> None:
-        """From the death of who wrote the last record to the next one's first."""
-        holder = log[at - 1].record.coordinator
-        if holder == fault.name or holder.startswith(f"{fault.name}-"):
-            other = next((stamps[later] for later in range(at, len(log)) if log[later].record.coordinator != holder), None)
-            if other is not None:
-                self.takeovers["coordinator"].append(other - fault.at)
-
-    def _measure_agent(self, fault: Fault, log: Sequence[r.LogEntry], stamps: Sequence[float], at: int) -> None:
-        """From the death of an award's holder to the subtask's next award."""
-        holds: dict[str, int] = {}
-        for index, entry in enumerate(log):
-            for change in entry.record.changes:
-                match change:
-                    case r.Awarded() if index < at:
-                        holds.pop(change.subtask, None)
-                        if change.agent == fault.name:
-                            holds[change.subtask] = change.epoch
-                    case r.Awarded() if holds.pop(change.subtask, None) is not None:
-                        self.takeovers["agent"].append(stamps[index] - fault.at)
-                    case r.Completed(subtask=str() as name) | r.FailedChange(subtask=str() as name) if index < at or not _lost(change):
-                        holds.pop(name, None)
-
-    def server_gaps(self) -> list[float]:
-        """From each kill of a server to the next record of any task."""
-        return list(self._server_gaps.values())
+    def all_takeovers(self) -> dict[str, list[Takeover]]:
+        """By victim; of a server: from its kill to the next record of any task."""
+        return {**self.takeovers, "server": list(self._back.values())}
 
     # when all is over
 
@@ -317,6 +303,33 @@ def runs_of(lines: Iterable[str]) -> list[Run]:
 
 def _at(fault: Fault) -> float:
     return fault.at
+
+
+def _seconds(takeover: Takeover) -> float:
+    return takeover.seconds
+
+
+def _taken_over(fault: Fault, log: Sequence[r.LogEntry], at: int) -> Iterator[int]:
+    """Who wrote the last record before `at` died: the first record of another."""
+    holder = log[at - 1].record.coordinator
+    if holder == fault.name or holder.startswith(f"{fault.name}-"):
+        yield from [index for index in range(at, len(log)) if log[index].record.coordinator != holder][:1]
+
+
+def _awarded_again(fault: Fault, log: Sequence[r.LogEntry], at: int) -> Iterator[int]:
+    """Who held awards died at `at`: the records in which the same subtasks are awarded again."""
+    holds = set[str]()
+    for index, entry in enumerate(log):
+        for change in entry.record.changes:
+            match change:
+                case r.Awarded(subtask=name):
+                    if index >= at and name in holds:
+                        yield index
+                    holds.discard(name)
+                    if index < at and change.agent == fault.name:
+                        holds.add(name)
+                case r.Completed(subtask=str() as name) | r.FailedChange(subtask=str() as name) if index < at or not _lost(change):
+                    holds.discard(name)
 
 
 def _end_of(change: r.Change) -> str | None:
