@@ -32,7 +32,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from place import Place, a_place, schedule
+from place import Place, Planned, a_place, schedule
 from traffic import Wish, draw_wish
 from verdict import Remains, Verdict, runs_of
 
@@ -48,7 +48,7 @@ from agentexecutor.schemas.subjects import shard_of
 __all__ = ["Report", "chaos"]
 
 CLIENT = "client"
-IN_FLIGHT = 24
+AT_ONCE = 24
 PATIENCE_S = 180.0
 """A task that has not ended by then is lost."""
 CLEAN_S = 60.0
@@ -211,7 +211,7 @@ class Client:
         return found
 
 
-async def chaos(folder: Path, seed: int, kills: int, *, nodes: int = 1, sync_always: bool = True) -> Report:
+async def chaos(folder: Path, seed: int, kills: int, *, nodes: int = 1, at_once: int = AT_ONCE, sync_always: bool = True) -> Report:
     """One run; the report's `findings` are what is wrong."""
     report = Report(seed, nodes)
     began = time.monotonic()
@@ -225,7 +225,7 @@ async def chaos(folder: Path, seed: int, kills: int, *, nodes: int = 1, sync_alw
         async with anyio.create_task_group() as group:
             group.start_soon(place.keep)
             group.start_soon(tell, client, place, began)
-            await faults_and_flow(client, place, seed, kills, nodes)
+            await faults_and_flow(client, place, schedule(seed, kills, nodes), at_once)
             remains = await client.until_clean(place)
             group.cancel_scope.cancel()
         verdict.executed(runs_of(place.effects.read_text().splitlines()))
@@ -235,13 +235,13 @@ async def chaos(folder: Path, seed: int, kills: int, *, nodes: int = 1, sync_alw
     return report
 
 
-async def faults_and_flow(client: Client, place: Place, seed: int, kills: int, nodes: int) -> None:
+async def faults_and_flow(client: Client, place: Place, faults: list[Planned], at_once: int) -> None:
     """Tasks flow while one fault follows the other; then all are brought back, and the last tasks end."""
     async with anyio.create_task_group() as flowing:
-        for _ in range(IN_FLIGHT):
+        for _ in range(at_once):
             flowing.start_soon(client.flow)
         async with anyio.create_task_group() as back:
-            for planned in schedule(seed, kills, nodes):
+            for planned in faults:
                 await client.until_ended(client.ended + planned.after_tasks)
                 if len(client.verdict.findings) + len(place.unexpected) >= ENOUGH_FINDINGS:
                     break
@@ -311,6 +311,7 @@ def main() -> None:
     asked.add_argument("--kills", type=int, default=100, help="how many kill -9; stops come besides")
     asked.add_argument("--cluster", action="store_true", help="three servers, and every stream three times")
     asked.add_argument("--seed", type=int, help="repeats the choice of faults")
+    asked.add_argument("--at-once", type=int, default=AT_ONCE, help="how many tasks")
     asked.add_argument("--sync", choices=("always", "2m"), default="always", help="how often the servers write through to the disk")
     asked.add_argument("--keep", action="store_true", help="keep the logs although nothing is wrong")
     asked.add_argument("--json", action="store_true", help="one JSON object")
@@ -318,7 +319,9 @@ def main() -> None:
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="agentexecutor-chaos-"))
     print(f"seed {seed}; logs in {folder}", file=sys.stderr)
-    report = asyncio.run(chaos(folder, seed, options.kills, nodes=3 if options.cluster else 1, sync_always=options.sync == "always"))
+    nodes = 3 if options.cluster else 1
+    run = chaos(folder, seed, options.kills, nodes=nodes, at_once=options.at_once, sync_always=options.sync == "always")
+    report = asyncio.run(run)
     if options.json:
         print(json.dumps(asdict(report)))
     else:

@@ -249,16 +249,14 @@ class Place:
 @asynccontextmanager
 async def a_place(folder: Path, nodes: int, *, sync_always: bool) -> AsyncIterator[Place]:
     """Servers that serve; nothing of it is left at the end, however this process ends."""
-    with subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, process_group=0) as guard:
-        try:
-            place = Place(folder, guard.pid, nodes, sync_always=sync_always)
-            await place.start(place.servers)
-            yield place
-        finally:
-            os.killpg(guard.pid, signal.SIGKILL)
-            for processes in place.victims.values():
-                for process in processes:
-                    process.kill()
+    with subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, process_group=0) as guard, ExitStack() as stack:
+        stack.callback(os.killpg, guard.pid, signal.SIGKILL)
+        place = Place(folder, guard.pid, nodes, sync_always=sync_always)
+        for processes in place.victims.values():
+            for process in processes:
+                stack.callback(process.kill)
+        await place.start(place.servers)
+        yield place
 
 
 async def until(fits: Callable[[], Awaitable[bool]], what: str) -> None:
