@@ -264,6 +264,14 @@ def test_tasks_in_the_log_that_are_open_or_nobodys(history: History) -> None:
         assert history.rules() == {"no orphan"}
 
 
+def test_a_watched_task_that_nobody_submitted(history: History) -> None:
+    history.add(*done(), over())
+    verdict = history.judge()
+    verdict.watched("client.t2", 5, history.watched[0][1])
+    verdict.over(history.remains)
+    assert [finding.rule for finding in verdict.findings] == ["no orphan"]
+
+
 def test_a_record_after_the_end(history: History) -> None:
     history.add(*done(), over())
     history.heads = {TASK: (3, "completed")}

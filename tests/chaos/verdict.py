@@ -95,7 +95,7 @@ class _Told:
 class Verdict:
     """Told everything, in any order that may happen; `findings` grow with it."""
 
-    def __init__(self, shards: int = 16) -> None:
+    def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.faults: list[Fault] = []
         self.wishes: dict[str, Wish] = {}
@@ -108,9 +108,9 @@ class Verdict:
         self.again: Counter[str] = Counter()
         """Runs that were not the last of their subtask, by how they ended."""
         self.takeovers: dict[str, list[Takeover]] = {"coordinator": [], "agent": []}
+        """By what the victim was to the task; an agent may be both."""
         self._back: dict[Fault, Takeover] = {}
         """The first record of any task after the kill of a server."""
-        self._shards = shards
         self._watched: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
         self._results: dict[str, bytes] = {}
 
@@ -272,6 +272,9 @@ class Verdict:
 
     def over(self, remains: Remains) -> None:
         """Nothing is left, and nothing has changed after its end."""
+        for task in self._watched:
+            if task not in self.wishes:
+                self.find("no orphan", task, "watched, and nobody submitted it")
         for what, number in (("submits", remains.submits), ("claims", remains.claims)):
             if number:
                 self.find("no orphan", "-", f"{number} {what} still wait")
