@@ -12,10 +12,10 @@ SEEDS ?= 200
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load simulate chaos wheel constraints clean
+.PHONY: help install demo test lint format bench bench-load bench-takeover simulate chaos wheel constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the project with everything for developing it
 
@@ -40,6 +40,9 @@ bench: $(INSTALLED) ## compare with the floor (ARGS="--rounds 1 --seconds 2" for
 
 bench-load: $(INSTALLED) ## 100,000 tasks at once for a slow pool (ARGS="--tasks 10000" for a short look)
 	$(BIN)/python benchmarks/load.py $(ARGS)
+
+bench-takeover: $(INSTALLED) ## processes and servers are killed: how long work stands still (ARGS="--kills 5 --restarts 2" for a short look)
+	$(BIN)/python benchmarks/takeover.py $(ARGS)
 
 simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)

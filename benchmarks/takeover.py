@@ -15,9 +15,12 @@ renewal, which comes every 0.5 s. Less, and a shorter pause of a process or of t
 decides, but work for everybody. An agent is lost `lost_after_s` (4 s) after its last offer, which comes every second: 3 to 4.3 s. Less, and
 work that a busy agent still does is given to another one, that is: done twice.
 
-It reports, it does not judge.
+docs/settings.md says more. It reports, it does not judge. Progress goes to stderr.
 
-    python benchmarks/takeover.py [coordinator agent server leader] [--kills 50] [--coordinators 2] [--ended 0] [--json]
+    python benchmarks/takeover.py                                                             # everything: about 20 minutes
+    python benchmarks/takeover.py agent coordinator --kills 5                                 # a short look
+    python benchmarks/takeover.py coordinator --coordinators 4 --ended 200000 --json          # a long log, one of four dies
+    python benchmarks/takeover.py server leader --restarts 10                                 # nothing may be awarded again
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ PROGRAM = str(Path(sys.executable).with_name("agentexecutor"))
 ENOUGH_S = 120.0
 CAPACITY = 100
 RUNNING = 20
+WHAT = ("coordinator", "agent", "server", "leader")
 SETTLE_S = 6.0
 """After a server is back: longer than an agent may be silent."""
 
@@ -88,6 +92,11 @@ async def work(url: str, name: str) -> None:
         await bus.connection.subscribe("bench.finish", finish)
         async with agent.serve(bus, coordinate=False):
             await quit_on_sigterm()
+
+
+def tell(text: str) -> None:
+    """Progress, for whoever waits."""
+    print(text, file=sys.stderr, flush=True)
 
 
 async def until(fits: Callable[[], Awaitable[bool]]) -> None:
@@ -251,7 +260,7 @@ async def bury(bench: Bench, url: str, count: int) -> None:
         await js.publish_async(subjects.log(shard_of(copy, shards), copy), last.data or b"", headers=kept, wait_stall=60)
     await js.publish_async_completed()
     held = (await js.stream_info(LOG)).state
-    print(f"the log holds {held.messages} messages, {held.bytes >> 20} MiB", file=sys.stderr)
+    tell(f"the log holds {held.messages} messages, {held.bytes >> 20} MiB")
     await client.close()
 
 
@@ -273,6 +282,7 @@ async def kill_coordinators(bench: Bench, kills: int, coordinators: int) -> dict
         awarded, _ = await bench.until(other, lambda change: isinstance(change, r.Awarded))
         found["claim"].append(ended - killed)
         found["submit"].append(awarded - killed)
+        tell(f"coordinator {number + 1}/{kills}: claim {ended - killed:.2f} s, submit {awarded - killed:.2f} s")
         await bench.finish(other)
         await bench.fleet.coordinator(f"n{number}")
         await bench.until_shared(coordinators)
@@ -288,6 +298,7 @@ async def kill_agents(bench: Bench, kills: int) -> dict[str, list[float]]:
         if award.agent == agent:
             raise RuntimeError("the dead agent was awarded again")
         found["agent"].append(awarded - killed)
+        tell(f"agent {number + 1}/{kills}: {awarded - killed:.2f} s")
         await bench.finish(task)
         await bench.fleet.agent(f"w{number}")
         await bench.until_agents(2)
@@ -309,7 +320,7 @@ async def wrong_awards(bench: Bench, coordinators: int, interrupt: Callable[[], 
         again += sum(event.kind == "awarded" for event in events) - 1
         for event in events:
             if event.kind == "failed":
-                print(f"{event.time} {task}: {event.data['error']}", file=sys.stderr)
+                tell(f"{event.time} {task}: {event.data['error']}")
     return again, len(tasks)
 
 
@@ -329,7 +340,7 @@ async def restart_server(kills: int, coordinators: int) -> dict[str, Any]:
 
             wrong, of = await wrong_awards(bench, coordinators, interrupt)
             again, runs = again + wrong, runs + of
-            print(f"server: {again} of {runs} subtasks were awarded again", file=sys.stderr)
+            tell(f"server: {again} of {runs} subtasks were awarded again")
     return {"what": "server", "kills": kills, "running": runs, "wrong_awards": again}
 
 
@@ -356,7 +367,7 @@ async def lose_leaders(kills: int, coordinators: int) -> dict[str, Any]:
 
             wrong, of = await wrong_awards(bench, coordinators, interrupt)
             again, runs = again + wrong, runs + of
-            print(f"{('offers', 'log', 'leases', 'cluster')[number % 4]}: {again} of {runs} subtasks were awarded again", file=sys.stderr)
+            tell(f"{('offers', 'log', 'leases', 'cluster')[number % 4]}: {again} of {runs} subtasks were awarded again")
     return {"what": "leader", "kills": kills, "running": runs, "wrong_awards": again}
 
 
@@ -468,7 +479,7 @@ async def bench(asked: argparse.Namespace) -> list[dict[str, Any]]:
             found.append(await lose_leaders(asked.restarts, asked.coordinators))
         else:
             found += await timed(what, asked.kills, asked.coordinators, asked.ended)
-        print(json.dumps(found[-1]), file=sys.stderr)
+        tell(json.dumps(found[-1]))
     return found
 
 
@@ -483,7 +494,7 @@ def show(found: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="coordinator agent server leader (default: all)")
+    parser.add_argument("what", nargs="*", help=f"{' '.join(WHAT)} (default: all)")
     parser.add_argument("--kills", type=int, default=50, help="of coordinators and of agents (default 50)")
     parser.add_argument("--restarts", type=int, default=10, help="of servers (default 10)")
     parser.add_argument("--coordinators", type=int, default=2, help="how many there are (default 2)")
@@ -492,10 +503,12 @@ def main() -> None:
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--nats", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    asked.what = asked.what or ["coordinator", "agent", "server", "leader"]
+    asked.what = asked.what or list(WHAT)
     if asked.role:
         run_program(work, asked.nats, asked.role)
         return
+    if not set(asked.what) <= set(WHAT):
+        parser.error(f"{' '.join(asked.what)}: only {' '.join(WHAT)} can be measured")
     found = asyncio.run(bench(asked))
     if asked.json:
         print(json.dumps(found))
