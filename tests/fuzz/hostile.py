@@ -20,12 +20,34 @@ TOKENS = ("a", "-", "$JS", "é", "\u202e", "%s", "{{wildcard(1)}}", "0", "-1", "
 VALUES = (
     *(b"null", b"true", b"-1", b"0", b"1e999", b"-0.0", b"9" * 400, b"NaN", b'""', b'"\\ud800"', b'"\xff"', b"[]", b"{}", b"[[]]"),
     *(b'"' + b"x" * 5000 + b'"', b"[" * 3000 + b"]" * 3000, b"[" + b"0," * 20000 + b"0]", b'{"a":' * 500 + b"1" + b"}" * 500),
-    *(b'{"digest":"' + b"0" * 64 + b'","size":10,"chunks":1}', b'{"digest":"sha256:x","size":-1,"chunks":1000000000}', b"18446744073709551616"),
+    *(
+        b'{"digest":"' + b"0" * 64 + b'","size":10,"chunks":1}',
+        b'{"digest":"sha256:x","size":-1,"chunks":1000000000}',
+        b"18446744073709551616",
+    ),
 )
 HEADERS = (
-    *(b"", b"NATS/1.0\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"NATS/1.0 100 Idle Heartbeat\r\n\r\n", b"no headers at all", b"\r\n\r\n", b"\x00\xff\r\n\r\n"),
-    *(b"NATS/1.0\r\nAe-Type\r\n\r\n", b"NATS/1.0\r\n: x\r\n\r\n", b"NATS/1.0\r\nAe-Type: \xff\xfe\r\n\r\n", b"NATS/1.0\r\nAe-Type: done", b"NATS/9.9\r\n\r\n"),
-    *(b"NATS/1.0\r\nAe-Type: done\r\nAe-Type: submit\r\n\r\n", b"NATS/1.0\r\n" + b"X: y\r\n" * 500 + b"\r\n", b"NATS/1.0\r\nA b: c\r\n\r\n"),
+    *(
+        b"",
+        b"NATS/1.0\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\n\r\n",
+        b"no headers at all",
+        b"\r\n\r\n",
+        b"\x00\xff\r\n\r\n",
+    ),
+    *(
+        b"NATS/1.0\r\nAe-Type\r\n\r\n",
+        b"NATS/1.0\r\n: x\r\n\r\n",
+        b"NATS/1.0\r\nAe-Type: \xff\xfe\r\n\r\n",
+        b"NATS/1.0\r\nAe-Type: done",
+        b"NATS/9.9\r\n\r\n",
+    ),
+    *(
+        b"NATS/1.0\r\nAe-Type: done\r\nAe-Type: submit\r\n\r\n",
+        b"NATS/1.0\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+        b"NATS/1.0\r\nA b: c\r\n\r\n",
+    ),
     *(b"NATS/1.0\r\nAe-Id: " + b"i" * 9000 + b"\r\nAe-Type: done\r\n\r\n", b"NATS/1.0\r\n Ae-Type: folded\r\n\tmore\r\n\r\n"),
 )
 
@@ -110,7 +132,9 @@ class Attacker:
         else:
             said = kind if self._random.random() < 0.85 else self._random.choice((*TYPES, "", "no-such-type", "Done", "\x7f"))
             id = f"i{self._next()}" if self._random.random() < 0.9 else self._token()
-            headers = f"NATS/1.0\r\nAe-Type: {said}\r\nAe-Id: {id}\r\ntraceparent: {self._token()}\r\n\r\n".encode("utf-8", "surrogateescape")
+            headers = f"NATS/1.0\r\nAe-Type: {said}\r\nAe-Id: {id}\r\ntraceparent: {self._token()}\r\n\r\n".encode(
+                "utf-8", "surrogateescape"
+            )
         return Hostile(where, subject.encode("utf-8", "surrogateescape"), headers, self._payload(kind))
 
     def _payload(self, kind: str) -> bytes:
@@ -167,7 +191,13 @@ class Attacker:
 
     def _peer(self) -> str:
         draw = self._random.random()
-        return self._token() if draw < 0.05 else self._random.choice(self._targets)[1] if draw < 0.4 else f"stranger-{self._random.randrange(50)}"
+        return (
+            self._token()
+            if draw < 0.05
+            else self._random.choice(self._targets)[1]
+            if draw < 0.4
+            else f"stranger-{self._random.randrange(50)}"
+        )
 
     def _task(self) -> TaskName:
         draw = self._random.random()

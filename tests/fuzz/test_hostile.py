@@ -68,6 +68,13 @@ class Books:
             stored += (await self._me.connection.api(f"STREAM.INFO.{name}", {}))["state"]["last_seq"]
         return stored + self.spoken - sum(self._coordinator.counters[what] for what in ACCOUNTED)
 
+    async def account(self) -> str:
+        """What is known when the books do not balance."""
+        waiting = {name: (await self._me.connection.api(f"STREAM.INFO.{name}", {}))["state"]["messages"] for name in (INBOX, SUBMITS)}
+        return (
+            f"{await self.missing()} are missing, {waiting} wait in the streams, the coordinator counts {dict(self._coordinator.counters)}"
+        )
+
     async def balanced(self) -> bool:
         with anyio.move_on_after(PATIENCE_S):
             while await self.missing() != 0:
@@ -87,7 +94,8 @@ async def fire_all(wire: Wire, books: Books, make: Callable[[], Hostile], count:
     for _ in range(0, count, BATCH):
         batch = [make() for _ in range(BATCH)]
         if not await fire(wire, books, batch):
-            pytest.fail(f"{await books.missing()} messages vanished, or one was fatal; among these:\n" + "\n".join(repr(one)[:600] for one in batch))
+            named = "\n".join(repr(message)[:600] for message in batch)
+            raise AssertionError(f"{await books.account()}, after one of these:\n{named}")
 
 
 async def run_one(me: Peer, worker: ScriptedAgent, id: str) -> None:

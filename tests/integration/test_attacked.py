@@ -73,7 +73,7 @@ async def log_of(me: Peer, task: TaskName) -> list[int]:
     while True:
         try:
             answer = await me.connection.api(f"STREAM.MSG.GET.{LOG}", {"next_by_subj": subject, "seq": (found or [0])[-1] + 1})
-        except Exception:  # noqa: BLE001 # there is no next one
+        except Exception:  # there is no next one
             return found
         found.append(int(answer["message"]["seq"]))
 
