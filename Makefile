@@ -9,9 +9,11 @@ EXTRAS := demo,otlp,fast
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 200
+COUNT ?= 100000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load simulate wheel constraints clean
+.PHONY: help install demo test lint format bench bench-load simulate fuzz wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +44,9 @@ bench-load: $(INSTALLED) ## 100,000 tasks at once for a slow pool (ARGS="--tasks
 
 simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)
+
+fuzz: $(INSTALLED) ## hostile messages for a coordinator on a real server (COUNT=100000 SEED=2)
+	FUZZ_COUNT=$(COUNT) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s tests/fuzz $(ARGS)
 
 wheel: $(INSTALLED) ## build the wheel and try it in an environment of its own
 	./.ci/wheel $(BIN)/python

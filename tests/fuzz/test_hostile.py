@@ -16,10 +16,11 @@ from peers import Peer, Place, ScriptedAgent, agent, client, coordinating
 from agentexecutor.bus.server import EmbeddedServer
 from agentexecutor.bus.streams import INBOX, SUBMITS
 from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.schemas.names import TaskName
 
 pytestmark = pytest.mark.anyio
 
-COUNT = int(os.environ.get("FUZZ_COUNT", "20000"))
+COUNT = int(os.environ.get("FUZZ_COUNT", "100000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 BATCH = 250
 ACCOUNTED = (
@@ -134,3 +135,23 @@ async def test_hostile_messages_are_counted_and_none_is_fatal(server: EmbeddedSe
         assert await books.balanced()
         assert coordinator.counters["faults"] == 0
         print({what: coordinator.counters[what] for what in ACCOUNTED})  # noqa: T201 # what became of them; shown with -s
+
+
+async def test_nonsense_among_offers_leases_progress_bodies_and_records(server: EmbeddedServer) -> None:
+    """What is kept as a last value is overwritten before it can be counted: none is fatal."""
+    place = Place(server.url)
+    async with (
+        coordinating(place) as coordinator,
+        client(place) as me,
+        agent(place, "worker", "echo") as worker,
+        a_wire(server.port) as wire,
+    ):
+        await run_one(me, worker, "before")
+        targets = [(TaskName("nobody", f"t{number}"), f"stranger-{number}", "b", 1) for number in range(5)]
+        attacker = Attacker(SEED, place.prefix, me.connection.shards, targets, me.connection.max_payload)
+        for part in range(4):
+            for _ in range(0, COUNT // 40, BATCH):
+                await wire.send([attacker.uncounted() for _ in range(BATCH)])
+            await me.until_held({"coord": me.connection.shards})
+            await run_one(me, worker, f"during-{part}")
+        assert coordinator.counters["faults"] == 0
