@@ -10,9 +10,11 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 200
 KILLS ?= 100
+COUNT ?= 100000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load bench-takeover simulate chaos wheel constraints clean
+.PHONY: help install demo test lint format bench bench-load bench-takeover simulate chaos fuzz wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,9 @@ simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under
 
 chaos: $(INSTALLED) ## processes and servers are killed and stopped while tasks flow (KILLS=1000, ARGS=--cluster)
 	$(BIN)/python tests/chaos/chaos.py --kills $(KILLS) $(ARGS)
+
+fuzz: $(INSTALLED) ## hostile messages for a coordinator on a real server (COUNT=100000 SEED=2)
+	FUZZ_COUNT=$(COUNT) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s tests/fuzz $(ARGS)
 
 wheel: $(INSTALLED) ## build the wheel and try it in an environment of its own
 	./.ci/wheel $(BIN)/python

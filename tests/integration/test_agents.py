@@ -19,6 +19,7 @@ import pytest
 from agentexecutor.agents import Agent, AgentError, Asked, ChildFailed, Context, Fail, NameTaken, Retry
 from agentexecutor.bus import TaskCancelled, TaskFailed, connect
 from agentexecutor.schemas import Feedback, Plan, Subtask
+from agentexecutor.schemas.codec import headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -406,3 +407,23 @@ async def test_feedback_that_comes_before_the_handler_has_begun_is_kept(bus: Bus
             task = await bus.submit("listen")
             await task.feedback(Feedback(text="at once", subtask="main"))
             assert await task.result(timeout_s=20) == "at once"
+
+
+async def test_what_cannot_be_read_is_counted_and_passed_over(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent("worker")
+
+    @agent.capability("echo")
+    async def echo(x: int) -> int:
+        return x
+
+    bodies = (b"", b"\xff\x00", b"[" * 5000, b'{"task": 1}', b"null", b'{"task": "no name", "epoch": 1e999}')
+    async with agent.serve(bus) as hosting:
+        worker = hosting.bus
+        assert await bus.run("echo", {"x": 1}) == 1
+        places = [(f"to.worker.{kind}.me.t1", kind) for kind in ("award", "call", "cancel", "feedback")] + [("call.echo", "call")]
+        for subject, kind in places:
+            for body in bodies:
+                await bus.connection.publish(f"{bus.connection.prefix}.{subject}", body, headers(kind))
+        await until(lambda: worker.counters["undecodable"] == len(places) * len(bodies))
+        assert await bus.run("echo", {"x": 2}) == 2
+    assert "could not be handled" not in caplog.text

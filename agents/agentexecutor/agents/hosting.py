@@ -26,7 +26,7 @@ from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, decode, encode, headers
-from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, WireError
 from agentexecutor.schemas.names import TaskName, new_boot
 
 __all__ = ["Hosting", "serve"]
@@ -175,9 +175,14 @@ class Hosting:
     async def on_broadcast(self, message: Msg) -> None:
         """A call to everybody with the capability."""
         got = message.headers or {}
-        call = decode(got.get(H_TYPE), message.data)
-        if isinstance(call, m.Call):
-            await self.on_call(TaskName.parse(call.task), call, got)
+        try:
+            call = decode(got.get(H_TYPE), message.data)
+            task = TaskName.parse(call.task) if isinstance(call, m.Call) else None
+        except WireError:
+            self.bus.count_undecodable()
+            return
+        if task is not None and isinstance(call, m.Call):
+            await self.on_call(task, call, got)
 
     async def on_cancel(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
         if isinstance(message, m.Cancel):

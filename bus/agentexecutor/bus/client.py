@@ -92,13 +92,17 @@ class Bus:
                 return
             content = decode(got[H_TYPE], message.data) if got[H_TYPE] == kind else None
         except (DecodeFailed, ValueError):
-            self.counters["undecodable"] += 1
-            t.count(t.METRIC_UNDECODABLE, 1, {t.ATTR_REASON: "undecodable"})
+            self.count_undecodable()
             return
         if content is not None:
             self._learn(task, content)
             for handler in tuple(self._handlers.get(kind, ())):
                 await handler(task, content, got)
+
+    def count_undecodable(self) -> None:
+        """A message that came to this peer cannot be read: it is passed over."""
+        self.counters["undecodable"] += 1
+        t.count(t.METRIC_UNDECODABLE, 1, {t.ATTR_REASON: "undecodable"})
 
     def _learn(self, task: TaskName, content: m.Message) -> None:
         outcome = self._outcomes.get(task)

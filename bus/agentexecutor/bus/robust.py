@@ -1,21 +1,27 @@
 """The NATS client, made to outlive messages that it cannot take apart.
 
 nats-py (2.16) ends the connection over a header block without an end, or a subject that is no UTF-8. A stored message like that comes again after
-every reconnect: one of them in a work queue, from whoever may publish, would stop every coordinator for ever.
+every reconnect: one of them in a work queue, from whoever may publish, would stop every coordinator for ever. It also reads on behind the end of a
+line: a message whose headers begin with an end of line and whose payload is a number makes it wait for that many bytes, deaf to all else.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 from nats.aio.client import Client
+from nats.protocol import parser
 
 from agentexecutor.bus.complaints import Complaints
 
 __all__ = ["RobustClient"]
 
 logger = logging.getLogger("agentexecutor.bus")
+
+parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+(\S+)[ \t]+(\S+)[ \t]+((\S+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n")
+"""The parser's own one takes ends of lines for blanks between its fields."""
 
 
 class RobustClient(Client):

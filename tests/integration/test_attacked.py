@@ -1,0 +1,197 @@
+"""A running system whose log, streams and consumers are attacked: it says what is missing, what can go on goes on, and new tasks complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+import pytest
+from peers import QUICK, Peer, Place, ScriptedAgent, agent, client, coordinating
+
+from agentexecutor.bus import StoreTimeout
+from agentexecutor.bus.streams import BLOBS, INBOX, LEASE, LOG, OFFERS, PROGRESS, SUBMITS
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import encode, headers
+from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.references import Ref, encode_input
+from agentexecutor.schemas.subjects import shard_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentexecutor.bus import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+PLAN = m.PlanSpec(
+    subtasks={
+        "a": m.SubtaskSpec(capability="echo"),
+        "b": m.SubtaskSpec(capability="echo", input=encode_input({"x": Ref("a")})),
+    }
+)
+
+
+@pytest.fixture
+def place(server: EmbeddedServer) -> Place:
+    return Place(server.url)
+
+
+@pytest.fixture
+async def me(place: Place) -> AsyncIterator[Peer]:
+    async with client(place) as peer:
+        yield peer
+
+
+async def run_one(me: Peer, worker: ScriptedAgent, id: str) -> None:
+    """An ordinary task comes to its result."""
+    await finish(me, worker, await me.submit(id, capability="echo"))
+
+
+async def finish(me: Peer, worker: ScriptedAgent, task: TaskName) -> None:
+    """Its award is worked off, and its result comes."""
+    name = str(task)
+    award = await worker.expect("award", lambda award: award.task == name)
+    await worker.accept(award)
+    await worker.done(award, name)
+    assert msgspec.json.decode((await me.result(task)).result) == name
+
+
+async def start_one(me: Peer, worker: ScriptedAgent, id: str) -> tuple[TaskName, m.Award]:
+    """A task whose agent has accepted it."""
+    task = await me.submit(id, capability="echo")
+    award = await worker.expect("award", lambda award: award.task == str(task))
+    await worker.accept(award)
+    await me.until(task, lambda view: view.subtasks["main"].state == "running")
+    return task, award
+
+
+async def log_of(me: Peer, task: TaskName) -> list[int]:
+    """The sequences of the task's records, oldest first."""
+    found: list[int] = []
+    subject = me.subjects.log(shard_of(task, me.connection.shards), task)
+    while True:
+        try:
+            answer = await me.connection.api(f"STREAM.MSG.GET.{LOG}", {"next_by_subj": subject, "seq": (found or [0])[-1] + 1})
+        except Exception:  # there is no next one
+            return found
+        found.append(int(answer["message"]["seq"]))
+
+
+async def update(me: Peer, name: str, **changed: Any) -> None:
+    """Change settings of a stream."""
+    config = (await me.connection.api(f"STREAM.INFO.{name}", {}))["config"]
+    await me.connection.api(f"STREAM.UPDATE.{name}", {**config, **changed})
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+async def test_a_log_with_a_gap(place: Place, me: Peer, caplog: pytest.LogCaptureFixture, gap: int) -> None:
+    """A record is gone: its task goes on from what is left, or stands still and is named; all others go on."""
+    async with agent(place, "worker", "echo", capacity=10) as worker:
+        async with coordinating(place):
+            task = await me.submit("torn", plan=PLAN)
+            first = await worker.award("a")
+            await worker.accept(first)
+            await worker.done(first, 1)
+            await worker.accept(await worker.award("b"))
+            await me.until(task, lambda view: view.subtasks["b"].state == "running")
+            other, award = await start_one(me, worker, "whole")
+        found = await log_of(me, task)
+        assert len(found) > gap + 1, "the gap has something behind it"
+        await me.connection.api(f"STREAM.MSG.DELETE.{LOG}", {"seq": found[gap]})
+        async with coordinating(place) as coordinator:
+            await worker.done(award, 1)
+            assert bytes((await me.result(other)).result) == b"1"
+            await run_one(me, worker, "new")
+            with anyio.fail_after(20):
+                while not coordinator.counters["faults"] and (await log_of(me, task))[-1] <= found[-1]:
+                    await anyio.sleep(0.02)
+            if coordinator.counters["faults"]:
+                assert f"Task {task} could not be moved forward" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [None, "record", "no-such-type"])
+async def test_what_nobody_knows_in_a_log(place: Place, me: Peer, kind: str | None) -> None:
+    """A change of a later version, or a message without Ae-Type, moves the head and nothing else."""
+    async with agent(place, "worker", "echo", capacity=10) as worker:
+        async with coordinating(place):
+            task, award = await start_one(me, worker, "t1")
+        subject = me.subjects.log(shard_of(task, me.connection.shards), task)
+        strange = b'{"at":"2026-01-01T00:00:00Z","coordinator":"x","changes":[{"kind":"from-the-future","x":1}]}'
+        await me.connection.store(subject, strange, {} if kind is None else headers(kind))
+        async with coordinating(place) as coordinator:
+            await worker.done(award, 1)
+            assert bytes((await me.result(task)).result) == b"1"
+            assert coordinator.counters["faults"] == 0
+            await run_one(me, worker, "new")
+
+
+async def test_stored_messages_without_a_type(place: Place, me: Peer) -> None:
+    async with agent(place, "worker", "echo") as worker, coordinating(place) as coordinator:
+        await run_one(me, worker, "before")
+        for subject in ("from.x.done.me.t1", "submit.me.normal.t2"):
+            await me.connection.store(f"{place.prefix}.{subject}", b"+OK", {})
+        await run_one(me, worker, "after")
+        with anyio.fail_after(20):
+            while coordinator.counters["messages untyped"] < 2:
+                await anyio.sleep(0.02)
+        assert coordinator.counters["faults"] == 0
+
+
+@pytest.mark.parametrize("stream", [LOG, INBOX, SUBMITS, LEASE, OFFERS, PROGRESS, BLOBS])
+async def test_a_stream_deleted_under_a_running_system(place: Place, me: Peer, stream: str) -> None:
+    """Who connects makes it anew; nobody is started again, and new tasks complete."""
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place) as coordinator:
+        await run_one(me, worker, "before")
+        await me.connection.api(f"STREAM.DELETE.{stream}", {})
+        async with client(place, "maker"), anyio.create_task_group() as group:
+            group.start_soon(worker.work, lambda award: award.task)
+            for number in range(5):
+                task = await me.submit(f"after-{number}", capability="echo")
+                assert msgspec.json.decode((await me.result(task)).result) == str(task)
+            group.cancel_scope.cancel()
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_consumers_deleted_under_a_running_system(place: Place, me: Peer) -> None:
+    async with agent(place, "worker", "echo") as worker, coordinating(place) as coordinator:
+        await run_one(me, worker, "before")
+        for stream in (INBOX, SUBMITS, LEASE, OFFERS):
+            names = (await me.connection.api(f"CONSUMER.NAMES.{stream}", {}))["consumers"]
+            assert names
+            for name in names:
+                await me.connection.api(f"CONSUMER.DELETE.{stream}.{name}", {})
+        for number in range(5):
+            await run_one(me, worker, f"after-{number}")
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_a_full_log(place: Place, me: Peer) -> None:
+    """The log takes no record: what runs waits, and goes on when there is room again."""
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place, settings=QUICK) as coordinator:
+        task, award = await start_one(me, worker, "running")
+        await update(me, LOG, max_bytes=1)
+        await worker.done(award, 1)
+        waiting = await me.submit("waiting", capability="echo")
+        with anyio.fail_after(20):
+            while coordinator.counters["appends unknown"] < 4:
+                await anyio.sleep(0.02)
+        await update(me, LOG, max_bytes=-1)
+        assert bytes((await me.result(task)).result) == b"1", "nothing is lost"
+        await finish(me, worker, waiting)
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_full_submits(place: Place, me: Peer) -> None:
+    """The client is told; what was taken before is done, and new ones are taken when there is room again."""
+    big = encode(m.Submit(goal="x" * 2000))
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place) as coordinator:
+        kept, award = await start_one(me, worker, "kept")
+        await update(me, SUBMITS, max_bytes=1000)
+        with pytest.raises(StoreTimeout, match="maximum bytes exceeded"):
+            await me.connection.store(me.subjects.submit(TaskName("me", "big"), "normal"), big, headers("submit"), timeout_s=0.5)
+        await worker.done(award, 1)
+        assert bytes((await me.result(kept)).result) == b"1"
+        await update(me, SUBMITS, max_bytes=4 << 30)
+        await run_one(me, worker, "new")
+        assert coordinator.counters["faults"] == 0

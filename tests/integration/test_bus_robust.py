@@ -1,0 +1,38 @@
+"""The client outlives what a stranger's bytes do to its parser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from agentexecutor.bus.connection import open_connection
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from agentexecutor.bus import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_headers_that_look_like_the_end_of_their_line(server: EmbeddedServer) -> None:
+    """Read as a size, the payload would be waited for: a connection that hears nothing any more."""
+    heard: list[bytes] = []
+    done = anyio.Event()
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.data)
+        if message.data == b"after":
+            done.set()
+
+    async with open_connection(server.url, name="me") as connection:
+        await connection.subscribe("strange", hear)
+        await connection.nats.flush()
+        async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
+            await stream.send(b'CONNECT {"verbose":false,"headers":true}\r\n')
+            await stream.send(b"HPUB strange 4 16\r\n\r\n\r\n123456789012\r\nPUB strange 5\r\nafter\r\n")
+            with anyio.fail_after(10):
+                await done.wait()
+    assert heard == [b"123456789012", b"after"]
