@@ -224,17 +224,6 @@ def test_not_accepted_in_time_goes_to_another(table: Table) -> None:
     assert [type(message).__name__ for message in sent(table, "cancel")] == ["Cancel"]
 
 
-def test_who_dies_of_an_award_before_accepting_it_is_lost(table: Table) -> None:
-    """Otherwise an input that kills at once would go round for ever: an accept that is merely late uses up nothing."""
-    table.submit()
-    for number in range(1, 6):
-        epoch = table.award()
-        table.put(TimerIn("accept", "main", epoch, silent=True))
-        assert table.state.subtasks["main"].losses == number
-    assert table.state.error is not None
-    assert (table.state.state, table.state.error.code) == ("failed", "lost")
-
-
 def test_an_old_accept_timer_does_nothing(table: Table) -> None:
     table.submit()
     table.award()

@@ -165,8 +165,11 @@ def test_an_agent_that_is_lost_while_it_seems_to_live_gets_nothing_until_it_is_d
     market.offer(0, "a", offer())
     market.want(0, key(1), demand())
     assert assigned(market, 0) == [("t1", "a")]
+    market.awarded(0, key(1), 1, "a", "b1", None)
     assert not market.is_silent(1.4, key(1))
-    assert market.is_silent(2.0, key(1))
+    assert market.is_silent(1.9, key(1))
+    assert market.suspects(1.9) == [], "its accept is not overdue"
+    assert [suspect.reason for suspect in market.suspects(2.0)] == ["it neither accepted nor was heard again"]
     market.ended(2.0, key(1), 1, "lost")
     market.want(2.0, key(1), demand())
     assert assigned(market, 3.9) == []
@@ -182,6 +185,19 @@ def test_an_award_to_an_older_life_is_silent(market: Market) -> None:
     market.offer(0.5, "a", offer(boot="b2"))
     assert market.is_silent(0.6, key(1))
     assert not market.is_silent(0.6, key(2)), "nobody has it"
+
+
+def test_only_the_life_that_holds_an_award_keeps_it_alive(market: Market) -> None:
+    """A new life whose clock was set back seems older: it must not speak for the one that is gone."""
+    market.offer(0, "a", offer(boot="b2"))
+    market.want(0, key(1), demand())
+    assigned(market, 0)
+    market.awarded(0, key(1), 1, "a", "b2", None)
+    market.accepted(0.1, key(1), 1)
+    market.said(4.0, "a", "b2")
+    market.said(7.0, "a", "b1")
+    assert market.suspects(7.9) == []
+    assert len(market.suspects(8.1)) == 1
 
 
 def test_an_agent_that_takes_nothing_new_gets_nothing(market: Market) -> None:
@@ -331,6 +347,7 @@ def test_silence_makes_a_suspect(market: Market) -> None:
     market.offer(0, "a", offer())
     market.want(0, key(1), demand())
     assigned(market)
+    market.accepted(0.1, key(1), 1)
     assert market.suspects(3.9) == []
     (suspect,) = market.suspects(4.1)
     assert (suspect.key, suspect.epoch, suspect.agent) == (key(1), 1, "a")

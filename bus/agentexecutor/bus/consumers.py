@@ -80,10 +80,13 @@ class _Asked:
 
 
 class ShardConsumers:
-    """The consumers of the shards that this process holds."""
+    """The consumers of the shards that this process holds. `holds`: whether it still does; who woke up late must not take them from its successor."""
 
-    def __init__(self, connection: Connection, *, on_claim: Handler, on_submit: Handler) -> None:
+    def __init__(
+        self, connection: Connection, *, on_claim: Handler, on_submit: Handler, holds: Callable[[int], bool] = lambda _: True
+    ) -> None:
         self._connection = connection
+        self._holds = holds
         self._on_claim = on_claim
         self._on_submit = on_submit
         self._inbox = f"_INBOX.{new_id()}"
@@ -258,6 +261,7 @@ class ShardConsumers:
             await anyio.sleep(BEAT_S)
             now = time.monotonic()
             silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
+            silent = list(filter(self._holds, silent))
             if silent and self._connection.connected:
                 logger.warning("The consumers of shards %s are gone or silent; they are made anew.", silent)
                 await self._open_again(silent)
@@ -266,7 +270,7 @@ class ShardConsumers:
         await self._open_again(list(self._heard))
 
     async def _open_again(self, shards: list[int]) -> None:
-        for shard in shards:
+        for shard in filter(self._holds, shards):
             try:
                 await self.open(shard)
             except BusError as error:

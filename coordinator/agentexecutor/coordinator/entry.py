@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Raw
 
-from agentexecutor.coordinator.inputs import Input
+from agentexecutor.coordinator.inputs import ClaimIn, Input, LostIn, TimerIn
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.states import TaskStateName
 from agentexecutor.schemas.names import TaskName
@@ -70,6 +70,13 @@ class Entry:
     def idle(self) -> bool:
         """Nothing waits for a worker."""
         return not (self.busy or self.inputs or self.questions)
+
+    def claims_first(self) -> None:
+        """What agents said goes before what follows from their silence: it may have come while that waited."""
+        silence = [waiting for waiting in self.inputs if isinstance(waiting.input, LostIn | TimerIn)]
+        if silence and any(isinstance(waiting.input, ClaimIn) for waiting in self.inputs):
+            said = [waiting for waiting in self.inputs if not isinstance(waiting.input, LostIn | TimerIn)]
+            self.inputs = deque(said + silence)
 
     def unload(self) -> None:
         """Throw the state away; it is read from the log again before the next turn."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from msgspec import Raw
+import msgspec
+from msgspec import Raw, Struct
 
 from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, FeedbackIn, NeedProgress, ProgressIn, SubmitIn
 from agentexecutor.schemas import messages as m
@@ -18,10 +19,17 @@ from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.references import check_ref
 from agentexecutor.schemas.subjects import FromSubject, Subjects
 
-__all__ = ["Claimed", "Submitted", "Unusable", "large_result", "read_claim", "read_progress", "read_submit"]
+__all__ = ["Claimed", "Submitted", "Unusable", "boot_of", "large_result", "read_claim", "read_progress", "read_submit"]
 
 _TYPE_OF_KIND = {"cancel": "cancel-task", "feedback": "feedback-claim"}
 """Where the Ae-Type is not the kind in the subject."""
+
+
+class _Boot(Struct):
+    boot: str
+
+
+_BOOT = msgspec.json.Decoder(_Boot)
 
 
 class Unusable(AgentExecutorError):
@@ -43,6 +51,14 @@ class Submitted(NamedTuple):
     klass: str
     task: TaskName
     input: SubmitIn
+
+
+def boot_of(offer: bytes) -> str | None:
+    """Which life of an agent an offer comes from, without reading all of it; None when it cannot be read."""
+    try:
+        return _BOOT.decode(offer).boot
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, bytes]], *, queued: bool) -> ProgressIn:

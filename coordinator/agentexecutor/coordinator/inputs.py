@@ -127,13 +127,12 @@ class BrokenIn(Struct, frozen=True):
 
 
 class TimerIn(Struct, frozen=True):
-    """A timer that `SetTimer` asked for is due. `silent` (kind accept): the agent that got the award is not heard any more."""
+    """A timer that `SetTimer` asked for is due."""
 
     kind: TimerKind
     subtask: str | None = None
     epoch: int = 0
     id: str = ""
-    silent: bool = False
 
 
 class ProgressIn(Struct, frozen=True):

@@ -206,9 +206,6 @@ def _accept_timer(draft: Draft, input: TimerIn) -> None:
     subtask = _held_subtask(draft, input.subtask, input.epoch)
     if subtask is None or subtask.state != "awarded":
         return
-    if input.silent:  # it may have died of its award: that counts
-        _lost(draft, LostIn(subtask.name, subtask.epoch, "it neither accepted nor was heard again"))
-        return
     message = f"Agent {subtask.agent} did not accept within {draft.settings.accept_timeout_s:g} s."
     draft.stop(subtask, "not accepted in time")
     turn_down(draft, subtask, m.ErrorInfo(code="lost", message=message, retryable=True, details={"cause": "accept-timeout"}))
@@ -302,7 +299,7 @@ def _split(draft: Draft, input: SplitIn) -> None:
 
 def _composed(draft: Draft, input: ComposedIn) -> None:
     body = input.result if input.result_blob is None else input.result_blob
-    if draft.state.ended:
+    if draft.state.ended or draft.state.state == "unknown":  # unknown: the server has lost the log meanwhile
         return
     if input.subtask is None:
         if input.error is not None:

@@ -116,10 +116,10 @@ class Market:
         if agent is not None:
             self._refresh(agent, now)
 
-    def said(self, now: float, peer: str) -> None:
-        """An agent's offer was heard, whatever stands in it: it is not silent."""
+    def said(self, now: float, peer: str, boot: str) -> None:
+        """An agent's offer was heard, whatever else stands in it: this life of it is not silent."""
         agent = self._book.agents.get(peer)
-        if agent is not None:
+        if agent is not None and agent.boot == boot:
             agent.seen = now
 
     def bid(self, now: float, peer: str, bid: m.Bid) -> None:
@@ -468,8 +468,12 @@ class Market:
             silent = now - agent.seen
             if silent > self._settings.lost_after_s:
                 found += [_suspect(holding, f"silent for {silent:.1f} s") for holding in agent.ours.values()]
-            elif agent.missing:
-                found += [_suspect(holding, "its offer does not name the subtask") for holding in agent.missing]
+                continue
+            found += [_suspect(holding, "its offer does not name the subtask") for holding in agent.missing]
+            if self._beats_missed(now, agent):
+                overdue = now - self._settings.accept_timeout_s
+                silently = [holding for holding in agent.ours.values() if holding.accepted_at is None and holding.since <= overdue]
+                found += [_suspect(holding, "it neither accepted nor was heard again") for holding in silently]
         for holding in [held for held in self._holdings.values() if held.epoch == 0 and now - held.since > UNRECORDED_S]:
             self._release(now, holding)
         return [suspect for suspect in found if suspect.epoch > 0]

@@ -39,7 +39,7 @@ from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Twice, Waiting
-from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim, read_progress, read_submit
+from agentexecutor.coordinator.inbound import Unusable, boot_of, large_result, read_claim, read_progress, read_submit
 from agentexecutor.coordinator.inputs import (
     ClaimIn,
     Effect,
@@ -150,6 +150,8 @@ class Coordinator:
         self._wakes_at = 0.0
         self._levels_at = 0.0
         self._sweeps_at = time.monotonic() + _draw() % SWEEP_S
+        self._session = -1
+        """The connection's session of which it is known whether the server was started anew."""
         self._short = False
         """Submits that were asked for have come: more may be asked for."""
         self._hearing: anyio.CancelScope | None = None
@@ -210,11 +212,14 @@ class Coordinator:
 
         Nor are the numbers of awards given again that agents may still know of (docs/adr/0011).
         """
+        session = self._connection.session
         first = max(1, await self._log.restarted_ms())
         if first != self._desk.settings.first_epoch:
             self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
             for shard in self._shards.values():
                 shard.scope.cancel()
+                self._tasks.forget_shard(shard.number)
+        self._session = session
 
     async def _insist(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do it, again and again until the bus does its part."""
@@ -253,7 +258,7 @@ class Coordinator:
         except Unusable as error:
             await self._set_aside(inbound, error)
             return
-        ended = self._tasks.ended(task)
+        ended = self._tasks.ended(task) if self._remembers(number) else None
         if ended is not None and isinstance(input, ClaimIn):
             state = TaskState(task, number, state=ended.state, epochs=ended.epochs)
             await self._do(task, None, decide(state, input, 0.0, self._settings, 0).effects)
@@ -263,6 +268,13 @@ class Coordinator:
             self._jobs.put(partial(self._prepare, number, task, errands.by_reference(input), inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
+
+    def _remembers(self, number: int) -> bool:
+        """Whether what is kept in memory of a shard's ended tasks is true: the shard is ours, and the server has not been started anew since (9)."""
+        return self._session == self._connection.session and self._holds(number)
+
+    def _holds(self, number: int) -> bool:
+        return self._leases.holds(time.monotonic(), number)
 
     async def _submit_came(self, inbound: Inbound) -> None:
         try:
@@ -344,7 +356,7 @@ class Coordinator:
         """Take turns until nothing waits. Whatever goes wrong concerns this task alone, and is tried again."""
         try:
             while not entry.gone and (entry.inputs or entry.soft_due or entry.questions):
-                if not self._leases.holds(time.monotonic(), entry.shard):
+                if not self._holds(entry.shard):
                     self._shards[entry.shard].scope.cancel()
                     break
                 if entry.state is None:
@@ -592,7 +604,9 @@ class Coordinator:
 
     async def _offer_said(self, message: Msg) -> None:
         """An offer on its way to the stream. Its agent lives, also while the stream takes nothing, because its leader is gone."""
-        self._market.said(time.monotonic(), self._subjects.last_token(message.subject))
+        boot = boot_of(message.data)
+        if boot is not None:
+            self._market.said(time.monotonic(), self._subjects.last_token(message.subject), boot)
 
     def _doubt(self, now: float, peer: str, running: m.Running) -> None:
         """An agent names what no award of ours backs. When it says so again, it is compared with the log, and told to stop (2)."""
@@ -817,7 +831,7 @@ class Coordinator:
         """Drive a shard from the moment that its lease is won until it is lost or given up."""
         try:
             with shard.scope:
-                consumers = ShardConsumers(self._connection, on_claim=self._claim_came, on_submit=self._submit_came)
+                consumers = ShardConsumers(self._connection, on_claim=self._claim_came, on_submit=self._submit_came, holds=self._holds)
                 async with consumers.running(), subscribed(self._connection, self._subjects.all_bids(shard.number), self._bid_came):
                     await self._insist(partial(consumers.open, shard.number))  # (10)
                     shard.consumers = consumers
@@ -882,7 +896,7 @@ class Coordinator:
             self._jobs.put(partial(self._answers[asked.kind], asked))
             return
         number = shard_of(asked.task, self._connection.shards)
-        if number in self._shards and self._leases.holds(time.monotonic(), number):
+        if number in self._shards and self._holds(number):
             if asked.ask.what == "log":
                 self._jobs.put(partial(self._answer_log, asked))
             else:

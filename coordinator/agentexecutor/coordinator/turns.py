@@ -107,6 +107,7 @@ class Desk:
         self._follow_clock()
         now = round(self.clock.now(monotonic), 6)
         turn = Turn(to_rfc3339(now))
+        entry.claims_first()
         hard = entry.soft_due
         if hard:
             self._soft_first(entry)
@@ -355,10 +356,13 @@ class Desk:
         """Give all timers that are due to their tasks."""
         self._follow_clock()
         for due in self.timers.pop(monotonic):
+            if due.kind == "accept" and self.market.is_silent(monotonic, Key(due.task, due.subtask or "")):
+                # It may have died of its award, which counts: the market suspects it, or it is heard again.
+                self.timers.set(due.task, due.kind, monotonic + self.settings.heartbeat_s, due.subtask, due.epoch)
+                continue
             entry = self.tasks.open(due.task, shard_of(due.task, self._shards))
             if due.kind == SOFT:
                 entry.soft_due = True
             else:
-                silent = due.kind == "accept" and self.market.is_silent(monotonic, Key(due.task, due.subtask or ""))
-                entry.inputs.append(Waiting(TimerIn(due.kind, due.subtask, due.epoch, silent=silent)))
+                entry.inputs.append(Waiting(TimerIn(due.kind, due.subtask, due.epoch)))
             self._wake(entry)
