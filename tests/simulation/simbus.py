@@ -562,6 +562,8 @@ class SimConnection(Connection):
         self.up_at = server.loop.now
         """When it was last connected."""
         self._subscriptions: dict[int, tuple[str, str, asyncio.Queue[Msg], Callable[[Msg], Any]]] = {}
+        self._heard: dict[int, tuple[str, str]] = {}
+        """Those of them that concern subjects of more than this connection."""
         self._number = 0
         self._buffer: list[tuple[str, bytes, dict[str, str], str]] = []
         server.links.append(self)
@@ -644,6 +646,8 @@ class SimConnection(Connection):
         number = self._number
         waiting: asyncio.Queue[Msg] = asyncio.Queue()
         self._subscriptions[number] = subject, queue, waiting, callback
+        if not subject.startswith("_INBOX"):
+            self._heard[number] = subject, queue
 
         async def serve() -> None:
             while number in self._subscriptions:
@@ -659,13 +663,14 @@ class SimConnection(Connection):
     def forget(self, number: int) -> None:
         """Unsubscribed."""
         self._subscriptions.pop(number, None)
+        self._heard.pop(number, None)
 
     def interests(self, subject: str) -> list[tuple[int, tuple[str, str]]]:
         """The subscriptions that a subject concerns."""
         return [
             (number, (pattern, queue))
-            for number, (pattern, queue, _, _) in self._subscriptions.items()
-            if not pattern.startswith("_INBOX") and matches(pattern, subject)
+            for number, (pattern, queue) in self._heard.items()
+            if pattern == subject or matches(pattern, subject)
         ]
 
     def listens(self, subject: str) -> bool:
@@ -682,7 +687,7 @@ class SimConnection(Connection):
         """A message for an inbox of this connection."""
         if self.connected:
             for pattern, _, waiting, _ in self._subscriptions.values():
-                if pattern == subject or (pattern.startswith("_INBOX") and "*" in pattern and matches(pattern, subject)):
+                if pattern == subject or ("*" in pattern and pattern.startswith("_INBOX") and matches(pattern, subject)):
                     waiting.put_nowait(Msg(shown or subject, payload, headers, reply))
         else:
             self.deaf_at = self.server.loop.now

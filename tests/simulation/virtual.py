@@ -117,6 +117,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now = 1000.0
         self._kept: set[Any] = set()
+        self._timers = 0
 
     def time(self) -> float:
         return self.now
@@ -139,15 +140,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """One turn: when nothing is ready the clock jumps to the next timer."""
         ready, timers = self._ready, self._scheduled
-        while timers and timers[0]._cancelled:
-            heapq.heappop(timers)._scheduled = False
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)[2]._scheduled = False
         if not ready:
             if not timers:
                 raise RuntimeError("nothing will ever happen again")
-            self.now = max(self.now, timers[0]._when)
+            self.now = max(self.now, timers[0][0])
         self.now += STEP_S
-        while timers and timers[0]._when <= self.now:
-            timer = heapq.heappop(timers)
+        while timers and timers[0][0] <= self.now:
+            _, _, timer = heapq.heappop(timers)
             timer._scheduled = False
             ready.append(timer)
         for _ in range(len(ready)):
@@ -162,7 +163,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]  # any arguments
         timer: Any = _TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
+        self._timers += 1
+        heapq.heappush(self._scheduled, (when, self._timers, timer))
         timer._scheduled = True
         return timer
 

@@ -217,8 +217,7 @@ class Coordinator:
         if first != self._desk.settings.first_epoch:
             self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
             for shard in self._shards.values():
-                shard.scope.cancel()
-                self._tasks.forget_shard(shard.number)
+                self._drop(shard)
         self._session = session
 
     async def _insist(self, what: Callable[[], Awaitable[None]]) -> None:
@@ -357,7 +356,7 @@ class Coordinator:
         try:
             while not entry.gone and (entry.inputs or entry.soft_due or entry.questions):
                 if not self._holds(entry.shard):
-                    self._shards[entry.shard].scope.cancel()
+                    self._drop(self._shards[entry.shard])
                     break
                 if entry.state is None:
                     await self._load(entry)
@@ -372,6 +371,9 @@ class Coordinator:
             logger.exception("Task %s could not be moved forward.", entry.name)
             if not entry.gone:
                 self._desk.start_over(entry, time.monotonic() + FAULT_S)
+        except BaseException:  # cancelled in the middle of a turn: what is in memory may not be stored
+            entry.unload()
+            raise
         finally:
             entry.busy = False
             if not entry.gone:  # what is gone may have a successor of the same name, whose timers are not ours to drop
@@ -686,7 +688,7 @@ class Coordinator:
     async def _tick(self, now: float) -> None:
         """What is looked after several times a second: lost agents, waiting splits, room in memory, room for submits."""
         self._desk.cut_splits(now)
-        if self._offers is not None and now - self._offers.heard_at > DEAF_S:
+        if self._offers is None or now - self._offers.heard_at > DEAF_S:
             self._market.listen_again(now)  # nothing is heard of anybody, so nobody is silent (3)
         for suspect in self._market.suspects(now):
             if suspect not in self._checking:
@@ -805,7 +807,7 @@ class Coordinator:
                 telemetry.count(telemetry.METRIC_TAKEOVERS)
         for number, shard in self._shards.items():
             if number not in held:
-                shard.scope.cancel()
+                self._drop(shard)
         self._market.share = len(self._shards) / self._connection.shards
         if self._shards and self._hearing is None:
             self._hearing = anyio.CancelScope()
@@ -852,6 +854,13 @@ class Coordinator:
             await anyio.sleep(RETRY_S)
         finally:
             self._let_go(shard)
+
+    def _drop(self, shard: _Shard) -> None:
+        """Move nothing of the shard any more, from now on; `_hold` ends, and lets it go."""
+        for entry in self._tasks.of_shard(shard.number):
+            entry.gone = True
+        self._tasks.forget_shard(shard.number)
+        shard.scope.cancel()
 
     def _let_go(self, shard: _Shard) -> None:
         """Nothing of the shard is ours any more; what was not acknowledged goes to its next holder."""
