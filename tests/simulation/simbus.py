@@ -563,7 +563,10 @@ class SimConnection(Connection):
         """When it was last connected."""
         self._subscriptions: dict[int, tuple[str, str, asyncio.Queue[Msg], Callable[[Msg], Any]]] = {}
         self._heard: dict[int, tuple[str, str]] = {}
-        """Those of them that concern subjects of more than this connection."""
+        """Those of them that are no inboxes."""
+        self._one: dict[str, tuple[int, asyncio.Queue[Msg]]] = {}
+        self._many: dict[int, tuple[str, asyncio.Queue[Msg]]] = {}
+        """Inboxes, by subject, and those with wildcards."""
         self._number = 0
         self._buffer: list[tuple[str, bytes, dict[str, str], str]] = []
         server.links.append(self)
@@ -648,6 +651,10 @@ class SimConnection(Connection):
         self._subscriptions[number] = subject, queue, waiting, callback
         if not subject.startswith("_INBOX"):
             self._heard[number] = subject, queue
+        elif "*" in subject:
+            self._many[number] = subject, waiting
+        else:
+            self._one[subject] = number, waiting
 
         async def serve() -> None:
             while number in self._subscriptions:
@@ -662,8 +669,11 @@ class SimConnection(Connection):
 
     def forget(self, number: int) -> None:
         """Unsubscribed."""
-        self._subscriptions.pop(number, None)
+        subject, *_ = self._subscriptions.pop(number, ("",))
         self._heard.pop(number, None)
+        self._many.pop(number, None)
+        if self._one.get(subject, (0,))[0] == number:
+            del self._one[subject]
 
     def interests(self, subject: str) -> list[tuple[int, tuple[str, str]]]:
         """The subscriptions that a subject concerns."""
@@ -686,9 +696,11 @@ class SimConnection(Connection):
     def take(self, subject: str, payload: bytes, headers: dict[str, str], reply: str, shown: str | None = None) -> None:
         """A message for an inbox of this connection."""
         if self.connected:
-            for pattern, _, waiting, _ in self._subscriptions.values():
-                if pattern == subject or ("*" in pattern and pattern.startswith("_INBOX") and matches(pattern, subject)):
-                    waiting.put_nowait(Msg(shown or subject, payload, headers, reply))
+            waitings = [waiting for pattern, waiting in self._many.values() if matches(pattern, subject)]
+            if subject in self._one:
+                waitings.append(self._one[subject][1])
+            for waiting in waitings:
+                waiting.put_nowait(Msg(shown or subject, payload, headers, reply))
         else:
             self.deaf_at = self.server.loop.now
 
