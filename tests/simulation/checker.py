@@ -42,6 +42,8 @@ HEARD_S = 4.0
 EARLY_S = 0.5
 SETTLED_S = 1.0
 """After a reconnect or a sleep."""
+ASKED_S = 0.2
+"""Longer than a question takes, and what follows from its answer."""
 LONG_S = 15.0
 """Half of the time after which the server delivers again by itself what nobody has acknowledged."""
 _holds = Leases.holds
@@ -266,7 +268,8 @@ class Checker:
             refused: Any = decode("refused", payload)
             self.refused.add(refused.id)
             task = TaskName.parse(refused.task)
-            waits = self.server.last(SUBMITS, subjects.any_new(task)) is not None
+            submit = self.server.last(SUBMITS, subjects.any_new(task))
+            waits = submit is not None and self.server.loop.now - submit.at > ASKED_S + self.server.faults.late_s
             if waits and task not in self.states and refused.error.code == "refused":
                 self.fail("what comes before its submit is not refused", f"{task}: {refused.error.message}")
 

@@ -47,7 +47,8 @@ def test_every_fault_and_every_row_of_the_tables_occurred(capsys: pytest.Capture
     if searched != set(FIRSTS):
         pytest.skip("counts only after the whole search")
     with capsys.disabled():
-        print(f"\n{SEEDS} runs: " + ", ".join(f"{happened[name]} {name.removeprefix('fault ')}" for name in FAULTS))
+        counted = ", ".join(f"{happened[name]} {name.removeprefix('fault ')}" for name in FAULTS)
+        sys.stdout.write(f"\n{SEEDS} runs: {counted}\n")
     rows = {row_name(name, key) for name, table in (("subtask", SUBTASK), ("task", TASK), ("claim", CLAIMS)) for key in table}
     assert sorted(row for row in rows - LATER if not happened[row]) == []
     assert [name for name in FAULTS if not happened[name]] == []

@@ -87,7 +87,8 @@ class Market:
         self._ready = ReadyQueue()
         self._rounds: dict[str, Round] = {}
         self._holdings: dict[Key, Holding] = {}
-        self._orphans: dict[Key, tuple[Holding, str]] = {}
+        self._orphans: dict[Key, Holding] = {}
+        """Awards whose holder has died: a newer life of it is heard."""
         self._dirty: dict[Pool, None] = {}
         self._keys: dict[TaskName, dict[Key, None]] = {}
         """The subtasks of each task that were wanted or awarded."""
@@ -112,7 +113,7 @@ class Market:
         """An agent's standing offer; one of an older boot is ignored."""
         agent, orphans = self._book.take_offer(now, peer, offer)
         for holding in orphans:
-            self._orphans[holding.key] = holding, "a newer process has its name"
+            self._orphans[holding.key] = holding
         if agent is not None:
             self._refresh(agent, now)
 
@@ -190,7 +191,7 @@ class Market:
         self._orphans.pop(key, None)
         known = self._book.agents[agent]
         if known.boot > boot:
-            self._orphans[key] = holding, "a newer process has its name"
+            self._orphans[key] = holding
 
     def accepted(self, now: float, key: Key, epoch: int) -> None:
         """The holder accepted."""
@@ -463,20 +464,33 @@ class Market:
     def suspects(self, now: float) -> list[Suspect]:
         """Awards whose holder is silent, has a newer life, or does not name them; told each time until `ended`."""
         self._book.bury(now)
-        found = [_suspect(holding, reason) for holding, reason in self._orphans.values()]
-        for agent in self._book.agents.values():
-            silent = now - agent.seen
-            if silent > self._settings.lost_after_s:
-                found += [_suspect(holding, f"silent for {silent:.1f} s") for holding in agent.ours.values()]
-                continue
-            found += [_suspect(holding, "its offer does not name the subtask") for holding in agent.missing]
-            if self._beats_missed(now, agent):
-                overdue = now - self._settings.accept_timeout_s
-                silently = [holding for holding in agent.ours.values() if holding.accepted_at is None and holding.since <= overdue]
-                found += [_suspect(holding, "it neither accepted nor was heard again") for holding in silently]
         for holding in [held for held in self._holdings.values() if held.epoch == 0 and now - held.since > UNRECORDED_S]:
             self._release(now, holding)
-        return [suspect for suspect in found if suspect.epoch > 0]
+        doubtful = list(self._orphans.values())
+        for agent in self._book.agents.values():
+            if agent.missing or self._beats_missed(now, agent):
+                doubtful += [holding for holding in agent.ours.values() if holding.key not in self._orphans]
+        reasons = ((holding, self._why_gone(now, holding)) for holding in doubtful if holding.epoch > 0)
+        return [Suspect(one.key, one.epoch, one.agent, one.boot, reason) for one, reason in reasons if reason]
+
+    def is_suspect(self, now: float, key: Key, epoch: int) -> bool:
+        """Whether the holder of an award still seems to be gone: it may have been heard since."""
+        holding = self._holdings.get(key)
+        return holding is not None and holding.epoch == epoch and self._why_gone(now, holding) != ""
+
+    def _why_gone(self, now: float, holding: Holding) -> str:
+        """Why the holder of an award seems to be gone; empty when it does not."""
+        if holding.key in self._orphans:
+            return "a newer process has its name"
+        agent = self._book.agents.get(holding.agent)
+        if agent is None:
+            return ""
+        if not self._book.alive(agent, now):
+            return f"silent for {now - agent.seen:.1f} s"
+        if holding.key in agent.missing:
+            return "its offer does not name the subtask"
+        overdue = holding.accepted_at is None and holding.since <= now - self._settings.accept_timeout_s
+        return "it neither accepted nor was heard again" if overdue and self._beats_missed(now, agent) else ""
 
     def has_begun(self, key: Key, epoch: int) -> bool:
         """Whether the holder's offer says that it works on an award (or says nothing about it)."""
@@ -505,7 +519,7 @@ class Market:
         """Silence counts from now on: a take-over, a reconnect, or this process was asleep."""
         for agent in self._book.agents.values():
             agent.seen = max(agent.seen, now)
-            agent.missing = []
+            agent.missing = {}
 
     # what people ask
 
@@ -582,7 +596,3 @@ def _recorded(scored: Scored, won: bool) -> ScoredBid:
 def _finite(number: float) -> float:
     """JSON has no infinity and no NaN: a record that held one could not be read."""
     return round(number, 6) if math.isfinite(number) else math.copysign(sys.float_info.max, number)
-
-
-def _suspect(holding: Holding, reason: str) -> Suspect:
-    return Suspect(holding.key, holding.epoch, holding.agent, holding.boot, reason)

@@ -43,7 +43,7 @@ class KnownAgent(Struct):
     """(task, subtask) that wait for children: they give their slot back."""
     others: set[tuple[str, str]] = field(default_factory=set)
     """(task, subtask) that its offer names and that are none of ours."""
-    missing: list[Holding] = field(default_factory=list)
+    missing: dict[Key, Holding] = field(default_factory=dict)
     """Accepted awards that its newest offer does not name."""
     suspended_until: float = 0.0
     suspensions: int = 0
@@ -145,13 +145,13 @@ class AgentBook:
         agent.waiting = {pair for pair, entry in named.items() if entry.state == "waiting"}
         agent.others = {pair for pair in named if pair not in mine and pair not in agent.waiting}
         settled = now - self._settings.heartbeat_s
-        agent.missing = [
-            holding
+        agent.missing = {
+            holding.key: holding
             for pair, holding in mine.items()
             if holding.accepted_at is not None
             and holding.accepted_at < settled
             and (pair not in named or named[pair].epoch < holding.epoch)
-        ]
+        }
 
     def hold(self, holding: Holding, now: float) -> KnownAgent:
         """An agent got an award of ours; one that has not been heard is known from now on."""
@@ -168,8 +168,7 @@ class AgentBook:
         if agent is not None and agent.ours.get(holding.key) is holding:
             del agent.ours[holding.key]
             agent.others.discard((str(holding.key.task), holding.key.subtask))
-            if holding in agent.missing:
-                agent.missing.remove(holding)
+            agent.missing.pop(holding.key, None)
         return agent
 
     def alive(self, agent: KnownAgent, now: float) -> bool:

@@ -714,10 +714,7 @@ class Coordinator:
         task, subtask = suspect.key
         number = shard_of(task, self._connection.shards)
         try:
-            waits = await self._log.inbox_has(number, task, suspect.agent)
-            if not waits and suspect.key in {
-                one.key for one in self._market.suspects(time.monotonic())
-            }:  # it may have been heard meanwhile
+            if not await self._log.inbox_has(number, task, suspect.agent):
                 self._post(number, task, Waiting(LostIn(subtask, suspect.epoch, suspect.reason)))
         finally:
             self._checking.discard(suspect)

@@ -21,7 +21,9 @@ from agentexecutor.coordinator.inputs import (
     Decision,
     Drop,
     Effect,
+    Input,
     Key,
+    LostIn,
     NeedSplit,
     SetTimer,
     SplitIn,
@@ -113,6 +115,8 @@ class Desk:
             self._soft_first(entry)
         while turn.size <= INLINE_LIMIT and self._more(entry, monotonic):
             waiting = entry.inputs.popleft()
+            if self._is_heard_again(entry, waiting.input, monotonic):
+                continue
             decision = decide(state, waiting.input, now, self.settings, self._draw())
             if decision.stale and not waiting.looked:
                 entry.inputs.appendleft(waiting)
@@ -130,6 +134,10 @@ class Desk:
                 self._take(state, turn, waiting, decision, monotonic, now)
         self._close(entry, state, monotonic)
         return turn
+
+    def _is_heard_again(self, entry: Entry, input: Input, monotonic: float) -> bool:
+        """Whether somebody was taken for lost and is there, after all: that may have waited for long."""
+        return isinstance(input, LostIn) and not self.market.is_suspect(monotonic, Key(entry.name, input.subtask), input.epoch)
 
     def _close(self, entry: Entry, state: TaskState, monotonic: float) -> None:
         entry.soft_due = False
