@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -116,3 +117,24 @@ def test_the_binary_is_found_and_tells_its_version(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AGENTEXECUTOR_NATS_SERVER", "/nowhere/nats-server")
     with pytest.raises(BusError, match="AGENTEXECUTOR_NATS_SERVER"):
         find_server()
+
+
+@pytest.mark.parametrize(("sync", "known"), [(None, (120.0, False)), ("10s", (10.0, False)), ("always", (120.0, True))])
+async def test_how_often_it_writes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str | None, known: tuple[float, bool]
+) -> None:
+    """By the server's own word, which it gives on a monitoring port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monitor = free.getsockname()[1]
+    monitored = tmp_path / "nats-server"
+    monitored.write_text(f'#!/bin/sh\nexec {find_server()} "$@" -m {monitor}\n')
+    monitored.chmod(0o755)
+    monkeypatch.setenv("AGENTEXECUTOR_NATS_SERVER", str(monitored))
+    async with embedded_server(sync=sync):
+        stream = await anyio.connect_tcp("127.0.0.1", monitor)
+        async with stream:
+            await stream.send(b"GET /jsz HTTP/1.0\r\n\r\n")
+            answer = b"".join([chunk async for chunk in stream])
+    config = json.loads(answer.partition(b"\r\n\r\n")[2])["config"]
+    assert (config["sync_interval"] / 1e9, config.get("sync_always", False)) == known

@@ -453,6 +453,9 @@ def test_up_does_not_share_its_port_or_its_store(place: Place, tmp_path: Path) -
     ran = place.run("up", "--port", "0", "--store", str(place.store))
     assert (ran.code, ran.out) == (2, "")
     assert "Another `agentexecutor up`" in ran.err
+    ran = place.run("up", "--port", "0", "--store", str(tmp_path / "other"), "--sync", "sometimes")
+    assert (ran.code, ran.out) == (2, "")
+    assert "such as 500ms, 10s or 2m" in ran.err
 
 
 def test_an_agent_stops_when_another_takes_its_name(place: Place) -> None:

@@ -99,6 +99,8 @@ class SimAgent:
         award = held.award
         of: dict[str, Any] = {"subtask": award.subtask, "epoch": award.epoch, "boot": self.boot}
         luck = self.drawn.random()
+        if self.drawn.random() < 0.03:
+            await self._store(task, self._claim(self._nonsense(award)))
         if luck < 0.03:
             held.last = self._claim(m.Decline(**of, reason="not now"))
             await self._store(task, held.last)
@@ -121,6 +123,22 @@ class SimAgent:
             held.last = self._claim(m.Done(**of, result=Raw(encode(work(msgspec.json.decode(award.input), award.task, award.subtask)))))
         await self._store(task, held.last)
         self.book.end(held)
+
+    def _nonsense(self, award: m.Award) -> m.Claim:
+        """A claim that its sender has no right to: of another life, of an award or a subtask that there never was."""
+        of: dict[str, Any] = self.drawn.choice(
+            (
+                {"subtask": award.subtask, "epoch": award.epoch, "boot": new_boot()},
+                {"subtask": award.subtask, "epoch": award.epoch + 10**12, "boot": self.boot},
+                {"subtask": "nobody", "epoch": award.epoch, "boot": self.boot},
+            )
+        )
+        kind = self.drawn.choice((m.Accept, m.Decline, m.Done, m.Failed, m.Release, m.Extend))
+        if kind is m.Failed:
+            return m.Failed(**of, error=m.ErrorInfo(code="handler", message="nonsense"))
+        if kind is m.Extend:
+            return m.Extend(**of, call=1, child=m.SubtaskSpec(capability="a"))
+        return kind(**of)
 
     async def _extend(self, task: TaskName, held: Held) -> None:
         """Add a child, and wait for it; asked again until its result comes (there may be none: it is refused, or a message was lost too often)."""

@@ -74,11 +74,12 @@ def server_version(path: Path) -> str:
 
 
 @asynccontextmanager
-async def embedded_server(store: str | Path | None = None, port: int = 0) -> AsyncIterator[EmbeddedServer]:
+async def embedded_server(store: str | Path | None = None, port: int = 0, *, sync: str | None = None) -> AsyncIterator[EmbeddedServer]:
     """Run a NATS server with JetStream on 127.0.0.1 until the block ends.
 
-    `store`: folder of its streams; None is a temporary one that is removed at the end. `port` 0 takes a free one. Raises BusError when it
-    does not start (a port in use, a folder that cannot be written).
+    `store`: folder of its streams; None is a temporary one that is removed at the end. `port` 0 takes a free one. `sync`: how often it writes
+    through to the disk, ``always`` or a time such as ``10s`` (docs/durability.md); None is the server's default, two minutes. Raises
+    BusError when it does not start (a port in use, a folder that cannot be written).
     """
     binary = find_server()
     made = Path(tempfile.mkdtemp(prefix="agentexecutor-")) if store is None else None
@@ -89,6 +90,10 @@ async def embedded_server(store: str | Path | None = None, port: int = 0) -> Asy
         log = folder / "nats-server.log"
         command = [str(binary), "-js", "-sd", str(folder), "-a", "127.0.0.1", "-p", str(port or -1)]
         command += ["--ports_file_dir", str(ports), "-l", str(log)]
+        if sync is not None:
+            settings = ports / "server.conf"
+            settings.write_text(f"jetstream {{ sync_interval: {json.dumps(sync)} }}\n")
+            command += ["-c", str(settings)]
         temporary = os.pathsep.join(str(path) for path in (made, ports) if path is not None)
         keeper = [sys.executable, "-c", _WATCH_PARENT, temporary, *command]
         process = await anyio.open_process(keeper, stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True)

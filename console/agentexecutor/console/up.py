@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +27,19 @@ __all__ = ["up"]
 DEFAULT_PORT = 4222
 
 
-@command("agentexecutor up", "agentexecutor up --store /var/lib/agentexecutor --port 4333")
+def _check_sync(_context: click.Context, _option: click.Parameter, sync: str | None) -> str | None:
+    if sync is not None and not re.fullmatch(r"always|\d+(ms|s|m|h)", sync):
+        raise click.BadParameter(f"{sync!r} is neither `always` nor a time such as 500ms, 10s or 2m.")
+    return sync
+
+
+@command("agentexecutor up", "agentexecutor up --store /var/lib/agentexecutor --port 4333 --sync always")
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=Path(".agentexecutor"), show_default=True, metavar="DIR",
               help="Where the streams are kept.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, show_default=True, metavar="N", help="0 takes a free one.")
-def up(store: Path, port: int, nats: str | None, *, as_json: bool) -> None:
+@click.option("--sync", metavar="always|TIME", callback=_check_sync,
+              help="How often the server writes through to the disk, such as 10s: a power cut takes what came since. Default: 2m.")  # fmt: skip
+def up(store: Path, port: int, sync: str | None, nats: str | None, *, as_json: bool) -> None:
     """Start a NATS server and a coordinator, until stopped.
 
     The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time.
@@ -39,7 +48,7 @@ def up(store: Path, port: int, nats: str | None, *, as_json: bool) -> None:
         port = _port_of(nats)
     log_to_stderr()
     telemetry.setup("agentexecutor-up")
-    run_program(_up, Output(json=as_json), store, port)
+    run_program(_up, Output(json=as_json), store, port, sync)
 
 
 def _port_of(nats: str) -> int:
@@ -53,10 +62,13 @@ def _port_of(nats: str) -> int:
     raise UsageError(f"`up` cannot serve at {nats}: it listens on 127.0.0.1 only.", hint="Use --port N, or `agentexecutor coordinator`.")
 
 
-async def _up(out: Output, store: Path, port: int) -> None:
+async def _up(out: Output, store: Path, port: int, sync: str | None) -> None:
     _refuse_taken(port)
     with _locked(store):
-        async with embedded_server(store, port) as server, open_connection(server.url, name=unique_name(own_name())) as connection:
+        async with (
+            embedded_server(store, port, sync=sync) as server,
+            open_connection(server.url, name=unique_name(own_name())) as connection,
+        ):
             await coordinate_until_stopped(connection, lambda: _announce(out, server, connection.name))
 
 
