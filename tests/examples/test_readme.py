@@ -43,8 +43,18 @@ async def test_the_agent_and_the_client_of_the_readme(
     assert "completed second greeter" in printed
 
 
-def test_what_the_readme_names_is_there() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))))
+def test_what_a_page_links_to_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     targets = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")}
-    assert targets
-    assert [target for target in sorted(targets) if not (ROOT / target).exists()] == []
+    assert targets or page != "README.md"
+    assert [target for target in sorted(targets) if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_every_test_that_the_page_on_durability_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/durability.md").read_text(encoding="utf-8")))
+    defined = {
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)\(", file.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert named - defined == set()
