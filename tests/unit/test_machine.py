@@ -6,6 +6,7 @@ import pytest
 from msgspec import Raw
 from table import START, Table
 
+from agentexecutor.coordinator.evolve import evolve
 from agentexecutor.coordinator.inputs import (
     AwardIn,
     BrokenIn,
@@ -26,7 +27,7 @@ from agentexecutor.coordinator.inputs import (
     TimerIn,
     Want,
 )
-from agentexecutor.coordinator.machine import award_of, pending
+from agentexecutor.coordinator.machine import award_of, decide, pending
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.views import state_view, task_view
 from agentexecutor.schemas import Plan, Ref, Split, Subtask
@@ -82,6 +83,19 @@ def test_the_same_id_with_other_content_is_refused(table: Table) -> None:
     assert isinstance(refused, m.Refused)
     assert refused.error.code == "refused"
     assert table.last.changes == []
+
+
+def test_a_submit_of_which_only_the_first_record_was_written_is_planned_when_it_comes_again(table: Table) -> None:
+    submit = SubmitIn(m.Submit(capability="c", deadline_s=60), "d", START, "s1")
+    first, *_ = decide(table.state, submit, table.now, table.settings, 1).changes
+    evolve(table.state, first, table.now)
+    assert [type(effect) for effect in pending(table.state, table.now, table.settings)] == [SetTimer]
+    assert table.put(ComposedIn(None, Raw(b"{}"))).changes == []
+    assert table.put(HeldIn()).changes == [r.Held()]
+    table.put(submit)
+    assert table.states() == {"main": "ready"}
+    table.run()
+    assert table.state.state == "completed"
 
 
 @pytest.mark.parametrize(

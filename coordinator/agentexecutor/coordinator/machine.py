@@ -51,6 +51,8 @@ from agentexecutor.schemas.plans import check_plan
 
 __all__ = ["award_of", "decide", "lookup", "pending"]
 
+UNPLANNED = ("unknown", "submitted")
+"""States in which a submit is still to be planned: a large one is recorded in two records, and who writes them may die in between."""
 MAIN = "main"
 """The name of the only subtask when a task is one capability."""
 
@@ -92,10 +94,10 @@ def _result(state: TaskState) -> Send:
 
 def _submit(draft: Draft, input: SubmitIn) -> None:
     state = draft.state
-    if state.state == "unknown":
-        _plan(draft, input)
-    elif state.digest not in (None, input.digest):
+    if state.digest not in (None, input.digest):
         _refuse_submit(draft, input, "refused", f"The task {state.name} exists with other content; choose another id.")
+    elif state.state in UNPLANNED:
+        _plan(draft, input)
     elif state.ended:
         draft.effect(_result(state))
 
@@ -111,9 +113,10 @@ def _plan(draft: Draft, input: SubmitIn) -> None:
         _refuse_submit(draft, input, "input", str(error), details)
         return
     submit = replace(input.submit, plan=None, input=m.EMPTY, input_blob=None)
-    draft.change(
-        r.Submitted(submit=submit, digest=input.digest, at=input.stamp, traceparent=input.traceparent, tracestate=input.tracestate)
-    )
+    if draft.state.state == "unknown":
+        draft.change(
+            r.Submitted(submit=submit, digest=input.digest, at=input.stamp, traceparent=input.traceparent, tracestate=input.tracestate)
+        )
     draft.change(r.Planned(version=1, cause="submit", add=plan.subtasks, result=plan.result))
     preview = TaskState(draft.state.name, draft.state.shard, submit=submit, submitted_at=input.stamp)
     preview.subtasks = {name: SubtaskState(name, plan.subtasks[name]) for name, waits in needs.items() if not waits}
@@ -299,7 +302,7 @@ def _split(draft: Draft, input: SplitIn) -> None:
 
 def _composed(draft: Draft, input: ComposedIn) -> None:
     body = input.result if input.result_blob is None else input.result_blob
-    if draft.state.ended or draft.state.state == "unknown":  # unknown: the server has lost the log meanwhile
+    if draft.state.ended or draft.state.state in UNPLANNED:  # the server has lost the log meanwhile
         return
     if input.subtask is None:
         if input.error is not None:
@@ -332,6 +335,8 @@ def _held(draft: Draft, _input: HeldIn) -> None:
     if draft.state.ended or draft.state.state == "unknown":
         return
     draft.change(r.Held())
+    if draft.state.state in UNPLANNED:
+        return
     subtasks = draft.state.subtasks.values()
     draft.make_ready([subtask.name for subtask in subtasks if subtask.state == "blocked" and not subtask.waits])
     for subtask in subtasks:
@@ -373,7 +378,7 @@ def pending(state: TaskState, now: float, settings: Settings) -> list[Effect]:
     for subtask in state.subtasks.values():
         if not subtask.ended:
             effects += _pending_subtask(state, subtask, now, settings)
-    if state.open == 0:
+    if state.open == 0 and state.state not in UNPLANNED:
         draft = Draft(state, now, settings, 0)
         draft.finish_if_done()
         effects += [effect for effect in draft.decision.effects if isinstance(effect, NeedCompose)]
