@@ -190,7 +190,8 @@ class Checker:
         heard = [at for at, of in self.offers.get(agent, ()) if of == boot and at > now - HEARD_S - 0.5]
         link = next((link for link in self.server.links if link.name == by), None)
         listened = link is not None and link.connected and now - link.deaf_at > HEARD_S + self.server.faults.late_s
-        if "silent" in change.error.message and len(heard) == BEATS and listened:
+        alive = len(heard) == BEATS and heard[-1] > now - HEARD_S + EARLY_S
+        if "silent" in change.error.message and alive and listened:
             self.fail("an agent that is heard is not taken for lost", f"{agent} with {state.name}/{name}: {change.error.message}")
         for stored in self.server.streams[INBOX].messages.values():
             at = self.server.subjects.parse_inbox(stored.subject)
