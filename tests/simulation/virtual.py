@@ -13,6 +13,7 @@ import heapq
 import random
 import sys
 import time
+import warnings
 from asyncio import events
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -201,11 +202,9 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         mock.patch.object(shell, "random", random.Random(drawn.getrandbits(64))),
         mock.patch.object(shell, "WORKERS", WORKERS),
         mock.patch.object(market, "load_policies", _policies),
+        mock.patch.object(sys, "unraisablehook", lambda _: None),  # what was killed is not cleaned up, and complains when it is collected
+        warnings.catch_warnings(category=RuntimeWarning, action="ignore"),
     ):
-        hook, sys.unraisablehook = (
-            sys.unraisablehook,
-            lambda _: None,
-        )  # what was killed is not cleaned up, and complains when it is collected
         try:
             yield loop, drawn
         finally:
@@ -213,4 +212,3 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
             loop._ready.clear()
             loop._scheduled.clear()
             gc.freeze()
-            sys.unraisablehook = hook
