@@ -202,7 +202,7 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         mock.patch.object(shell, "random", random.Random(drawn.getrandbits(64))),
         mock.patch.object(shell, "WORKERS", WORKERS),
         mock.patch.object(market, "load_policies", _policies),
-        mock.patch.object(sys, "unraisablehook", lambda _: None),  # what was killed is not cleaned up, and complains when it is collected
+        mock.patch.object(sys, "unraisablehook"),  # what was killed is not cleaned up, and complains when it is collected
         warnings.catch_warnings(category=RuntimeWarning, action="ignore"),
     ):
         try:
