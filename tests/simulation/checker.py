@@ -69,6 +69,8 @@ class Checker:
         self.rows: Counter[str] = Counter()
         self.history: list[str] = []
         self.refused: set[str] = set()
+        self.awarded: set[tuple[TaskName, int]] = set()
+        """Also those that a power cut took: agents still know them."""
         self.offers: dict[str, deque[tuple[float, str]]] = {}
         """The last offers of each agent: when they were stored, and the boot."""
         self.violation: Violation | None = None
@@ -128,6 +130,9 @@ class Checker:
                 self._failed(state, change, record.coordinator, stored)
             if isinstance(change, r.Awarded):
                 before = holders[change.subtask] = change.epoch
+                if not replay and not self.clock_jumped and (task, change.epoch) in self.awarded:
+                    self.fail("no epoch is given twice, also across a power cut", f"{task}/{change.subtask} epoch {change.epoch}")
+                self.awarded.add((task, change.epoch))
             elif isinstance(change, r.Completed) and change.epoch and holders.get(change.subtask or "") != change.epoch:
                 self.fail(
                     "a result counts from the holder of the award only", f"{task}/{change.subtask} epoch {change.epoch}, held: {holders}"

@@ -123,7 +123,7 @@ class World:
         drawn, loop = self.drawn, self.loop
         name = drawn.choice([name for name, (process, _) in sorted(self.processes.items()) if not process.dead])
         process, connection = self.processes[name]
-        kind = drawn.choices(("kill", "pause", "part", "server", "power", "skew", "jump"), (5, 4, 4, 1.5, 0.5, 1, 0.3))[0]
+        kind = drawn.choices(("kill", "pause", "part", "server", "power", "skew", "jump"), (5, 4, 4, 1, 1.5, 1, 0.3))[0]
         if kind == "kill":
             self.kill(name)
             loop.call_later(drawn.uniform(0, 8), self.start, name)

@@ -152,6 +152,7 @@ class Coordinator:
         self._sweeps_at = time.monotonic() + _draw() % SWEEP_S
         self._session = -1
         """The connection's session of which it is known whether the server was started anew."""
+        self._restart_read = anyio.Event()
         self._short = False
         """Submits that were asked for have come: more may be asked for."""
         self._hearing: anyio.CancelScope | None = None
@@ -205,7 +206,7 @@ class Coordinator:
             if not self._leases.holds(now, number):
                 self._leases.lost(now, number)  # its sequences may begin anew; they are told again
         self._market.listen_again(now)
-        self._jobs.put(partial(self._insist, self._read_restart))
+        self._group.start_soon(self._insist, self._read_restart)
 
     async def _read_restart(self) -> None:
         """Load everything anew when the server was started anew, for it may have lost records (9).
@@ -214,11 +215,19 @@ class Coordinator:
         """
         session = self._connection.session
         first = max(1, await self._log.restarted_ms())
+        if session < self._session:
+            return  # another, begun later, was faster
         if first != self._desk.settings.first_epoch:
             self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
             for shard in self._shards.values():
                 self._drop(shard)
         self._session = session
+        self._restart_read.set()
+        self._restart_read = anyio.Event()
+
+    def _knows_the_server(self) -> bool:
+        """Whether it is known of this session's server if it was started anew (9)."""
+        return self._session == self._connection.session
 
     async def _insist(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do it, again and again until the bus does its part."""
@@ -270,7 +279,7 @@ class Coordinator:
 
     def _remembers(self, number: int) -> bool:
         """Whether what is kept in memory of a shard's ended tasks is true: the shard is ours, and the server has not been started anew since (9)."""
-        return self._session == self._connection.session and self._holds(number)
+        return self._knows_the_server() and self._holds(number)
 
     def _holds(self, number: int) -> bool:
         return self._leases.holds(time.monotonic(), number)
@@ -355,10 +364,12 @@ class Coordinator:
         """Take turns until nothing waits. Whatever goes wrong concerns this task alone, and is tried again."""
         try:
             while not entry.gone and (entry.inputs or entry.soft_due or entry.questions):
-                if not self._holds(entry.shard):
+                if not self._knows_the_server():
+                    await self._restart_read.wait()
+                elif not self._holds(entry.shard):
                     self._drop(self._shards[entry.shard])
                     break
-                if entry.state is None:
+                elif entry.state is None:
                     await self._load(entry)
                 else:
                     await self._take_turn(entry, entry.state)
@@ -489,7 +500,7 @@ class Coordinator:
     async def _append(self, entry: Entry, state: TaskState, turn: Turn, payload: bytes, made: Headers) -> bool:
         """One fenced append, not without the lease (3)."""
         seq: int | None = None
-        if not entry.gone and self._leases.holds(time.monotonic(), entry.shard):
+        if not entry.gone and self._remembers(entry.shard):
             sent = time.monotonic()
             try:
                 seq = await self._log.append(entry.shard, entry.name, payload, made, expected=state.head)
