@@ -364,15 +364,7 @@ class Coordinator:
         """Take turns until nothing waits. Whatever goes wrong concerns this task alone, and is tried again."""
         try:
             while not entry.gone and (entry.inputs or entry.soft_due or entry.questions):
-                if not self._knows_the_server():
-                    await self._restart_read.wait()
-                elif not self._holds(entry.shard):
-                    self._drop(self._shards[entry.shard])
-                    break
-                elif entry.state is None:
-                    await self._load(entry)
-                else:
-                    await self._take_turn(entry, entry.state)
+                await self._step(entry)
         except BusError as error:
             logger.warning("Task %s: %s", entry.name, error)
             if not entry.gone:
@@ -389,6 +381,17 @@ class Coordinator:
             entry.busy = False
             if not entry.gone:  # what is gone may have a successor of the same name, whose timers are not ours to drop
                 self._settle(entry)
+
+    async def _step(self, entry: Entry) -> None:
+        if not self._knows_the_server():
+            await self._restart_read.wait()
+        elif not self._holds(entry.shard):
+            self._drop(self._shards[entry.shard])
+            entry.gone = True
+        elif entry.state is None:
+            await self._load(entry)
+        else:
+            await self._take_turn(entry, entry.state)
 
     def _settle(self, entry: Entry) -> None:
         shard = self._shards.get(entry.shard)
