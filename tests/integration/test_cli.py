@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from agentexecutor.agents import Agent
+from agentexecutor.bus import EmbeddedServer, TaskFailed, connect
+
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 ROOT = Path(__file__).parents[2]
 HELLO = "examples/hello/agent.py:agent"
@@ -514,3 +517,28 @@ def test_the_module_runs_as_the_script_does(tmp_path: Path) -> None:
     files = [json.loads(line)["file"] for line in done.stdout.splitlines()]
     assert len(files) > 30
     assert all((tmp_path / file).is_file() for file in files)
+
+
+@pytest.mark.anyio
+async def test_settings_reach_the_coordinator(server: EmbeddedServer) -> None:
+    agent = Agent("flaky")
+
+    @agent.capability("flaky")
+    async def flaky() -> None:
+        raise RuntimeError("today")
+
+    with program("coordinator", "--set", "retries=0", "--set", "backoff_s=600", url=server.url):
+        async with connect(server.url, name="me") as bus, agent.serve(bus, coordinate=False):
+            task = await bus.submit("flaky")
+            with pytest.raises(TaskFailed, match="today"):
+                await task.result(timeout_s=LONG)
+            assert len((await task.view()).subtasks["main"].attempts) == 1
+
+
+def test_settings_are_shown_and_refused(place: Place) -> None:
+    shown = place.run("coordinator", "--settings", "--set", "keep_s=60", "--json").object
+    assert (shown["keep_s"], shown["losses"]) == (60, 5)
+    assert "604800" in place.run("coordinator", "--settings", "--set", "keep_s=60").out
+    ran = place.run("coordinator", "--set", "keep=60")
+    assert (ran.code, ran.out) == (2, "")
+    assert "There are keep_s." in ran.err

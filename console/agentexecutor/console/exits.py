@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import Any
 
 from agentexecutor.bus.errors import BusError, StoreTimeout, TaskCancelled, TaskError, TaskFailed, TaskTimeout
+from agentexecutor.coordinator.errors import SettingRefused
 from agentexecutor.schemas.errors import AgentExecutorError, NameRefused, PlanRefused
 
 __all__ = ["Exit", "UsageError", "exit_code", "of_task", "root_of", "sentence"]
@@ -33,7 +34,7 @@ def exit_code(error: BaseException) -> Exit:
         return of_task("failed", getattr(error, "error", None))
     if isinstance(error, TaskCancelled | TaskTimeout | StoreTimeout):
         return Exit.TIMEOUT
-    if isinstance(error, UsageError | NameRefused | PlanRefused):
+    if isinstance(error, UsageError | NameRefused | PlanRefused | SettingRefused):
         return Exit.USAGE
     if isinstance(error, BusError):
         return Exit.NO_BUS

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from agentexecutor.schemas.errors import AgentExecutorError
 
-__all__ = ["TransitionError"]
+__all__ = ["SettingRefused", "TransitionError"]
+
+
+class SettingRefused(AgentExecutorError):
+    """A setting that there is not, or a value that it cannot have; `setting`."""
 
 
 class TransitionError(AgentExecutorError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import random
 import time
 from collections import Counter, deque
@@ -59,7 +60,7 @@ from agentexecutor.coordinator.machine import decide
 from agentexecutor.coordinator.market import Market, SendCall, Suspect
 from agentexecutor.coordinator.model import TaskState, new_task
 from agentexecutor.coordinator.pulling import Pulling
-from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.settings import Settings, settings_of
 from agentexecutor.coordinator.spans import Spans
 from agentexecutor.coordinator.states import ENDED
 from agentexecutor.coordinator.turns import Desk, Turn
@@ -112,12 +113,12 @@ class _Shard:
 class Coordinator:
     """One process's share of moving tasks forward: holds shards by lease and drives their tasks.
 
-    `boot`: this life of the process (see `new_boot`). `counters` counts what an operator asks for; `unusable` keeps the last messages that
-    could not be used (subject, reason, first bytes).
+    `boot`: this life of the process (see `new_boot`). `settings`: None takes them from the environment (`settings_of`). `counters` counts what an
+    operator asks for; `unusable` keeps the last messages that could not be used (subject, reason, first bytes).
     """
 
     def __init__(self, connection: Connection, *, boot: str | None = None, settings: Settings | None = None) -> None:
-        settings = settings or Settings()
+        settings = settings or settings_of(os.environ)
         self.counters: Counter[str] = Counter()
         self.unusable: deque[tuple[str, str, bytes]] = deque(maxlen=100)
         self._complaints = Complaints(logger)
