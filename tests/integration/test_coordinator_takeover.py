@@ -281,6 +281,23 @@ async def test_the_server_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert [coordinator.counters["faults"] for coordinator in both] == [0, 0]
 
 
+async def test_who_lost_its_lease_answers_no_claim_from_memory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another may hold the shard by now, and the log may have been cut: the task need not have ended."""
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        task = await me.submit("t1", capability="echo")
+        award = await a1.award()
+        await a1.done(award, 1)
+        await me.result(task)
+        posted = anyio.Event()
+        monkeypatch.setattr(coordinator._leases, "holds", lambda *_: False)
+        monkeypatch.setattr(coordinator, "_post", lambda *_: posted.set())
+        before = coordinator.counters["inputs without effect"]
+        await a1.done(award, 1)
+        with anyio.fail_after(20):
+            await posted.wait()
+        assert coordinator.counters["inputs without effect"] == before, "nor is it acknowledged"
+
+
 async def test_a_fault_stops_nothing(place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What nobody has foreseen is logged, counted, and tried again; here once in a task's turn and once in taking up a shard."""
     heads, turn = TaskLog.heads, Desk.turn

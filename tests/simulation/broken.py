@@ -258,6 +258,11 @@ def _history_left_out() -> Patch:
     return mock.patch.object(errands, "last_page", last_page)
 
 
+def _acts_at_once() -> Patch:
+    """Rule 9: after a reconnect turns go on before it is known whether the server was started anew."""
+    return mock.patch.object(Coordinator, "_knows_the_server", return_value=True)
+
+
 BROKEN: dict[str, Callable[[], Patch]] = {
     "fence off": _fence_off,
     "epoch ignored": _epoch_ignored,
@@ -284,6 +289,7 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "lost agents keep their awards": _lost_is_ignored,
     "epochs begin anew": _epochs_begin_anew,
     "history left out": _history_left_out,
+    "acts before it knows the server": _acts_at_once,
 }
 
 

@@ -19,6 +19,7 @@ from agentexecutor.coordinator.inputs import (
     HeldIn,
     Input,
     Key,
+    LostIn,
     NeedSplit,
     Send,
     SubmitIn,
@@ -160,6 +161,27 @@ def test_no_accept_from_an_agent_that_is_gone_is_a_loss_or_comes_too_late(office
     (change,) = office.turn().changes
     assert isinstance(change, FailedChange)
     assert change.error.details["cause"] == "accept-timeout"
+
+
+def test_what_an_agent_said_goes_before_what_follows_from_its_silence(office: Office) -> None:
+    """Its claims came while the loss of its work waited for a turn."""
+    office.agent()
+    office.turn(office.submit())
+    office.at += SETTINGS.lost_after_s + 0.1
+    lost = LostIn("main", 1, "silent")
+    turn = office.turn(lost, office.claim(m.Done))
+    assert kinds(turn) == ["Accepted", "Completed", "Completed"]
+
+
+def test_who_was_heard_while_its_loss_waited_is_not_lost(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit())
+    office.turn(office.claim(m.Accept))
+    office.at += SETTINGS.lost_after_s + 0.1
+    office.agent()
+    assert kinds(office.turn(LostIn("main", 1, "silent"))) == []
+    office.at += SETTINGS.lost_after_s + 0.1
+    assert "FailedChange" in kinds(office.turn(LostIn("main", 1, "silent")))
 
 
 def test_a_claim_from_the_future_asks_for_a_newer_state(office: Office) -> None:
