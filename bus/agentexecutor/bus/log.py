@@ -20,6 +20,7 @@ from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
 from agentexecutor.bus.streams import INBOX, LEASE, LOG, PROGRESS, SUBMITS, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339, to_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
+from agentexecutor.schemas.subjects import shard_of
 
 __all__ = ["StoredRecord", "TaskLog"]
 
@@ -225,7 +226,8 @@ class TaskLog:
                     if status is not None:
                         raise BusError(f"JetStream ended a read of the log's heads: status {status}.", hint="Ask again.")
                     came, left = came + 1, int(message.reply.rpartition(".")[2])
-                    yield self._head(message)
+                    if (head := self._head(message)) is not None:
+                        yield head
             info = await self._connection.api(f"CONSUMER.INFO.{self._log}.{name}", {})
             if (lost := info["delivered"]["consumer_seq"] - came) > 0:
                 raise BusError(f"{lost} heads of the log were lost on the way.", hint="Ask again.")
@@ -257,11 +259,17 @@ class TaskLog:
             },
         }
 
-    def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord]:
+    def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord] | None:
+        """A task's last record; None for what stands where no task has its log."""
+        try:
+            shard, task = self._connection.subjects.parse_log(message.subject)
+        except ValueError:
+            return None
+        if message.subject != self._connection.subjects.log(shard_of(task, self._connection.shards), task):
+            return None
         headers = message.headers or {}
         tokens = message.reply.split(".")
         seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
-        shard, task = self._connection.subjects.parse_log(message.subject)
         priority = headers.get(H_PRIORITY, "0")
         record = StoredRecord(
             seq,
