@@ -139,16 +139,6 @@ async def test_hostile_messages_are_counted_and_none_is_fatal(server: EmbeddedSe
         print({what: coordinator.counters[what] for what in ACCOUNTED})  # noqa: T201 # what became of them; shown with -s
 
 
-async def until_all_held(me: Peer) -> None:
-    """Wait until the coordinator has taken back what nonsense stood in the place of."""
-    with anyio.fail_after(60):
-        while True:
-            try:
-                return await me.until_held({"coord": me.connection.shards})
-            except msgspec.DecodeError:
-                await anyio.sleep(0.05)
-
-
 async def test_nonsense_among_offers_leases_progress_bodies_and_records(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
     """What is kept as a last value is overwritten before it can be counted: none is fatal."""
     place = Place(server.url)
@@ -164,7 +154,7 @@ async def test_nonsense_among_offers_leases_progress_bodies_and_records(server: 
         for part in range(4):
             for _ in range(0, COUNT // 40, BATCH):
                 await wire.send([attacker.uncounted() for _ in range(BATCH)])
-            await until_all_held(me)
+            await me.until_held({"coord": me.connection.shards})
             await run_one(me, worker, f"during-{part}")
         faults = [record.exc_info[1] for record in caplog.records if record.exc_info]
         assert len(faults) == coordinator.counters["faults"]

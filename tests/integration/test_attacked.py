@@ -138,6 +138,40 @@ async def test_stored_messages_without_a_type(place: Place, me: Peer) -> None:
         assert coordinator.counters["faults"] == 0
 
 
+async def test_what_stands_where_no_task_has_its_log(place: Place, me: Peer) -> None:
+    """Who asks for all tasks is told of those that are, and nobody moves the others."""
+    async with agent(place, "worker", "echo"), coordinating(place) as coordinator:
+        task = TaskName("me", "t1")
+        wrong = (shard_of(task, me.connection.shards) + 1) % me.connection.shards
+        for subject in ("task.x.me.t1", "task.1", "task.01.me.t1", f"task.{wrong}.me.t1", "task.1.a.b.c"):
+            await me.connection.store(f"{place.prefix}.{subject}", b"{}", headers("record"))
+        await me.submit("t1", capability="nobody-can")
+        await me.until(task, lambda view: bool(view.subtasks))
+        answer = await me.ask("tasks")
+        assert [line["task"] for line in msgspec.json.decode(answer.body)["tasks"]] == ["me.t1"]
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_nonsense_for_leases_and_members(place: Place, me: Peer) -> None:
+    """It is counted and kept as all else that cannot be used; lease.01 is nobody's."""
+    async with agent(place, "worker", "echo") as worker, coordinating(place) as coordinator:
+        await me.until_held({"coord": me.connection.shards})
+        lease = encode(m.Lease(holder="stranger", boot="b"))
+        nonsense = (
+            *(("lease.01", "lease", lease), ("lease.99", "lease", lease), ("lease.١", "lease", lease), ("lease.2", "lease", b"{")),
+            *(("lease.3", "member", b"{}"), ("member.x", "member", b"[]"), ("member.y", "lease", lease)),
+        )
+        for subject, kind, payload in nonsense:
+            await me.connection.store(f"{place.prefix}.{subject}", payload, headers(kind))
+        with anyio.fail_after(20):
+            while coordinator.counters["messages undecodable"] < len(nonsense):
+                await anyio.sleep(0.02)
+        assert {subject for subject, _, _ in coordinator.unusable} == {f"{place.prefix}.{subject}" for subject, _, _ in nonsense}
+        await me.until_held({"coord": me.connection.shards})
+        await run_one(me, worker, "new")
+        assert coordinator.counters["faults"] == 0
+
+
 @pytest.mark.parametrize("stream", [LOG, INBOX, SUBMITS, LEASE, OFFERS, PROGRESS, BLOBS])
 async def test_a_stream_deleted_under_a_running_system(place: Place, me: Peer, stream: str) -> None:
     """Who connects makes it anew; nobody is started again, and new tasks complete."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -162,8 +162,9 @@ class Peer:
             for shard in range(self.connection.shards):
                 last = await log.last_of(LEASE, self.subjects.lease(shard))
                 if last is not None and last.payload is not None:
-                    holder = msgspec.json.decode(last.payload, type=m.Lease).holder
-                    found[holder] = found.get(holder, 0) + 1
+                    with suppress(msgspec.DecodeError):  # nonsense holds nothing
+                        holder = msgspec.json.decode(last.payload, type=m.Lease).holder
+                        found[holder] = found.get(holder, 0) + 1
             return found
 
         await _until(look, lambda found: found == holders)

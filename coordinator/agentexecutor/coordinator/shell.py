@@ -172,7 +172,7 @@ class Coordinator:
         try:
             async with AsyncExitStack() as stack:
                 for context in (
-                    self._lease_stream.followed(self._lease_seen, self._member_seen),
+                    self._lease_stream.followed(self._lease_seen, self._member_seen, self._no_valid),
                     self._answering.hearing(self._asked, "task", "unserved"),
                     self._answering.hearing(self._asked, "tasks", "blob", shared=True),
                 ):
@@ -239,11 +239,14 @@ class Coordinator:
             message = None
         if isinstance(message, wanted):
             return message
+        self._no_valid(subject, " or ".join(TYPE_OF[cls] for cls in wanted), payload)
+        return None
+
+    def _no_valid(self, subject: str, what: str, payload: bytes) -> None:
+        """Count and keep what has come in the place of something else."""
         self._count_unusable("undecodable")
-        what = " or ".join(TYPE_OF[cls] for cls in wanted)
         if self._complaints.tell(subject, "What comes on %s cannot be used: it is no valid %s.", subject, what):
             self.unusable.append((subject, f"no valid {what}", payload[:SHOWN]))
-        return None
 
     def _count_unusable(self, why: str) -> None:
         self.counters[f"messages {why}"] += 1
