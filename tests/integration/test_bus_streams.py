@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
-from agentexecutor.bus.streams import ensure_streams, stream_settings
+from agentexecutor.bus.streams import SECOND, ensure_streams, stream_name, stream_settings
 from agentexecutor.schemas import TooLarge
 from agentexecutor.schemas.codec import headers
 from agentexecutor.schemas.names import TaskName
@@ -43,6 +43,43 @@ async def test_another_setting_is_an_error_that_names_both(server: EmbeddedServe
     with pytest.raises(StreamMismatch, match=r"AE_LOG has discard 'old'.*wants 'new'"):
         async with open_connection(server.url, name="me"):
             pytest.fail("it must not be taken")
+
+
+@pytest.mark.parametrize("prefix", ["ae.v1", "blue.v1"])
+async def test_limits_that_an_operator_sets_are_kept(server: EmbeddedServer, prefix: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "AE_SUBMITS": {"max_msgs": 200_000, "max_bytes": 1 << 30},
+        "AE_INBOX": {"max_msgs": 1000, "max_bytes": 1 << 30},
+        "AE_LOG": {"max_bytes": 1 << 30},
+        "AE_PROGRESS": {"max_age": 3600 * SECOND, "max_bytes": -1},
+        "AE_BLOBS": {"max_bytes": 1 << 30},
+    }
+    async with open_connection(server.url, name="operator", prefix=prefix) as connection:
+        for stream, changed in changes.items():
+            name = stream_name(stream, prefix)
+            config = (await connection.api(f"STREAM.INFO.{name}", {}))["config"]
+            await connection.api(f"STREAM.UPDATE.{name}", {**config, **changed})
+    async with open_connection(server.url, name="me", prefix=prefix) as connection:
+        for stream, changed in changes.items():
+            config = (await connection.api(f"STREAM.INFO.{stream_name(stream, prefix)}", {}))["config"]
+            assert {setting: config[setting] for setting in changed} == changed
+
+
+async def test_replicas_that_an_operator_sets_are_kept(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server makes no replicas: what it says of its log is as if an operator had set three."""
+    api = Connection.api
+
+    async def three_of_the_log(connection: Connection, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await api(connection, name, body)
+        if name == "STREAM.INFO.AE_LOG":
+            answer["config"]["num_replicas"] = 3
+        return answer
+
+    async with open_connection(server.url, name="first"):
+        pass
+    monkeypatch.setattr(Connection, "api", three_of_the_log)
+    async with open_connection(server.url, name="me") as connection:
+        assert (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]["num_replicas"] == 3
 
 
 async def test_two_prefixes_are_two_tenants(server: EmbeddedServer) -> None:

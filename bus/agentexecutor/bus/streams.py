@@ -29,6 +29,8 @@ MESSAGE_LIMIT = 300_000
 """Bytes: the largest submit, claim or chunk."""
 ROOM = 4096
 """Bytes of it for headers."""
+LIMITS = frozenset({"max_msgs", "max_bytes", "num_replicas"})
+"""An installation may set others than these streams are made with, and they are kept; so it may the age of progress."""
 WAITING = 50_000
 """So many submits may wait for a coordinator; more are refused until there is room. An installation may set another number."""
 
@@ -115,7 +117,7 @@ async def ensure_streams(connection: Connection, *, shards: int, replicas: int, 
         if there is None and make:
             there = await _make(connection, wanted)
         if there is not None:
-            _compare({setting: value for setting, value in wanted.items() if setting != "max_msgs"}, there)
+            _compare({setting: value for setting, value in wanted.items() if not _is_limit(wanted["name"], setting)}, there)
     return shards
 
 
@@ -157,6 +159,10 @@ def _shards_of(config: dict[str, Any]) -> int:
             found=config.get("subject_transform"),
         )
     return int(match.group(1))
+
+
+def _is_limit(stream: str, setting: str) -> bool:
+    return setting in LIMITS or (setting == "max_age" and stream.startswith(PROGRESS))
 
 
 def _compare(wanted: dict[str, Any], found: dict[str, Any]) -> None:
