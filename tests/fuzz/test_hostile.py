@@ -15,9 +15,7 @@ from peers import Peer, Place, ScriptedAgent, agent, client, coordinating
 
 from agentexecutor.bus.server import EmbeddedServer
 from agentexecutor.bus.streams import INBOX, SUBMITS
-from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.shell import Coordinator
-from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName
 
 pytestmark = pytest.mark.anyio
@@ -156,8 +154,5 @@ async def test_nonsense_among_offers_leases_progress_bodies_and_records(server: 
                 await wire.send([attacker.uncounted() for _ in range(BATCH)])
             await me.until_held({"coord": me.connection.shards})
             await run_one(me, worker, f"during-{part}")
-        faults = [record.exc_info[1] for record in caplog.records if record.exc_info]
-        assert len(faults) == coordinator.counters["faults"]
-        assert all(isinstance(fault, TransitionError | DecodeFailed) for fault in faults), (
-            "a log that makes no sense is the one fault, of its task alone"
-        )
+        assert coordinator.counters["faults"] == 0
+        assert not [record for record in caplog.records if record.exc_info]

@@ -10,7 +10,9 @@ import pytest
 from peers import QUICK, Peer, Place, ScriptedAgent, agent, client, coordinating
 
 from agentexecutor.bus import StoreTimeout
+from agentexecutor.bus.log import StoredRecord
 from agentexecutor.bus.streams import BLOBS, INBOX, LEASE, LOG, OFFERS, PROGRESS, SUBMITS
+from agentexecutor.coordinator import shell
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import encode, headers
 from agentexecutor.schemas.names import TaskName
@@ -104,10 +106,11 @@ async def test_a_log_with_a_gap(place: Place, me: Peer, caplog: pytest.LogCaptur
             assert bytes((await me.result(other)).result) == b"1"
             await run_one(me, worker, "new")
             with anyio.fail_after(20):
-                while not coordinator.counters["faults"] and (await log_of(me, task))[-1] <= found[-1]:
+                while not coordinator.counters["logs senseless"] and (await log_of(me, task))[-1] <= found[-1]:
                     await anyio.sleep(0.02)
-            if coordinator.counters["faults"]:
-                assert f"Task {task} could not be moved forward" in caplog.text
+            if coordinator.counters["logs senseless"]:
+                assert f"Task {task} stands still" in caplog.text
+            assert coordinator.counters["faults"] == 0
 
 
 @pytest.mark.parametrize("kind", [None, "record", "no-such-type"])
@@ -124,6 +127,71 @@ async def test_what_nobody_knows_in_a_log(place: Place, me: Peer, kind: str | No
             assert bytes((await me.result(task)).result) == b"1"
             assert coordinator.counters["faults"] == 0
             await run_one(me, worker, "new")
+
+
+SENSELESS = (
+    b'{"at":"2026-01-01T00:00:00Z","coordinator":"x","changes":[{"kind":"ready","subtasks":["main"]}]}',
+    b'{"at":"2026-01-01T00:00:00Z","coordinator":"x","changes":[{"kind":"completed","subtask":"no-such"}]}',
+    b'{"at":"2026-01-01T00:00:00Z","coordinator":"x","changes":[{"kind":"completed","of":"no-such"}]}',
+    b'{"at":"yesterday","coordinator":"x","changes":[{"kind":"held"}]}',
+)
+"""Records of known kinds that lead to no state."""
+
+
+@pytest.mark.parametrize("forged", SENSELESS)
+async def test_a_log_that_makes_no_sense(
+    place: Place, me: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, forged: bytes
+) -> None:
+    """Its task stands still: that is told once, who asks is told why, it is not read again and again, and its shard goes on."""
+    monkeypatch.setattr(shell, "STILL_S", 600.0)
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place) as coordinator:
+        task, award = await start_one(me, worker, "forged")
+        shard = shard_of(task, me.connection.shards)
+        reads: list[TaskName] = []
+        read = coordinator._log.read
+
+        async def noted(shard: int, name: TaskName) -> list[StoredRecord]:
+            reads.append(name)
+            return await read(shard, name)
+
+        monkeypatch.setattr(coordinator._log, "read", noted)
+        seq = await me.connection.store(me.subjects.log(shard, task), forged, headers("record"))
+        await worker.done(award, 1)
+        answer = await me.expect_error("task", task, what="view")
+        assert f"Record {seq} of task {task} cannot be applied" in answer.message
+        for number in range(300):
+            await me.claim("feedback", task, m.FeedbackClaim(text=str(number)))
+        assert (await me.expect_error("task", task)).message == answer.message
+        same = next(f"t{number}" for number in range(1000) if shard_of(TaskName("me", f"t{number}"), me.connection.shards) == shard)
+        await run_one(me, worker, same)
+        await me.until_held({"coord": me.connection.shards})
+        entry = coordinator._tasks.get(task)
+        assert entry is not None
+        assert (list(entry.inputs), entry.soft, entry.questions, entry.state) == ([], [], [], None), "nothing piles up"
+        assert reads.count(task) == 1
+        told = [record for record in caplog.records if str(task) in record.getMessage() and record.levelname == "ERROR"]
+        assert len(told) == 1
+        assert f"`nats stream rmm {LOG} {seq}`" in told[0].getMessage()
+        assert coordinator.counters["logs senseless"] == 1
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_a_log_that_makes_sense_again(place: Place, me: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who removes the forged record and asks for the task has it go on."""
+    monkeypatch.setattr(shell, "STILL_S", 0.1)
+    async with agent(place, "worker", "echo", capacity=10) as worker:
+        async with coordinating(place):
+            task, award = await start_one(me, worker, "forged")
+        subject = me.subjects.log(shard_of(task, me.connection.shards), task)
+        seq = await me.connection.store(subject, SENSELESS[0], headers("record"))
+        async with coordinating(place) as coordinator:
+            await me.expect_error("task", task)
+            await me.connection.api(f"STREAM.MSG.DELETE.{LOG}", {"seq": seq})
+            await me.until_no_error("task", task)
+            await worker.done(award, 1)
+            assert bytes((await me.result(task)).result) == b"1"
+            assert coordinator.counters["logs senseless"] == 1
+            assert coordinator.counters["faults"] == 0
 
 
 async def test_stored_messages_without_a_type(place: Place, me: Peer) -> None:

@@ -127,6 +127,16 @@ class Peer:
                 with anyio.move_on_after(1.0):
                     return await self.expect("answer", re=made[H_ID])
 
+    async def expect_error(self, kind: str, task: TaskName = NOBODY, **fields: Any) -> m.ErrorInfo:
+        """Ask until the answer is an error."""
+        answer = await _until(lambda: self.ask(kind, task, **fields), lambda answer: answer.error is not None)
+        error: m.ErrorInfo = answer.error
+        return error
+
+    async def until_no_error(self, kind: str, task: TaskName = NOBODY) -> None:
+        """Ask until the answer is none."""
+        await _until(lambda: self.ask(kind, task), lambda answer: answer.error is None)
+
     async def state(self, task: TaskName) -> v.StateView:
         answer = await self.ask("task", task)
         return msgspec.json.decode(answer.body, type=v.StateView)

@@ -55,7 +55,7 @@ class TaskLog:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._log = stream_name(LOG, connection.prefix)
+        self.name = self._log = stream_name(LOG, connection.prefix)
         self._inbox = stream_name(INBOX, connection.prefix)
         self._submits = stream_name(SUBMITS, connection.prefix)
         self._progress = stream_name(PROGRESS, connection.prefix)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from agentexecutor.schemas.errors import AgentExecutorError
 
-__all__ = ["TransitionError"]
+__all__ = ["SenselessLog", "TransitionError"]
+
+
+class SenselessLog(AgentExecutorError):
+    """A task's log that leads to no state: `task`, and `seq` of the record that cannot be applied."""
 
 
 class TransitionError(AgentExecutorError):
