@@ -20,7 +20,8 @@ from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, encode, headers
+from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, decode_as, encode, headers
+from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName, new_boot, new_id
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
@@ -172,8 +173,8 @@ class Peer:
             for shard in range(self.connection.shards):
                 last = await log.last_of(LEASE, self.subjects.lease(shard))
                 if last is not None and last.payload is not None:
-                    with suppress(msgspec.DecodeError):  # nonsense holds nothing
-                        holder = msgspec.json.decode(last.payload, type=m.Lease).holder
+                    with suppress(DecodeFailed):  # nonsense holds nothing
+                        holder = decode_as(m.Lease, last.payload).holder
                         found[holder] = found.get(holder, 0) + 1
             return found
 
