@@ -10,6 +10,8 @@ import pytest
 from peers import QUICK, Peer, Place, ScriptedAgent, agent, client, coordinating
 
 from agentexecutor.bus import StoreTimeout
+from agentexecutor.bus.errors import ApiError
+from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord
 from agentexecutor.bus.streams import BLOBS, INBOX, LEASE, LOG, OFFERS, PROGRESS, SUBMITS
 from agentexecutor.coordinator import shell
@@ -238,6 +240,25 @@ async def test_nonsense_for_leases_and_members(place: Place, me: Peer) -> None:
         await me.until_held({"coord": me.connection.shards})
         await run_one(me, worker, "new")
         assert coordinator.counters["faults"] == 0
+
+
+async def test_leases_that_cannot_be_read_are_told_once(
+    place: Place, me: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = LeaseStream.read
+    tried: list[int] = []
+
+    async def silent_at_first(stream: LeaseStream, shard: int) -> tuple[int | None, m.Lease | None]:
+        tried.append(shard)
+        if len(tried) <= 2 * me.connection.shards:
+            raise ApiError("JetStream did not answer.", code=408, err_code=0, description="time-out")
+        return await read(stream, shard)
+
+    monkeypatch.setattr(LeaseStream, "read", silent_at_first)
+    async with coordinating(place):
+        await me.until_held({"coord": me.connection.shards})
+    assert len(tried) >= 2 * me.connection.shards
+    assert sum("A lease could not be looked after" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("stream", [LOG, INBOX, SUBMITS, LEASE, OFFERS, PROGRESS, BLOBS])

@@ -171,6 +171,18 @@ async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answer
         await manager.__aexit__(None, None, None)
 
 
+async def test_streams_that_cannot_be_used_after_a_reconnect_are_told_in_one_line(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        config = (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]
+        await connection.api("STREAM.UPDATE.AE_LOG", {**config, "discard": "old"})
+        await connection.reconnected()
+        told = [record for record in caplog.records if "AE_LOG" in record.getMessage()]
+        assert [record.exc_info for record in told] == [None]
+        assert "\n" not in told[0].getMessage()
+
+
 async def test_a_callback_that_raises_does_not_end_its_subscription(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[bytes] = []
     done = anyio.Event()

@@ -21,7 +21,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.acks import Acks, Answer
-from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.complaints import Seldom
+from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, BusError, NoBus, ServerTooOld, StoreRefused, StoreTimeout
 from agentexecutor.bus.robust import RobustClient
 from agentexecutor.bus.streams import ensure_streams
 from agentexecutor.schemas.errors import TooLarge
@@ -51,8 +52,6 @@ FEW_HEADERS = 8
 PASSING = frozenset({10077, 10023, 10047, 10008})
 """Refusals that pass: stream full, resources, no leader (nats-server errors.json)."""
 FULL = 10077
-TOLD_EVERY_S = 10.0
-"""So often it is told, at most, that a stream is full."""
 
 
 def default_url() -> str:
@@ -80,7 +79,7 @@ class Connection:
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
         self._acks = Acks()
-        self._told_full = float("-inf")
+        self.seldom = Seldom(logger)
 
     async def listen(self) -> None:
         """Hear what streams answer. Called once."""
@@ -136,8 +135,10 @@ class Connection:
         try:
             await self.restore()
         except ApiError as error:
-            logger.warning("After a reconnect the streams cannot be looked after right now, it is tried again: %s", error)
+            self.seldom.tell("streams", "After a reconnect the streams cannot be looked after right now, it is tried again: %s", error)
             return False
+        except (BusError, nats.errors.Error) as error:
+            logger.error("After a reconnect the streams cannot be used: %s", error)  # noqa: TRY400  # it says all, and what to do
         except Exception:
             logger.exception("The streams could not be restored after a reconnect.")
         return True
@@ -185,15 +186,9 @@ class Connection:
             if time.monotonic() + wait >= give_up:
                 raise _not_stored(subject, timeout_s, answer, full=full)
             if full:
-                self._tell_full(subject)
+                self.seldom.tell("full", "The stream for %s is full: what is sent waits until there is room, and is tried again.", subject)
             await anyio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
-
-    def _tell_full(self, subject: str) -> None:
-        now = time.monotonic()
-        if now >= self._told_full + TOLD_EVERY_S:
-            self._told_full = now
-            logger.warning("The stream for %s is full: what is sent waits until there is room, and is tried again.", subject)
 
     @staticmethod
     def _refuse(error: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.answering import Answering, Asked, subscribed
-from agentexecutor.bus.complaints import Complaints
+from agentexecutor.bus.complaints import Complaints, Seldom
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errands import PASSING, Errands
@@ -123,6 +123,7 @@ class Coordinator:
         self.counters: Counter[str] = Counter()
         self.unusable: deque[tuple[str, str, bytes]] = deque(maxlen=100)
         self._complaints = Complaints(logger)
+        self._seldom = Seldom(logger)
         self._connection = connection
         self._subjects = connection.subjects
         self._me = connection.name
@@ -228,7 +229,7 @@ class Coordinator:
             try:
                 await what()
             except (BusError, TimeoutError) as error:
-                logger.warning("The bus does not do its part, which is tried again: %s", error)
+                self._seldom.tell("bus", "The bus does not do its part, which is tried again: %s", error)
                 await anyio.sleep(RETRY_S)
             else:
                 return
@@ -809,7 +810,8 @@ class Coordinator:
                 self._leases.won(now, action.shard, seq)
         except BusError as error:
             if not isinstance(error, AppendUnknown):
-                logger.log(logging.WARNING if self._connection.connected else logging.DEBUG, "A lease could not be looked after: %s", error)
+                if self._connection.connected:
+                    self._seldom.tell("lease", "A lease could not be looked after: %s", error)
                 await anyio.sleep(RETRY_S)
             if not isinstance(action, Beat):
                 self._leases.lost(time.monotonic(), action.shard, None if isinstance(action, Confirm) else action.expected)
