@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from peers import QUICK, Peer, Place, ScriptedAgent, agent, client, coordinating
 
-from agentexecutor.bus import StoreTimeout
+from agentexecutor.bus import StoreTimeout, log
 from agentexecutor.bus.errors import ApiError
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord
@@ -262,18 +262,52 @@ async def test_leases_that_cannot_be_read_are_told_once(
 
 
 @pytest.mark.parametrize("stream", [LOG, INBOX, SUBMITS, LEASE, OFFERS, PROGRESS, BLOBS])
-async def test_a_stream_deleted_under_a_running_system(place: Place, me: Peer, stream: str) -> None:
-    """Who connects makes it anew; nobody is started again, and new tasks complete."""
-    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place) as coordinator:
+async def test_a_stream_deleted_under_a_running_system(
+    place: Place, me: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """Who misses it makes it anew and says so; nobody connects or is started again, and new tasks complete."""
+    large = "x" * 300_000
+    if stream == PROGRESS:
+        monkeypatch.setattr(shell, "LEVELS_S", 0.5)  # nobody misses it, but it is looked after
+    async with (
+        agent(place, "worker", "echo", capacity=10) as worker,
+        coordinating(place, "first") as first,
+        coordinating(place, "second") as second,
+    ):
+        await me.until_held({"first": 8, "second": 8})
         await run_one(me, worker, "before")
         await me.connection.api(f"STREAM.DELETE.{stream}", {})
-        async with client(place, "maker"), anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group:
             group.start_soon(worker.work, lambda award: award.task)
-            for number in range(5):
-                task = await me.submit(f"after-{number}", capability="echo")
+            for number in range(20):
+                task = TaskName("me", f"after-{number}")
+                body = await me.put(task, {"text": large}) if stream == BLOBS else None
+                await me.submit(task.id, capability="echo", input_blob=body)
                 assert msgspec.json.decode((await me.result(task)).result) == str(task)
             group.cancel_scope.cancel()
-        assert coordinator.counters["faults"] == 0
+        with anyio.fail_after(20):
+            while not (told := [message for message in caplog.messages if "gone and have been made anew" in message]):
+                await anyio.sleep(0.02)
+        assert all(message.endswith(f": {stream}.") for message in told)
+        await me.until_held({"first": 8, "second": 8})
+        assert first.counters["faults"] == second.counters["faults"] == 0
+
+
+async def test_a_lost_log_gives_no_number_of_an_award_again(place: Place, me: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same task is submitted again while its agent still runs the award that no log knows any more."""
+    monkeypatch.setattr(log, "RESTART_S", 0.01)
+    monkeypatch.setattr(shell, "LEVELS_S", 0.5)  # so often it is looked whether a stream was lost
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place):
+        task, before = await start_one(me, worker, "again")
+        await me.connection.api(f"STREAM.DELETE.{LOG}", {})
+        await me.until_state(task, "unknown")
+        await me.submit("again", capability="echo")
+        after = await worker.award()
+        assert (after.task, after.subtask) == (before.task, before.subtask)
+        assert after.epoch > before.epoch
+        await worker.accept(after)
+        await worker.done(after, 2)
+        assert bytes((await me.result(task)).result) == b"2"
 
 
 async def test_consumers_deleted_under_a_running_system(place: Place, me: Peer) -> None:

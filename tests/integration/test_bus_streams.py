@@ -11,7 +11,7 @@ import pytest
 from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
-from agentexecutor.bus.streams import SECOND, ensure_streams, stream_name, stream_settings
+from agentexecutor.bus.streams import SECOND, Streams, ensure_streams, stream_name, stream_settings
 from agentexecutor.schemas import TooLarge
 from agentexecutor.schemas.codec import headers
 from agentexecutor.schemas.names import TaskName
@@ -69,8 +69,8 @@ async def test_replicas_that_an_operator_sets_are_kept(server: EmbeddedServer, m
     """One server makes no replicas: what it says of its log is as if an operator had set three."""
     api = Connection.api
 
-    async def three_of_the_log(connection: Connection, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = await api(connection, name, body)
+    async def three_of_the_log(connection: Connection, name: str, body: dict[str, Any], *, miss: bool = True) -> dict[str, Any]:
+        answer = await api(connection, name, body, miss=miss)
         if name == "STREAM.INFO.AE_LOG":
             answer["config"]["num_replicas"] = 3
         return answer
@@ -153,7 +153,7 @@ async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answer
     """The server is back, but the first question after the reconnect stays without an answer."""
     made = False
 
-    async def slow_once(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> int:
+    async def slow_once(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> Streams:
         nonlocal made
         if not made:
             made = True

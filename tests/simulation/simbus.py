@@ -613,8 +613,9 @@ class SimConnection(Connection):
             self._send(*message)
         self.server.loop.create_task(self.reconnected(), context=self.process.context)
 
-    async def restore(self) -> None:
+    async def restore(self) -> list[str]:
         """The streams are there."""
+        return []
 
     # as a Connection
 

@@ -260,6 +260,7 @@ class ShardConsumers:
             silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
             silent = list(filter(self._holds, silent))
             if silent and self._connection.connected:
+                self._connection.miss()
                 self._connection.seldom.tell("silent", "The consumers of shards %s are gone or silent; they are made anew.", silent)
                 await self._open_again(silent)
 

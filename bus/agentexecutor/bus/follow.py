@@ -95,6 +95,7 @@ class Follower:
         while True:
             await anyio.sleep(BEAT_S)
             if time.monotonic() - self._heard > MISSED_BEATS * BEAT_S and self._connection.connected:
+                self._connection.miss()
                 await self.again()
 
 

@@ -195,10 +195,14 @@ class TaskLog:
         return int(info["state"]["messages"])
 
     async def restarted_ms(self) -> int:
-        """Milliseconds from the making of the log to the last start of the server, which made the streams in memory anew; 0 before it."""
-        made = [await self._connection.api(f"STREAM.INFO.{name}", {}) for name in (self._log, self._leases)]
-        log, leases = (from_rfc3339(info["created"]) for info in made)
-        return int((leases - log) * 1000) if leases - log > RESTART_S else 0
+        """Milliseconds from the making of the streams to the last loss of records; 0 before it.
+
+        A start of the server, which makes the streams in memory anew, may lose some; a log that was deleted and made anew has lost all.
+        """
+        names = (self._log, self._leases, self._submits, self._inbox)
+        log, leases, *queues = [from_rfc3339((await self._connection.api(f"STREAM.INFO.{name}", {}))["created"]) for name in names]
+        age = max(log, leases) - min(log, *queues)
+        return int(age * 1000) if age > RESTART_S else 0
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
         """The last record of every task (of one shard), headers only: task, shard, record. Raises ApiError, or BusError when some got lost.

@@ -738,6 +738,8 @@ class Coordinator:
         if now >= self._levels_at:
             self._levels_at = now + LEVELS_S
             self._spans.levels(self._tasks.active, len(self._shards), self._market.unserved(now))
+            if self._shards:
+                self._connection.miss()  # there are streams that nobody misses
         if now >= self._sweeps_at:
             self._sweeps_at = now + SWEEP_S
             self._jobs.put(self._sweep)
