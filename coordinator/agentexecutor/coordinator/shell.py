@@ -395,6 +395,7 @@ class Coordinator:
                 shard.quiet.set()
         if entry.state is not None and entry.idle and not entry.soft:
             if entry.state.ended:
+                self._desk.release(entry)
                 self._tasks.end(entry, entry.state, time.monotonic())
             elif entry.state.state == "unknown":
                 self._desk.forget(entry)
