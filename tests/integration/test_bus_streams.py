@@ -171,6 +171,20 @@ async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answer
         await manager.__aexit__(None, None, None)
 
 
+@pytest.mark.parametrize(("deleted", "told"), [(["AE_LEASE", "AE_OFFERS"], 0), (["AE_LEASE", "AE_LOG"], 1)])
+async def test_streams_in_files_that_a_restart_lost_are_named(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture, deleted: list[str], told: int
+) -> None:
+    """Those in memory are lost whenever a single server is started anew."""
+    async with open_connection(server.url, name="me") as connection:
+        for name in deleted:
+            await connection.api(f"STREAM.DELETE.{name}", {})
+        await connection.reconnected()
+        lines = [message for message in caplog.messages if "what was in them is lost" in message]
+        assert len(lines) == told
+        assert all(name in line for name in deleted for line in lines)
+
+
 async def test_streams_that_cannot_be_used_after_a_reconnect_are_told_in_one_line(
     server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,7 +25,7 @@ from agentexecutor.bus.acks import Acks, Answer
 from agentexecutor.bus.complaints import Seldom
 from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, BusError, NoBus, ServerTooOld, StoreRefused, StoreTimeout
 from agentexecutor.bus.robust import RobustClient
-from agentexecutor.bus.streams import NOT_FOUND, ensure_streams
+from agentexecutor.bus.streams import LEASE, NOT_FOUND, OFFERS, ensure_streams, stream_name
 from agentexecutor.schemas.errors import TooLarge
 from agentexecutor.schemas.names import check_name
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, Subjects
@@ -130,7 +130,7 @@ class Connection:
             self.seldom.tell("streams", "A stream is missed, and the streams cannot be looked after right now: %s", error)
             return
         if anew:
-            logger.warning("Streams were gone and have been made anew; what was in them is lost: %s.", ", ".join(anew))
+            _tell_lost(anew)
             self.session += 1
             await self._run_hooks()
 
@@ -176,7 +176,10 @@ class Connection:
     async def _restored(self) -> bool:
         """Whether the streams are there, or can never be."""
         try:
-            await self.restore()
+            anew = await self.restore()
+            in_memory = {stream_name(name, self.prefix) for name in (LEASE, OFFERS)}
+            if not in_memory.issuperset(anew):
+                _tell_lost(anew)
         except ApiError as error:
             self.seldom.tell("streams", "After a reconnect the streams cannot be looked after right now, it is tried again: %s", error)
             return False
@@ -292,6 +295,10 @@ class Connection:
                 description=fault.get("description"),
             )
         return answer
+
+
+def _tell_lost(streams: list[str]) -> None:
+    logger.warning("Streams were gone and have been made anew; what was in them is lost: %s.", ", ".join(streams))
 
 
 def _not_stored(subject: str, timeout_s: float | None, answer: Answer | None, *, full: bool) -> StoreTimeout:
