@@ -132,23 +132,25 @@ async def test_the_last_record_replaces_the_others_and_heads_tell_states(connect
     log = TaskLog(connection)
     for number in range(30):
         task = TaskName("me", f"t{number}")
-        head = await log.append(number % 2, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0)
+        head = await log.append(shard_of(task, connection.shards), task, b"1", {**headers("record"), H_STATE: "running"}, expected=0)
         if number % 3 == 0:
             last = {**headers("record"), H_STATE: "completed", H_ROLLUP: "sub"}
-            await log.append(number % 2, task, b"2", last, expected=head)
-    assert [record.payload for record in await log.read(0, TaskName("me", "t0"))] == [b"2"]
+            await log.append(shard_of(task, connection.shards), task, b"2", last, expected=head)
+    first = shard_of(TaskName("me", "t0"), connection.shards)
+    assert [record.payload for record in await log.read(first, TaskName("me", "t0"))] == [b"2"]
     heads = {task.id: (shard, head.state) async for task, shard, head in log.heads()}
-    assert heads == {f"t{n}": (n % 2, "completed" if n % 3 == 0 else "running") for n in range(30)}
-    assert len([task async for task, _, _ in log.heads(1)]) == 15
+    shards = {f"t{n}": shard_of(TaskName("me", f"t{n}"), connection.shards) for n in range(30)}
+    assert heads == {f"t{n}": (shards[f"t{n}"], "completed" if n % 3 == 0 else "running") for n in range(30)}
+    assert {task.id async for task, _, _ in log.heads(first)} == {id for id, shard in shards.items() if shard == first}
     assert await log.read(0, TaskName("me", "unknown")) == []
-    assert [head async for head in log.heads(7)] == []
+    assert [head async for head in log.heads(connection.shards)] == [], "there is no such shard"
     assert (await connection.api("STREAM.INFO.AE_LOG", {}))["state"]["consumer_count"] == 0, "each would cost at every roll-up"
 
 
 async def test_heads_of_tasks_that_end_meanwhile_are_passed_over(connection: Connection) -> None:
     """More than two batches, read while all that has not been read yet ends."""
     log = TaskLog(connection)
-    tasks = [TaskName("me", f"t{number}") for number in range(600)]
+    tasks = [task for number in range(16 * 700) if shard_of(task := TaskName("me", f"t{number}"), connection.shards) == 0][:600]
     fences = [await log.append(0, task, b"1", {**headers("record"), H_STATE: "running"}, expected=0) for task in tasks]
     seen: list[tuple[TaskName, str]] = []
     async for task, _, head in log.heads(0):
@@ -166,7 +168,8 @@ async def test_heads_that_do_not_come_are_not_waited_for(
 ) -> None:
     log = TaskLog(connection)
     for number in range(3):
-        await log.append(0, TaskName("me", f"t{number}"), b"1", {**headers("record"), H_STATE: "running"}, expected=0)
+        task = TaskName("me", f"t{number}")
+        await log.append(shard_of(task, connection.shards), task, b"1", {**headers("record"), H_STATE: "running"}, expected=0)
     api = connection.api
 
     async def counts_others(name: str, body: dict[str, Any], **more: Any) -> dict[str, Any]:

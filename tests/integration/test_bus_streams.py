@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
-from agentexecutor.bus.streams import ensure_streams, stream_settings
+from agentexecutor.bus.streams import SECOND, Streams, ensure_streams, stream_name, stream_settings
 from agentexecutor.schemas import TooLarge
 from agentexecutor.schemas.codec import headers
 from agentexecutor.schemas.names import TaskName
@@ -43,6 +43,43 @@ async def test_another_setting_is_an_error_that_names_both(server: EmbeddedServe
     with pytest.raises(StreamMismatch, match=r"AE_LOG has discard 'old'.*wants 'new'"):
         async with open_connection(server.url, name="me"):
             pytest.fail("it must not be taken")
+
+
+@pytest.mark.parametrize("prefix", ["ae.v1", "blue.v1"])
+async def test_limits_that_an_operator_sets_are_kept(server: EmbeddedServer, prefix: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "AE_SUBMITS": {"max_msgs": 200_000, "max_bytes": 1 << 30},
+        "AE_INBOX": {"max_msgs": 1000, "max_bytes": 1 << 30},
+        "AE_LOG": {"max_bytes": 1 << 30},
+        "AE_PROGRESS": {"max_age": 3600 * SECOND, "max_bytes": -1},
+        "AE_BLOBS": {"max_bytes": 1 << 30},
+    }
+    async with open_connection(server.url, name="operator", prefix=prefix) as connection:
+        for stream, changed in changes.items():
+            name = stream_name(stream, prefix)
+            config = (await connection.api(f"STREAM.INFO.{name}", {}))["config"]
+            await connection.api(f"STREAM.UPDATE.{name}", {**config, **changed})
+    async with open_connection(server.url, name="me", prefix=prefix) as connection:
+        for stream, changed in changes.items():
+            config = (await connection.api(f"STREAM.INFO.{stream_name(stream, prefix)}", {}))["config"]
+            assert {setting: config[setting] for setting in changed} == changed
+
+
+async def test_replicas_that_an_operator_sets_are_kept(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server makes no replicas: what it says of its log is as if an operator had set three."""
+    api = Connection.api
+
+    async def three_of_the_log(connection: Connection, name: str, body: dict[str, Any], *, miss: bool = True) -> dict[str, Any]:
+        answer = await api(connection, name, body, miss=miss)
+        if name == "STREAM.INFO.AE_LOG":
+            answer["config"]["num_replicas"] = 3
+        return answer
+
+    async with open_connection(server.url, name="first"):
+        pass
+    monkeypatch.setattr(Connection, "api", three_of_the_log)
+    async with open_connection(server.url, name="me") as connection:
+        assert (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]["num_replicas"] == 3
 
 
 async def test_two_prefixes_are_two_tenants(server: EmbeddedServer) -> None:
@@ -116,7 +153,7 @@ async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answer
     """The server is back, but the first question after the reconnect stays without an answer."""
     made = False
 
-    async def slow_once(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> int:
+    async def slow_once(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> Streams:
         nonlocal made
         if not made:
             made = True
@@ -132,6 +169,32 @@ async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answer
             while not made or "AE_LEASE" not in (await connection.api("STREAM.NAMES", {}))["streams"]:
                 await anyio.sleep(0.05)
         await manager.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(("deleted", "told"), [(["AE_LEASE", "AE_OFFERS"], 0), (["AE_LEASE", "AE_LOG"], 1)])
+async def test_streams_in_files_that_a_restart_lost_are_named(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture, deleted: list[str], told: int
+) -> None:
+    """Those in memory are lost whenever a single server is started anew."""
+    async with open_connection(server.url, name="me") as connection:
+        for name in deleted:
+            await connection.api(f"STREAM.DELETE.{name}", {})
+        await connection.reconnected()
+        lines = [message for message in caplog.messages if "what was in them is lost" in message]
+        assert len(lines) == told
+        assert all(name in line for name in deleted for line in lines)
+
+
+async def test_streams_that_cannot_be_used_after_a_reconnect_are_told_in_one_line(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_connection(server.url, name="me") as connection:
+        config = (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]
+        await connection.api("STREAM.UPDATE.AE_LOG", {**config, "discard": "old"})
+        await connection.reconnected()
+        told = [record for record in caplog.records if "AE_LOG" in record.getMessage()]
+        assert [record.exc_info for record in told] == [None]
+        assert "\n" not in told[0].getMessage()
 
 
 async def test_a_callback_that_raises_does_not_end_its_subscription(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:

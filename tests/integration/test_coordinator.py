@@ -79,6 +79,23 @@ async def test_one_record_for_accept_and_done(place: Place) -> None:
         assert coordinator.counters["records"] == 2, "the accept rides on the record of the done"
 
 
+async def test_an_ended_task_leaves_a_short_account(place: Place) -> None:
+    """Nothing else of it stays in memory, however many there were."""
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        for number in range(3):
+            task = await me.submit(f"t{number}", capability="echo")
+            award = await a1.award()
+            await a1.accept(award)
+            await a1.done(award, 1)
+            await me.result(task)
+        with anyio.fail_after(20):
+            while len(coordinator._tasks._ended) < 3:
+                await anyio.sleep(0.02)
+        market, desk = coordinator._market, coordinator._desk
+        held = (list(coordinator._tasks), market._keys, market._holdings, market._orphans, desk.timers._current, desk.splits, desk.stalled)
+        assert not any(held), held
+
+
 async def test_declined_goes_to_another(place: Place) -> None:
     async with coordinating(place), agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")

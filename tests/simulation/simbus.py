@@ -613,8 +613,9 @@ class SimConnection(Connection):
             self._send(*message)
         self.server.loop.create_task(self.reconnected(), context=self.process.context)
 
-    async def restore(self) -> None:
+    async def restore(self) -> list[str]:
         """The streams are there."""
+        return []
 
     # as a Connection
 
@@ -704,7 +705,7 @@ class SimConnection(Connection):
         else:
             self.deaf_at = self.server.loop.now
 
-    async def api(self, name: str, body: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:
+    async def api(self, name: str, body: dict[str, Any], *, timeout_s: float = 5.0, miss: bool = True) -> dict[str, Any]:
         server = self.server
         done: asyncio.Future[dict[str, Any] | None] = server.loop.create_future()
 

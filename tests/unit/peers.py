@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +20,8 @@ from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, encode, headers
+from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, TYPE_OF, decode, decode_as, encode, headers
+from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName, new_boot, new_id
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
@@ -127,6 +128,16 @@ class Peer:
                 with anyio.move_on_after(1.0):
                     return await self.expect("answer", re=made[H_ID])
 
+    async def expect_error(self, kind: str, task: TaskName = NOBODY, **fields: Any) -> m.ErrorInfo:
+        """Ask until the answer is an error."""
+        answer = await _until(lambda: self.ask(kind, task, **fields), lambda answer: answer.error is not None)
+        error: m.ErrorInfo = answer.error
+        return error
+
+    async def until_no_error(self, kind: str, task: TaskName = NOBODY) -> None:
+        """Ask until the answer is none."""
+        await _until(lambda: self.ask(kind, task), lambda answer: answer.error is None)
+
     async def state(self, task: TaskName) -> v.StateView:
         answer = await self.ask("task", task)
         return msgspec.json.decode(answer.body, type=v.StateView)
@@ -162,8 +173,9 @@ class Peer:
             for shard in range(self.connection.shards):
                 last = await log.last_of(LEASE, self.subjects.lease(shard))
                 if last is not None and last.payload is not None:
-                    holder = msgspec.json.decode(last.payload, type=m.Lease).holder
-                    found[holder] = found.get(holder, 0) + 1
+                    with suppress(DecodeFailed):  # nonsense holds nothing
+                        holder = decode_as(m.Lease, last.payload).holder
+                        found[holder] = found.get(holder, 0) + 1
             return found
 
         await _until(look, lambda found: found == holders)

@@ -14,7 +14,7 @@ from agentexecutor.coordinator.answers import Head, Line, log_lines, log_page, n
 from agentexecutor.coordinator.bodies import fitting_feedback, gather, join_lists, list_length, refusal_of
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.evolve import apply
-from agentexecutor.coordinator.inbound import Unusable, read_claim, read_submit
+from agentexecutor.coordinator.inbound import Unusable, boot_of, read_claim, read_submit
 from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, Demand, FeedbackIn, Key, NeedCompose, NeedSplit, SubmitIn
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.turns import SplitWanted, Turn
@@ -326,3 +326,9 @@ def test_submits_are_read() -> None:
     assert (input.digest, input.stamp, input.id, input.traceparent) == (digest(payload), 12.5, "x", "00-a-b-01")
     with pytest.raises(Unusable):
         read_submit(SUBJECTS, subject, b"[]", made, 0.0)
+
+
+def test_whose_offer_it_is() -> None:
+    assert boot_of(b'{"boot":"b1","capacity":"no number"}') == "b1"
+    for nonsense in (b"", b"[]", b'{"boot":1}', b'"\xff"', b'{"x":' * 3000 + b"1" + b"}" * 3000):
+        assert boot_of(nonsense) is None

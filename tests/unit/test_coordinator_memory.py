@@ -8,8 +8,11 @@ from agentexecutor.coordinator.clock import WINDOW_S, Clock
 from agentexecutor.coordinator.entry import Entry, Tasks, Twice, Waiting
 from agentexecutor.coordinator.inputs import HeldIn
 from agentexecutor.coordinator.model import TaskState, new_task
+from agentexecutor.coordinator.offers import AgentBook
 from agentexecutor.coordinator.pulling import AGAIN_S, BATCH, EXPIRES_S, FEW, SHORT_S, Pulling
+from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.timers import SOFT, Due, Timers
+from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.names import TaskName
 
 T1, T2 = TaskName("me", "t1"), TaskName("me", "t2")
@@ -189,3 +192,17 @@ def test_with_little_room_pulls_are_small_and_short() -> None:
     pulls = Pulling(200).due(0.0, 0, ASKED, {(3, "low"): 50})
     assert sum(pull.batch for pull in pulls) == 47 + 50
     assert {(pull.shard, pull.klass): pull.expires_s for pull in pulls if pull.batch > 1} == {(3, "low"): SHORT_S}
+
+
+# agents
+
+
+def test_of_agents_that_are_gone_nothing_is_left() -> None:
+    book = AgentBook(Settings())
+    for number in range(100):
+        agent, _ = book.take_offer(1.0, f"a{number}", m.Offer(boot="b1", capabilities=[m.Capability(name=f"c{number}")], capacity=1))
+        assert agent is not None
+        book.refresh(agent, 1.0)
+    assert [agent.name for agent in book.available("c7")] == ["a7"]
+    book.bury(1000.0)
+    assert (book.agents, book._by_capability, book._available) == ({}, {}, {})

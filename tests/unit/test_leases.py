@@ -163,3 +163,12 @@ def test_silence_counts_anew_after_a_reconnect() -> None:
     leases.reconnected(1.9)
     assert not [action for action in leases.due(3.8, 0) if isinstance(action, Confirm)]
     assert Confirm(0) in leases.due(4.0, 0)
+
+
+def test_members_that_are_gone_are_forgotten() -> None:
+    leases = start()
+    for number in range(1000):
+        leases.member_seen(number * 1.0, "me", m.Member(boot="1"))
+        assert leases.member_seen(number * 1.0, f"agent-{number}", m.Member(boot="2"))
+    assert len(leases._members) < 30
+    assert leases.members(999.0) == 4, "silence counts as before"

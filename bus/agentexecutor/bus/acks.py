@@ -6,6 +6,7 @@ The client's own request costs more than the publish itself (a task, a time-out 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,12 +21,18 @@ __all__ = ["Acks", "Answer"]
 Answer = dict[str, Any]
 """A stream's answer: ``seq``, or ``error``."""
 SWEEP_S = 0.1
+NOBODY_THERE = "503"
+"""Status: no responders."""
 
 
 class Acks:
-    """The answers that one connection waits for. `on_answer` is to be subscribed to `subject`."""
+    """The answers that one connection waits for. `on_answer` is to be subscribed to `subject`.
 
-    def __init__(self) -> None:
+    `nobody` is called when the server says that there is nobody to answer: no stream takes such a message (any more).
+    """
+
+    def __init__(self, nobody: Callable[[], None]) -> None:
+        self._nobody = nobody
         self._inbox = f"_INBOX.{new_id()}"
         self._waiting: dict[str, tuple[asyncio.Future[Answer | None], float]] = {}
         self._count = 0
@@ -50,6 +57,8 @@ class Acks:
 
     async def on_answer(self, message: Msg) -> None:
         """An answer came. Anything else than a stream's says that no stream took the message."""
+        if not message.data and (message.headers or {}).get("Status") == NOBODY_THERE:
+            self._nobody()
         try:
             answer = msgspec.json.decode(message.data) if message.data else None
         except msgspec.MsgspecError:

@@ -6,6 +6,7 @@ connection for (nats-py does not come back from that).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -21,9 +22,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.acks import Acks, Answer
-from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, NoBus, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.complaints import Seldom
+from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, BusError, NoBus, ServerTooOld, StoreRefused, StoreTimeout
 from agentexecutor.bus.robust import RobustClient
-from agentexecutor.bus.streams import ensure_streams
+from agentexecutor.bus.streams import LEASE, NOT_FOUND, OFFERS, ensure_streams, stream_name
 from agentexecutor.schemas.errors import TooLarge
 from agentexecutor.schemas.names import check_name
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, Subjects
@@ -42,6 +44,8 @@ ACK_S = 5.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 RESTORE_S = 0.5
+LOOK_S = 1.0
+"""Streams that are missed are looked after no more often."""
 PENDING_MESSAGES = 4_000_000
 PENDING_BYTES = 1 << 30
 BUFFER_BYTES = 64 << 20
@@ -51,8 +55,6 @@ FEW_HEADERS = 8
 PASSING = frozenset({10077, 10023, 10047, 10008})
 """Refusals that pass: stream full, resources, no leader (nats-server errors.json)."""
 FULL = 10077
-TOLD_EVERY_S = 10.0
-"""So often it is told, at most, that a stream is full."""
 
 
 def default_url() -> str:
@@ -79,8 +81,11 @@ class Connection:
         """Number of the connection: another after each reconnect."""
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
-        self._acks = Acks()
-        self._told_full = float("-inf")
+        self._acks = Acks(self.miss)
+        self._created: dict[str, str] = {}
+        """When each stream was made, as far as is known."""
+        self._missed = anyio.Event()
+        self.seldom = Seldom(logger)
 
     async def listen(self) -> None:
         """Hear what streams answer. Called once."""
@@ -90,10 +95,44 @@ class Connection:
         """Who waits for an answer is told that none will come."""
         self._acks.close()
 
-    async def restore(self) -> None:
-        """Make the streams that are missing and compare the others. Raises StreamMismatch, ApiError."""
+    async def restore(self) -> list[str]:
+        """Make the streams that are missing and compare the others. Raises StreamMismatch, ApiError.
+
+        Gives the names of those that were made anew, here or by another process, since this was done last.
+        """
         wished, replicas, make = self._streams
-        self.shards = await ensure_streams(self, shards=self.shards or wished, replicas=replicas, make=make)
+        found = await ensure_streams(self, shards=self.shards or wished, replicas=replicas, make=make)
+        self.shards = found.shards
+        anew = [name for name, created in found.created.items() if self._created.get(name, created) != created]
+        self._created |= found.created
+        return anew
+
+    def miss(self) -> None:
+        """A stream seems to be gone: `keep_streams` looks after all of them."""
+        self._missed.set()
+
+    async def keep_streams(self) -> None:
+        """Make streams anew that were deleted under a running system, when one is missed. Runs as long as the connection.
+
+        To those who follow and consume them it is as if the server had come back.
+        """
+        while True:
+            await self._missed.wait()
+            self._missed = anyio.Event()
+            if self.connected:
+                await self._restore_missed()
+            await anyio.sleep(LOOK_S)
+
+    async def _restore_missed(self) -> None:
+        try:
+            anew = await self.restore()
+        except (BusError, nats.errors.Error) as error:
+            self.seldom.tell("streams", "A stream is missed, and the streams cannot be looked after right now: %s", error)
+            return
+        if anew:
+            _tell_lost(anew)
+            self.session += 1
+            await self._run_hooks()
 
     @property
     def connected(self) -> bool:
@@ -120,24 +159,32 @@ class Connection:
         self.session += 1
         session = self.session
         restored = await self._restored()
-        for hook in list(self._hooks.values()):
-            try:
-                await hook()
-            except Exception:
-                logger.exception("A hook failed after a reconnect.")
+        await self._run_hooks()
         while not restored:
             await anyio.sleep(RESTORE_S)
             if session != self.session or not self.connected:
                 return
             restored = await self._restored()
 
+    async def _run_hooks(self) -> None:
+        for hook in list(self._hooks.values()):
+            try:
+                await hook()
+            except Exception:
+                logger.exception("A hook failed after a reconnect.")
+
     async def _restored(self) -> bool:
         """Whether the streams are there, or can never be."""
         try:
-            await self.restore()
+            anew = await self.restore()
+            in_memory = {stream_name(name, self.prefix) for name in (LEASE, OFFERS)}
+            if not in_memory.issuperset(anew):
+                _tell_lost(anew)
         except ApiError as error:
-            logger.warning("After a reconnect the streams cannot be looked after right now, it is tried again: %s", error)
+            self.seldom.tell("streams", "After a reconnect the streams cannot be looked after right now, it is tried again: %s", error)
             return False
+        except (BusError, nats.errors.Error) as error:
+            logger.error("After a reconnect the streams cannot be used: %s", error)  # noqa: TRY400  # it says all, and what to do
         except Exception:
             logger.exception("The streams could not be restored after a reconnect.")
         return True
@@ -185,15 +232,9 @@ class Connection:
             if time.monotonic() + wait >= give_up:
                 raise _not_stored(subject, timeout_s, answer, full=full)
             if full:
-                self._tell_full(subject)
+                self.seldom.tell("full", "The stream for %s is full: what is sent waits until there is room, and is tried again.", subject)
             await anyio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
-
-    def _tell_full(self, subject: str) -> None:
-        now = time.monotonic()
-        if now >= self._told_full + TOLD_EVERY_S:
-            self._told_full = now
-            logger.warning("The stream for %s is full: what is sent waits until there is room, and is tried again.", subject)
 
     @staticmethod
     def _refuse(error: dict[str, Any]) -> None:
@@ -230,8 +271,8 @@ class Connection:
             subject, queue=queue, cb=guarded, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
         )
 
-    async def api(self, name: str, body: dict[str, Any], *, timeout_s: float = ACK_S) -> dict[str, Any]:
-        """A request to ``$JS.API.<name>``; raises ApiError."""
+    async def api(self, name: str, body: dict[str, Any], *, timeout_s: float = ACK_S, miss: bool = True) -> dict[str, Any]:
+        """A request to ``$JS.API.<name>``; raises ApiError. A stream that is not found is missed, unless `miss` is false."""
         try:
             reply = await self.nats.request(f"$JS.API.{name}", json.dumps(body).encode() if body else b"", timeout=timeout_s)
         except nats.errors.NoRespondersError as error:
@@ -245,6 +286,8 @@ class Connection:
         answer: dict[str, Any] = json.loads(reply.data)
         if "error" in answer:
             fault = answer["error"]
+            if miss and fault.get("err_code") == NOT_FOUND:
+                self.miss()
             raise ApiError(
                 f"JetStream refused {name}: {fault.get('description')}.",
                 code=fault.get("code"),
@@ -252,6 +295,10 @@ class Connection:
                 description=fault.get("description"),
             )
         return answer
+
+
+def _tell_lost(streams: list[str]) -> None:
+    logger.warning("Streams were gone and have been made anew; what was in them is lost: %s.", ", ".join(streams))
 
 
 def _not_stored(subject: str, timeout_s: float | None, answer: Answer | None, *, full: bool) -> StoreTimeout:
@@ -289,6 +336,7 @@ async def open_connection(
     streams = (shards, replicas, make_streams)
     connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials, streams=streams)
     holder.append(connection)
+    keeping: asyncio.Task[None] | None = None
     try:
         version = client.connected_server_version
         if (version.major, version.minor) < NEEDED:
@@ -301,8 +349,11 @@ async def open_connection(
             )
         await connection.listen()
         await connection.restore()
+        keeping = asyncio.get_running_loop().create_task(connection.keep_streams())  # a task group would wrap the errors of the body
         yield connection
     finally:
+        if keeping is not None:
+            keeping.cancel()
         await _close(client)
         connection.close()
 

@@ -7,7 +7,6 @@ Making them anew hands over at once what the holder before had not acknowledged;
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +25,6 @@ from agentexecutor.schemas.names import new_id
 from agentexecutor.schemas.subjects import CLASSES
 
 __all__ = ["Inbound", "ShardConsumers", "stamp_of"]
-
-logger = logging.getLogger("agentexecutor.bus")
 
 SECOND = 1_000_000_000
 BEAT_S = 1.0
@@ -263,7 +260,8 @@ class ShardConsumers:
             silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
             silent = list(filter(self._holds, silent))
             if silent and self._connection.connected:
-                logger.warning("The consumers of shards %s are gone or silent; they are made anew.", silent)
+                self._connection.miss()
+                self._connection.seldom.tell("silent", "The consumers of shards %s are gone or silent; they are made anew.", silent)
                 await self._open_again(silent)
 
     async def _reopen(self) -> None:
@@ -274,4 +272,4 @@ class ShardConsumers:
             try:
                 await self.open(shard)
             except BusError as error:
-                logger.warning("The consumers of shard %d could not be made: %s", shard, error)
+                self._connection.seldom.tell("consumers", "The consumers of shard %d could not be made: %s", shard, error)

@@ -20,7 +20,7 @@ from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.messages import BlobRef
 from agentexecutor.schemas.names import TaskName
 
-__all__ = ["BodyCache", "Errands"]
+__all__ = ["PASSING", "BodyCache", "Errands"]
 
 T = TypeVar("T")
 Need = BlobRef | bytes | Callable[[], Any]

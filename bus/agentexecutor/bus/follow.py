@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -18,8 +17,6 @@ from agentexecutor.bus.streams import stream_name
 from agentexecutor.schemas.names import new_id
 
 __all__ = ["Followed", "Follower", "follow"]
-
-logger = logging.getLogger("agentexecutor.bus")
 
 SECOND = 1_000_000_000
 BEAT_S = 1.0
@@ -92,12 +89,13 @@ class Follower:
         try:
             await self.start()
         except BusError as error:
-            logger.warning("%s cannot be followed right now: %s", self._stream, error)
+            self._connection.seldom.tell("follow", "%s cannot be followed right now: %s", self._stream, error)
 
     async def watch(self) -> None:
         while True:
             await anyio.sleep(BEAT_S)
             if time.monotonic() - self._heard > MISSED_BEATS * BEAT_S and self._connection.connected:
+                self._connection.miss()
                 await self.again()
 
 

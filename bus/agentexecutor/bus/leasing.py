@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.follow import Followed, follow
@@ -18,8 +19,10 @@ from agentexecutor.schemas.errors import DecodeFailed
 
 __all__ = ["LeaseStream"]
 
+M = TypeVar("M", bound=m.Message)
 LeaseSeen = Callable[[int, m.Lease | None, int], None]
 MemberSeen = Callable[[str, m.Member, float], None]
+Unusable = Callable[[str, str, bytes], None]
 
 
 class LeaseStream:
@@ -31,21 +34,27 @@ class LeaseStream:
         self._boot = boot
 
     @asynccontextmanager
-    async def followed(self, lease_seen: LeaseSeen, member_seen: MemberSeen) -> AsyncIterator[None]:
-        """While the block runs: (shard, lease or None when something else stands there, sequence), and (peer, member, server's stamp)."""
+    async def followed(self, lease_seen: LeaseSeen, member_seen: MemberSeen, unusable: Unusable) -> AsyncIterator[None]:
+        """While the block runs: (shard, lease or None when something else stands there, sequence), and (peer, member, server's stamp).
+
+        `unusable` is told what is neither: the subject, what it should be, and the payload.
+        """
         subjects = self._connection.subjects
+        shards = {str(number): number for number in range(self._connection.shards)}
 
         async def lease_came(followed: Followed) -> None:
-            number = subjects.last_token(followed.subject)
-            if number.isdecimal() and int(number) < self._connection.shards:
-                lease_seen(int(number), _lease(followed.headers.get(H_TYPE), followed.payload), followed.seq)
+            shard = shards.get(subjects.last_token(followed.subject))
+            lease = _read(m.Lease, followed.headers.get(H_TYPE), followed.payload)
+            if shard is None or lease is None:
+                unusable(followed.subject, "lease", followed.payload)
+            if shard is not None:
+                lease_seen(shard, lease, followed.seq)
 
         async def member_came(followed: Followed) -> None:
-            try:
-                member = decode(followed.headers.get(H_TYPE), followed.payload)
-            except DecodeFailed:
-                return
-            if isinstance(member, m.Member):
+            member = _read(m.Member, followed.headers.get(H_TYPE), followed.payload)
+            if member is None:
+                unusable(followed.subject, "member", followed.payload)
+            else:
                 member_seen(subjects.last_token(followed.subject), member, followed.stamp)
 
         async with (
@@ -64,7 +73,7 @@ class LeaseStream:
         last = await self._log.last_of(LEASE, self._connection.subjects.lease(shard))
         if last is None:
             return None, None
-        return last.seq, None if last.payload is None else _lease("lease", last.payload)
+        return last.seq, None if last.payload is None else _read(m.Lease, "lease", last.payload)
 
     async def beat(self, *, leaving: bool) -> None:
         """Say that this process could coordinate, or that it is leaving."""
@@ -72,9 +81,9 @@ class LeaseStream:
         await self._connection.publish(self._connection.subjects.member(self._connection.name), encode(member), headers("member"))
 
 
-def _lease(kind: str | None, payload: bytes) -> m.Lease | None:
+def _read(wanted: type[M], kind: str | None, payload: bytes) -> M | None:
     try:
-        lease = decode(kind, payload)
+        message = decode(kind, payload)
     except DecodeFailed:
         return None
-    return lease if isinstance(lease, m.Lease) else None
+    return message if isinstance(message, wanted) else None

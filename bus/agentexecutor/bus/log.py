@@ -20,6 +20,7 @@ from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
 from agentexecutor.bus.streams import INBOX, LEASE, LOG, PROGRESS, SUBMITS, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339, to_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
+from agentexecutor.schemas.subjects import shard_of
 
 __all__ = ["StoredRecord", "TaskLog"]
 
@@ -54,7 +55,7 @@ class TaskLog:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._log = stream_name(LOG, connection.prefix)
+        self.name = self._log = stream_name(LOG, connection.prefix)
         self._inbox = stream_name(INBOX, connection.prefix)
         self._submits = stream_name(SUBMITS, connection.prefix)
         self._progress = stream_name(PROGRESS, connection.prefix)
@@ -194,10 +195,14 @@ class TaskLog:
         return int(info["state"]["messages"])
 
     async def restarted_ms(self) -> int:
-        """Milliseconds from the making of the log to the last start of the server, which made the streams in memory anew; 0 before it."""
-        made = [await self._connection.api(f"STREAM.INFO.{name}", {}) for name in (self._log, self._leases)]
-        log, leases = (from_rfc3339(info["created"]) for info in made)
-        return int((leases - log) * 1000) if leases - log > RESTART_S else 0
+        """Milliseconds from the making of the streams to the last loss of records; 0 before it.
+
+        A start of the server, which makes the streams in memory anew, may lose some; a log that was deleted and made anew has lost all.
+        """
+        names = (self._log, self._leases, self._submits, self._inbox)
+        log, leases, *queues = [from_rfc3339((await self._connection.api(f"STREAM.INFO.{name}", {}))["created"]) for name in names]
+        age = max(log, leases) - min(log, *queues)
+        return int(age * 1000) if age > RESTART_S else 0
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
         """The last record of every task (of one shard), headers only: task, shard, record. Raises ApiError, or BusError when some got lost.
@@ -225,7 +230,8 @@ class TaskLog:
                     if status is not None:
                         raise BusError(f"JetStream ended a read of the log's heads: status {status}.", hint="Ask again.")
                     came, left = came + 1, int(message.reply.rpartition(".")[2])
-                    yield self._head(message)
+                    if (head := self._head(message)) is not None:
+                        yield head
             info = await self._connection.api(f"CONSUMER.INFO.{self._log}.{name}", {})
             if (lost := info["delivered"]["consumer_seq"] - came) > 0:
                 raise BusError(f"{lost} heads of the log were lost on the way.", hint="Ask again.")
@@ -257,11 +263,17 @@ class TaskLog:
             },
         }
 
-    def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord]:
+    def _head(self, message: Msg) -> tuple[TaskName, int, StoredRecord] | None:
+        """A task's last record; None for what stands where no task has its log."""
+        try:
+            shard, task = self._connection.subjects.parse_log(message.subject)
+        except ValueError:
+            return None
+        if message.subject != self._connection.subjects.log(shard_of(task, self._connection.shards), task):
+            return None
         headers = message.headers or {}
         tokens = message.reply.split(".")
         seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
-        shard, task = self._connection.subjects.parse_log(message.subject)
         priority = headers.get(H_PRIORITY, "0")
         record = StoredRecord(
             seq,

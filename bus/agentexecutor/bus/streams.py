@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentexecutor.bus.errors import ApiError, StreamMismatch
 from agentexecutor.schemas.subjects import CLASSES, DEFAULT_PREFIX, Subjects
@@ -11,7 +11,21 @@ from agentexecutor.schemas.subjects import CLASSES, DEFAULT_PREFIX, Subjects
 if TYPE_CHECKING:
     from agentexecutor.bus.connection import Connection
 
-__all__ = ["BLOBS", "INBOX", "LEASE", "LOG", "OFFERS", "PROGRESS", "SUBMITS", "WAITING", "ensure_streams", "stream_name", "stream_settings"]
+__all__ = [
+    "BLOBS",
+    "INBOX",
+    "LEASE",
+    "LOG",
+    "NOT_FOUND",
+    "OFFERS",
+    "PROGRESS",
+    "SUBMITS",
+    "WAITING",
+    "Streams",
+    "ensure_streams",
+    "stream_name",
+    "stream_settings",
+]
 
 SUBMITS = "AE_SUBMITS"
 INBOX = "AE_INBOX"
@@ -29,6 +43,8 @@ MESSAGE_LIMIT = 300_000
 """Bytes: the largest submit, claim or chunk."""
 ROOM = 4096
 """Bytes of it for headers."""
+LIMITS = frozenset({"max_msgs", "max_bytes", "num_replicas"})
+"""An installation may set others than these streams are made with, and they are kept; so it may the age of progress."""
 WAITING = 50_000
 """So many submits may wait for a coordinator; more are refused until there is room. An installation may set another number."""
 
@@ -101,22 +117,28 @@ def stream_settings(prefix: str, shards: int, replicas: int) -> list[dict[str, A
     return streams
 
 
-async def ensure_streams(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> int:
-    """Make the streams that are missing, compare those that are there, and give the number of shards (read, not wished).
+class Streams(NamedTuple):
+    """The streams as they are there. `shards`: read, not wished; `created`: when each was made, so another time is another stream."""
 
-    Raises StreamMismatch, ApiError.
-    """
+    shards: int
+    created: dict[str, str]
+
+
+async def ensure_streams(connection: Connection, *, shards: int, replicas: int, make: bool = True) -> Streams:
+    """Make the streams that are missing, and compare those that are there. Raises StreamMismatch, ApiError."""
     found = await _info(connection, SUBMITS)
+    created: dict[str, str] = {}
     if found is not None:
-        shards = _shards_of(found)
-        replicas = int(found.get("num_replicas", replicas))
+        shards = _shards_of(found["config"])
+        replicas = int(found["config"].get("num_replicas", replicas))
     for wanted in stream_settings(connection.prefix, shards, replicas):
         there = await _get(connection, wanted["name"])
         if there is None and make:
             there = await _make(connection, wanted)
         if there is not None:
-            _compare({setting: value for setting, value in wanted.items() if setting != "max_msgs"}, there)
-    return shards
+            _compare({setting: value for setting, value in wanted.items() if not _is_limit(wanted["name"], setting)}, there["config"])
+            created[wanted["name"]] = there["created"]
+    return Streams(shards, created)
 
 
 async def _info(connection: Connection, name: str) -> dict[str, Any] | None:
@@ -125,24 +147,20 @@ async def _info(connection: Connection, name: str) -> dict[str, Any] | None:
 
 async def _get(connection: Connection, name: str) -> dict[str, Any] | None:
     try:
-        info = await connection.api(f"STREAM.INFO.{name}", {})
+        return await connection.api(f"STREAM.INFO.{name}", {}, miss=False)
     except ApiError as error:
         if error.fields["err_code"] == NOT_FOUND:
             return None
         raise
-    config: dict[str, Any] = info["config"]
-    return config
 
 
 async def _make(connection: Connection, wanted: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        made = await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
+        return await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
     except ApiError as error:
         if error.fields["err_code"] == ALREADY:
             return await _get(connection, wanted["name"])
         raise
-    config: dict[str, Any] = made["config"]
-    return config
 
 
 def _shards_of(config: dict[str, Any]) -> int:
@@ -157,6 +175,10 @@ def _shards_of(config: dict[str, Any]) -> int:
             found=config.get("subject_transform"),
         )
     return int(match.group(1))
+
+
+def _is_limit(stream: str, setting: str) -> bool:
+    return setting in LIMITS or (setting == "max_age" and stream.startswith(PROGRESS))
 
 
 def _compare(wanted: dict[str, Any], found: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "Entry", "Question", "Tasks", "Twice", "Waiting"]
 
-Question = Callable[[TaskState], Awaitable[None]]
+Question = Callable[[TaskState | None], Awaitable[None]]
+"""Something to be answered from a task's state, or from the fact that its log leads to none."""
 
 REMEMBERED = 20_000
 """So many ended tasks are remembered, so that late claims are answered without a read."""
@@ -65,11 +66,22 @@ class Entry:
     """We have appended to it: whoever held it before will be refused."""
     gone: bool = False
     """Let go: nothing of it may be recorded, sent or acknowledged here any more."""
+    senseless: str = ""
+    """Why its log leads to no state."""
+    still_until: float = 0.0
+    """So long it is not even tried to read that log again; monotonic seconds."""
 
     @property
     def idle(self) -> bool:
         """Nothing waits for a worker."""
         return not (self.busy or self.inputs or self.questions)
+
+    def clear(self) -> None:
+        """Drop what waits. What was not acknowledged comes again by itself."""
+        self.inputs.clear()
+        self.soft.clear()
+        self.questions.clear()
+        self.soft_due = False
 
     def claims_first(self) -> None:
         """What agents said goes before what follows from their silence: it may have come while that waited."""

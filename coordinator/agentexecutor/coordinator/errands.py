@@ -8,7 +8,7 @@ thrown into the errand, which answers for it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from agentexecutor.coordinator import bodies, records
 from agentexecutor.coordinator.answers import Line, log_lines, log_page
 from agentexecutor.coordinator.entry import Entry
+from agentexecutor.coordinator.errors import SenselessLog
 from agentexecutor.coordinator.evolve import fold
 from agentexecutor.coordinator.inputs import (
     BrokenIn,
@@ -228,7 +229,7 @@ class Loaded:
 
 
 def load(name: TaskName, shard: int, stored: Sequence[Stored]) -> Errand[Loaded]:
-    """Fold a task's log, what its records refer to read. Raises TransitionError."""
+    """Fold a task's log, what its records refer to read. Raises SenselessLog, or what was thrown in for a body that is gone."""
     found: list[tuple[int, r.Record]] = []
     history: list[Raw] = []
     unreadable: list[tuple[int, str]] = []
@@ -240,10 +241,25 @@ def load(name: TaskName, shard: int, stored: Sequence[Stored]) -> Errand[Loaded]
             history.append(records.encode_entry(item.seq, item.time, item.payload))
         except DecodeFailed as error:
             unreadable.append((item.seq, str(error)))
-    state = fold(name, shard, found)
+    state = _fold(name, shard, found)
     if stored:
         state.head = stored[-1].seq
     return Loaded(state, history, unreadable)
+
+
+def _fold(name: TaskName, shard: int, found: list[tuple[int, r.Record]]) -> TaskState:
+    seq = 0
+
+    def told() -> Iterator[tuple[int, r.Record]]:
+        nonlocal seq
+        for item in found:
+            seq = item[0]
+            yield item
+
+    try:
+        return fold(name, shard, told())
+    except Exception as error:  # a record of strangers may say anything
+        raise SenselessLog(f"Record {seq} of task {name} cannot be applied: {error}", task=str(name), seq=seq) from error
 
 
 def _hydrate(record: r.Record) -> Errand[r.Record]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from agentexecutor.schemas.errors import AgentExecutorError
 
-__all__ = ["SettingRefused", "TransitionError"]
+__all__ = ["SenselessLog", "SettingRefused", "TransitionError"]
 
 
 class SettingRefused(AgentExecutorError):
     """A setting that there is not, or a value that it cannot have; `setting`."""
+
+
+class SenselessLog(AgentExecutorError):
+    """A task's log that leads to no state: `task`, and `seq` of the record that cannot be applied."""
 
 
 class TransitionError(AgentExecutorError):

@@ -57,7 +57,7 @@ def boot_of(offer: bytes) -> str | None:
     """Which life of an agent an offer comes from, without reading all of it; None when it cannot be read."""
     try:
         return _BOOT.decode(offer).boot
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -19,6 +19,8 @@ PAUSE_S = 0.1
 """Up to so long a free shard is left to others, by chance."""
 SOON_S = 0.02
 """Nothing is looked at more often."""
+FORGET = 10
+"""Times `lease_silence_s`: members that are silent for longer are forgotten when another comes."""
 
 
 class Beat(Struct, frozen=True):
@@ -113,13 +115,20 @@ class Leases:
 
     def member_seen(self, now: float, peer: str, member: m.Member) -> bool:
         """A process that could coordinate, or one that is leaving. True when it was not known, or is not any more."""
-        before = len(self._members), self._heard_itself
+        before = peer in self._members, self._heard_itself
         if member.leaving:
             self._members.pop(peer, None)
         else:
+            if peer not in self._members:
+                self._forget_members(now)
             self._members[peer] = now
             self._heard_itself |= (peer, member.boot) == (self._peer, self._boot)
-        return before != (len(self._members), self._heard_itself)
+        return before != (peer in self._members, self._heard_itself)
+
+    def _forget_members(self, now: float) -> None:
+        """Those who have long been silent: processes come under ever new names."""
+        since = now - FORGET * self._settings.lease_silence_s
+        self._members = {peer: heard for peer, heard in self._members.items() if heard >= since}
 
     def reconnected(self, now: float) -> None:
         """Silence counts from now on."""

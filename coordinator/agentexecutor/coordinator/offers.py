@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import TypeVar
 
 from msgspec import Struct, field
 
@@ -13,6 +14,7 @@ from agentexecutor.schemas import messages as m
 
 __all__ = ["AgentBook", "Holding", "KnownAgent", "Reputation"]
 
+A = TypeVar("A", bound="dict[str, KnownAgent]")
 SMOOTH = 0.3
 """Weight of the newest measurement in a moving ratio."""
 
@@ -213,5 +215,14 @@ class AgentBook:
         if agent is None:
             return
         for capability in agent.offered:
-            self._by_capability.get(capability, {}).pop(agent.name, None)
-            self._available.get(capability, OrderedDict()).pop(agent.name, None)
+            _take_out(self._by_capability, capability, agent.name)
+            _take_out(self._available, capability, agent.name)
+
+
+def _take_out(index: dict[str, A], capability: str, agent: str) -> None:
+    """Nothing is left of a capability that nobody offers."""
+    agents = index.get(capability)
+    if agents is not None:
+        agents.pop(agent, None)
+        if not agents:
+            del index[capability]

@@ -26,10 +26,10 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.answering import Answering, Asked, subscribed
-from agentexecutor.bus.complaints import Complaints
+from agentexecutor.bus.complaints import Complaints, Seldom
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
-from agentexecutor.bus.errands import Errands
+from agentexecutor.bus.errands import PASSING, Errands
 from agentexecutor.bus.errors import AppendUnknown, BusError
 from agentexecutor.bus.follow import Followed, Follower, follow
 from agentexecutor.bus.jobs import Jobs
@@ -39,7 +39,7 @@ from agentexecutor.bus.streams import OFFERS
 from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
-from agentexecutor.coordinator.entry import Entry, Twice, Waiting
+from agentexecutor.coordinator.entry import Entry, Question, Twice, Waiting
 from agentexecutor.coordinator.inbound import Unusable, boot_of, large_result, read_claim, read_progress, read_submit
 from agentexecutor.coordinator.inputs import (
     ClaimIn,
@@ -68,7 +68,7 @@ from agentexecutor.coordinator.views import state_view, task_view
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_TYPE, INLINE_LIMIT, TYPE_OF, decode, encode, headers
-from agentexecutor.schemas.errors import DecodeFailed, NameRefused
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, new_boot
 from agentexecutor.schemas.subjects import CLASSES, shard_of
 
@@ -85,6 +85,8 @@ LOADERS = 16
 TICK_S = 0.25
 RETRY_S = 0.5
 FAULT_S = 5.0
+STILL_S = 5.0
+"""A log that makes no sense is read again for what comes, but not sooner."""
 NAK_S = 1.0
 PARKED_A_TICK = 500
 TWICE_S = 1.0
@@ -122,6 +124,7 @@ class Coordinator:
         self.counters: Counter[str] = Counter()
         self.unusable: deque[tuple[str, str, bytes]] = deque(maxlen=100)
         self._complaints = Complaints(logger)
+        self._seldom = Seldom(logger)
         self._connection = connection
         self._subjects = connection.subjects
         self._me = connection.name
@@ -174,7 +177,7 @@ class Coordinator:
         try:
             async with AsyncExitStack() as stack:
                 for context in (
-                    self._lease_stream.followed(self._lease_seen, self._member_seen),
+                    self._lease_stream.followed(self._lease_seen, self._member_seen, self._no_valid),
                     self._answering.hearing(self._asked, "task", "unserved"),
                     self._answering.hearing(self._asked, "tasks", "blob", shared=True),
                 ):
@@ -236,7 +239,7 @@ class Coordinator:
             try:
                 await what()
             except (BusError, TimeoutError) as error:
-                logger.warning("The bus does not do its part, which is tried again: %s", error)
+                self._seldom.tell("bus", "The bus does not do its part, which is tried again: %s", error)
                 await anyio.sleep(RETRY_S)
             else:
                 return
@@ -249,11 +252,14 @@ class Coordinator:
             message = None
         if isinstance(message, wanted):
             return message
+        self._no_valid(subject, " or ".join(TYPE_OF[cls] for cls in wanted), payload)
+        return None
+
+    def _no_valid(self, subject: str, what: str, payload: bytes) -> None:
+        """Count and keep what has come in the place of something else."""
         self._count_unusable("undecodable")
-        what = " or ".join(TYPE_OF[cls] for cls in wanted)
         if self._complaints.tell(subject, "What comes on %s cannot be used: it is no valid %s.", subject, what):
             self.unusable.append((subject, f"no valid {what}", payload[:SHOWN]))
-        return None
 
     def _count_unusable(self, why: str) -> None:
         self.counters[f"messages {why}"] += 1
@@ -339,6 +345,8 @@ class Coordinator:
         shard = self._shards.get(entry.shard)
         if shard is None:
             self._tasks.drop(entry)
+        elif time.monotonic() < entry.still_until:
+            self._turn_away(entry)
         elif not (entry.busy or entry.gone or shard.leaving.is_set()):
             entry.busy = True
             shard.busy += 1
@@ -402,6 +410,7 @@ class Coordinator:
                 shard.quiet.set()
         if entry.state is not None and entry.idle and not entry.soft:
             if entry.state.ended:
+                self._desk.release(entry)
                 self._tasks.end(entry, entry.state, time.monotonic())
             elif entry.state.state == "unknown":
                 self._desk.forget(entry)
@@ -470,7 +479,14 @@ class Coordinator:
     async def _load(self, entry: Entry) -> None:
         """Read the task's log, and do all that follows from its state."""
         stored = await self._log.read(entry.shard, entry.name)
-        loaded = await self._errands.run(entry.name, errands.load(entry.name, entry.shard, stored))
+        try:
+            loaded = await self._errands.run(entry.name, errands.load(entry.name, entry.shard, stored))
+        except PASSING:
+            raise
+        except AgentExecutorError as error:
+            if not entry.gone:
+                self._stand_still(entry, error)
+            return
         if entry.gone:
             return
         self.counters["loads"] += 1
@@ -480,9 +496,31 @@ class Coordinator:
         self._desk.release(entry)
         self._tasks.unpark(entry)
         entry.state, entry.history = loaded.state, loaded.history
+        entry.senseless, entry.still_until = "", 0.0
         for waiting in entry.inputs:
             waiting.looked = True
         await self._do(entry.name, entry, self._desk.adopt(entry, time.monotonic()))
+
+    def _stand_still(self, entry: Entry, error: AgentExecutorError) -> None:
+        """Its log makes no sense: that is told once, and concerns this task alone."""
+        known, entry.senseless = entry.senseless, str(error)
+        self._desk.stand_still(entry, time.monotonic() + STILL_S)
+        self._turn_away(entry)
+        if known == entry.senseless:
+            return
+        self.counters["logs senseless"] += 1
+        logger.error(
+            "Task %s stands still: %s When you have removed the record (`nats stream rmm %s %s`), ask for the task (`agentexecutor show %s`), "
+            "and it goes on; `nats stream purge %s --subject=%s` removes all of it.",
+            *(entry.name, error, self._log.name, error.fields.get("seq", "SEQUENCE"), entry.name),
+            *(self._log.name, self._subjects.log(entry.shard, entry.name)),
+        )
+
+    def _turn_away(self, entry: Entry) -> None:
+        """Who asks about a log that makes no sense is told; who claims something about it is heard again later."""
+        for question in entry.questions:
+            self._jobs.put(partial(question, None))
+        entry.clear()
 
     async def _store(self, entry: Entry, state: TaskState, turn: Turn) -> bool:
         """Append a turn's changes: one record, or several when they are large. False: they are not stored."""
@@ -635,7 +673,9 @@ class Coordinator:
         if number in self._shards and self._twice.said(now, (peer, running.task, running.subtask, running.epoch)):
             self._ask(task, number, partial(self._stop_stale, peer, running))
 
-    async def _stop_stale(self, peer: str, running: m.Running, state: TaskState) -> None:
+    async def _stop_stale(self, peer: str, running: m.Running, state: TaskState | None) -> None:
+        if state is None:
+            return
         subtask = state.subtasks.get(running.subtask)
         if not state.ended and subtask is not None and subtask.held and running.epoch >= subtask.epoch:
             return
@@ -643,7 +683,7 @@ class Coordinator:
         cancel = m.Cancel(task=running.task, subtask=running.subtask, epoch=running.epoch, reason=reason, grace_s=self._settings.grace_s)
         await self._send(state.name, Send(peer, "cancel", cancel), None)
 
-    def _ask(self, task: TaskName, number: int, question: Callable[[TaskState], Awaitable[None]]) -> None:
+    def _ask(self, task: TaskName, number: int, question: Question) -> None:
         """Have a question answered from the task's state as it is stored."""
         entry = self._tasks.open(task, number)
         entry.questions.append(question)
@@ -714,6 +754,8 @@ class Coordinator:
         if now >= self._levels_at:
             self._levels_at = now + LEVELS_S
             self._spans.levels(self._tasks.active, len(self._shards), self._market.unserved(now))
+            if self._shards:
+                self._connection.miss()  # there are streams that nobody misses
         if now >= self._sweeps_at:
             self._sweeps_at = now + SWEEP_S
             self._jobs.put(self._sweep)
@@ -786,7 +828,8 @@ class Coordinator:
                 self._leases.won(now, action.shard, seq)
         except BusError as error:
             if not isinstance(error, AppendUnknown):
-                logger.log(logging.WARNING if self._connection.connected else logging.DEBUG, "A lease could not be looked after: %s", error)
+                if self._connection.connected:
+                    self._seldom.tell("lease", "A lease could not be looked after: %s", error)
                 await anyio.sleep(RETRY_S)
             if not isinstance(action, Beat):
                 self._leases.lost(time.monotonic(), action.shard, None if isinstance(action, Confirm) else action.expected)
@@ -923,7 +966,13 @@ class Coordinator:
             else:
                 self._ask(asked.task, number, partial(self._answer_task, asked))
 
-    async def _answer_task(self, asked: Asked, state: TaskState) -> None:
+    async def _answer_task(self, asked: Asked, state: TaskState | None) -> None:
+        if state is None:
+            entry = self._tasks.get(asked.task)
+            why = "" if entry is None else entry.senseless
+            error = m.ErrorInfo(code="lost", message=f"Task {asked.task} stands still. {why}"[:SHOWN])
+            await self._answering.answer(asked, None, of=self._members(), error=error)
+            return
         body: v.StateView | v.TaskView = state_view(state)
         if asked.ask.what == "view":
             body = task_view(state, self._desk.looked(state, time.monotonic()))

@@ -311,10 +311,14 @@ class Desk:
 
     def start_over(self, entry: Entry, monotonic: float) -> None:
         """Something is wrong with what waits: drop it too. What was not acknowledged comes again by itself."""
-        entry.inputs.clear()
-        entry.soft.clear()
-        entry.questions.clear()
+        entry.clear()
         self.try_again(entry, monotonic)
+
+    def stand_still(self, entry: Entry, until: float) -> None:
+        """Its log leads to no state: nothing is done about the task, nor read again before `until`, and then only for something that comes."""
+        entry.still_until = until
+        self.release(entry)
+        self.tasks.park(entry)
 
     def forget(self, entry: Entry) -> None:
         """Nothing is known of such a task."""
