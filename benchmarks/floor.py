@@ -209,11 +209,11 @@ async def all_ready(client: Client) -> None:
             raise RuntimeError(f"the {role} did not start")
 
 
-async def bench(seconds: float, in_flight: list[int]) -> None:
+async def bench(seconds: float, in_flight: list[int], sync: str | None) -> None:
     """Start the others, load them, print the numbers."""
     me = (sys.executable, __file__)
     async with (
-        fresh_server() as (url, server),
+        fresh_server(sync) as (url, server),
         child(*me, "--role", "coordinator", "--nats", url) as coordinator,
         child(*me, "--role", "agent", "--nats", url) as agent,
     ):
@@ -246,7 +246,7 @@ def main() -> None:
     elif asked.role == "agent":
         run_program(work, asked.nats)
     else:
-        run_program(bench, asked.seconds, asked.in_flight)
+        run_program(bench, asked.seconds, asked.in_flight, asked.sync)
 
 
 if __name__ == "__main__":

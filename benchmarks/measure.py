@@ -119,15 +119,18 @@ def options(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each load (default 4)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[128, 1], help="loads, one after another (default 128 1)")
+    parser.add_argument(
+        "--sync", help="how often the server writes through to the disk: always, or a time such as 10s (default: its own, 2m)"
+    )
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--nats", help=argparse.SUPPRESS)
     return parser
 
 
 @contextlib.asynccontextmanager
-async def fresh_server() -> AsyncIterator[tuple[str, int]]:
+async def fresh_server(sync: str | None = None) -> AsyncIterator[tuple[str, int]]:
     """A NATS server with an empty store of its own: its URL and process id."""
-    async with embedded_server() as server:
+    async with embedded_server(sync=sync) as server:
         yield server.url, server.pid
 
 

@@ -50,11 +50,11 @@ class Submitter:
             raise RuntimeError("a wrong result")
 
 
-async def bench(seconds: float, in_flight: list[int]) -> None:
+async def bench(seconds: float, in_flight: list[int], sync: str | None) -> None:
     """Start the others, load them, print the numbers."""
     program = str(Path(sys.executable).with_name("agentexecutor"))
     async with (
-        fresh_server() as (url, server),
+        fresh_server(sync) as (url, server),
         child(program, "coordinator", "--nats", url) as coordinator,
         child(sys.executable, __file__, "--role", "agent", "--nats", url) as worker,
         connect(url, name="client") as bus,
@@ -70,7 +70,7 @@ def main() -> None:
     if asked.role == "agent":
         run_program(work, asked.nats)
     else:
-        run_program(bench, asked.seconds, asked.in_flight)
+        run_program(bench, asked.seconds, asked.in_flight, asked.sync)
 
 
 if __name__ == "__main__":
