@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sysconfig
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from peers import Place, client
+from peers import Place, agent, client, coordinating, killable
 
 from agentexecutor.agents import Agent, Context
 from agentexecutor.bus import EmbeddedServer, Task, TaskCancelled, connect
+from agentexecutor.bus.connection import Headers
+from agentexecutor.bus.consumers import Inbound
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import Plan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import decode
 
 pytestmark = pytest.mark.anyio
+
+PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 
 
 @pytest.fixture
@@ -76,6 +83,10 @@ class Works:
         @agent.capability("leaf")
         async def leaf(ctx: Context) -> None:
             await self.wait(ctx)
+
+        @agent.capability("quick")
+        async def quick() -> str:
+            return "quick"
 
         return agent
 
@@ -257,3 +268,244 @@ async def test_a_blocking_handler_sees_that_it_is_cancelled(server: EmbeddedServ
         await until(lambda: hosting.slots.free == 1 and not hosting.book.held)
         with pytest.raises(TaskCancelled):
             await task.result(timeout_s=20)
+
+
+async def test_cancels_that_a_dead_coordinator_did_not_send(server: EmbeddedServer, offers: dict[str, m.Offer]) -> None:
+    """It recorded the cancel and died: the next holder hears agents name what no award backs, and stops them."""
+    works, place = Works(), Place(server.url)
+    works.may_clean.set()
+    async with (
+        connect(server.url, name="me") as bus,
+        works.agent("left").serve(bus, coordinate=False),
+        works.agent("right").serve(bus, coordinate=False),
+    ):
+        async with killable(place, "first") as (first, victim):
+            publish = first._connection.publish
+
+            async def silent(subject: str, payload: bytes, made: Headers) -> None:
+                if ".cancel." not in subject:
+                    await publish(subject, payload, made)
+
+            await until(lambda: len(offers) == 2)
+            task = await bus.submit(DEEP, id="t1")
+            await until(lambda: set(works.began) == HANDLED and set(named(offers, "me.t1")) == HANDLED)
+            first._connection.publish = silent  # type: ignore[method-assign]
+            await task.cancel("changed my mind")
+            victim.cancel()
+        assert not works.cancelled
+        with pytest.raises(TaskCancelled, match="changed my mind"):
+            await task.result(timeout_s=20)
+        async with coordinating(place, "second"):
+            await until(lambda: works.cleaned == HANDLED)
+            await until(lambda: not list(named(offers, "me.t1")))
+            assert await bus.run("quick") == "quick", "their slots are free"
+        assert sorted(works.began) == sorted(HANDLED), "nothing began afterwards"
+
+
+class Wire:
+    """The way to a server, which can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open: set[asyncio.StreamWriter] = set()
+        self._cut = False
+
+    async def came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._open |= {writer, far_writer}
+        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    def cut(self) -> None:
+        self._cut = True
+        for writer in self._open:
+            writer.transport.abort()
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._cut = False
+
+
+async def test_an_agent_that_was_cut_off_stops_when_it_is_back(server: EmbeddedServer, offers: dict[str, m.Offer]) -> None:
+    works, wire = Works(), Wire(server.port)
+    works.may_clean.set()
+    listener = await asyncio.start_server(wire.came, "127.0.0.1")
+    url = f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listener, coordinating(Place(server.url)), connect(server.url, name="me") as bus, connect(url, name="far") as far:
+        async with works.agent("left").serve(far, coordinate=False):
+            task = await bus.submit(Plan({"top": Subtask("top")}), id="t1")
+            await until(lambda: set(named(offers, "me.t1")) == {"top", "top-1", "top-1-1", "top-1-2"})
+            wire.cut()
+            await task.cancel("while it is away")
+            with pytest.raises(TaskCancelled, match="while it is away"):
+                await task.result(timeout_s=20)
+            assert not works.cancelled
+            wire.mend()
+            await until(lambda: works.cleaned == {"top", "top-1", "top-1-1", "top-1-2"})
+            await until(lambda: not list(named(offers, "me.t1")))
+            assert await bus.run("quick") == "quick"
+            assert len(works.began) == 4
+        wire.cut()
+
+
+async def cli(server: EmbeddedServer, *arguments: str, name: str = "me") -> tuple[int, str]:
+    """The real program, and what it says."""
+    environment = os.environ | {"AGENTEXECUTOR_NATS_URL": server.url, "AGENTEXECUTOR_NAME": name}
+    with anyio.fail_after(60):
+        done = await anyio.run_process([PROGRAM, *arguments], env=environment, check=False)
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+async def test_the_command_tells_that_the_cancel_is_on_record(server: EmbeddedServer, offers: dict[str, m.Offer]) -> None:
+    works = Works()
+    works.may_clean.set()
+    async with connect(server.url, name="me") as bus, works.agent("left").serve(bus), works.agent("right").serve(bus):
+        await until(lambda: len(offers) == 2)
+        task = await bus.submit(DEEP, id="t1")
+        await until(lambda: set(works.began) == HANDLED)
+        assert await cli(server, "cancel", "t1", "--reason", "by hand") == (0, "me.t1 is cancelled.\n")
+        await until(lambda: works.cleaned == HANDLED)
+        with pytest.raises(TaskCancelled, match="by hand"):
+            await task.result(timeout_s=20)
+
+
+async def test_the_command_does_not_say_more_than_it_knows(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No coordinator has recorded the cancel yet: that is no success, and it is stored all the same."""
+    place = Place(server.url)
+    async with connect(server.url, name="me") as bus, coordinating(place) as coordinator:
+        task = await bus.submit("nobody.does", id="t1")
+        with anyio.fail_after(20):
+            while (await task.state()).state != "running":
+                await anyio.sleep(0.02)
+        held: list[Inbound] = []
+
+        async def hold(inbound: Inbound) -> None:
+            held.append(inbound)
+
+        take = coordinator._claim_came
+        for shard in coordinator._shards.values():
+            assert shard.consumers is not None
+            monkeypatch.setattr(shard.consumers, "_on_claim", hold)
+        code, said = await cli(server, "cancel", "t1")
+        assert (code, len(held)) == (4, 1), said
+        assert "stored" in said
+        await take(held[0])
+        with pytest.raises(TaskCancelled):
+            await task.result(timeout_s=20)
+
+
+async def test_a_stranger_cancels_nothing(server: EmbeddedServer) -> None:
+    place = Place(server.url)
+    works = Works()
+    works.may_clean.set()
+    async with client(place, "stranger") as stranger, connect(server.url, name="me") as bus, works.agent("left").serve(bus):
+        task = await bus.submit(Plan({"top": Subtask("top")}), id="t1")
+        await until(lambda: len(works.began) == 4)
+        id = await stranger.claim("cancel", task.task_name, m.CancelTask(reason="mine now"))
+        refused = await stranger.expect("refused")
+        assert (refused.id, refused.error.code) == (id, "refused")
+        code, said = await cli(server, "cancel", "t1", name="stranger")
+        assert (code, "stranger.t1" in said) == (2, True), "the name alone means a task of one's own"
+        assert (await task.state()).state == "running"
+        assert not works.cancelled
+        await task.cancel()
+        await until(lambda: len(works.cleaned) == 4)
+
+
+@pytest.mark.parametrize("first", ["done", "cancel"])
+async def test_the_first_in_the_log_wins(server: EmbeddedServer, first: str) -> None:
+    """Result and cancel wait in the inbox, and a coordinator comes: canceller, waiter and agent are told one story."""
+    place = Place(server.url)
+    async with (
+        connect(server.url, name="me") as bus,
+        connect(server.url, name="me") as other,
+        agent(place, "a1", "echo") as a1,
+        anyio.create_task_group() as group,
+    ):
+        async with killable(place, "early") as (_, victim):
+            task = await bus.submit("echo", id="t1")
+            award = await a1.award()
+            await a1.accept(award)
+            with anyio.fail_after(20):
+                while (await task.view()).subtasks["main"].state != "running":
+                    await anyio.sleep(0.02)
+            victim.cancel()
+
+        async def cancels() -> None:
+            await other.task("me.t1").cancel("too late?")
+
+        async def stored(count: int) -> None:
+            with anyio.fail_after(20):
+                while (await bus.connection.api("STREAM.INFO.AE_INBOX", {}))["state"]["messages"] < count:
+                    await anyio.sleep(0.02)
+
+        if first == "done":
+            await a1.done(award, "here it is")
+            group.start_soon(cancels)
+        else:
+            group.start_soon(cancels)
+            await stored(1)
+            await a1.done(award, "here it is")
+        await stored(2)
+        async with coordinating(place, "late"):
+            for handle in (task, other.task("me.t1"), bus.task("me.t1")):
+                if first == "done":
+                    assert await handle.result(timeout_s=20) == "here it is"
+                else:
+                    with pytest.raises(TaskCancelled, match="too late"):
+                        await handle.result(timeout_s=20)
+            assert (await kinds(task))[-1] == ("completed" if first == "done" else "cancelled")
+            assert (await other.task("me.t1").state()).state == ("completed" if first == "done" else "cancelled")
+            if first == "cancel":
+                assert (await a1.expect("cancel")).epoch == award.epoch
+
+
+async def test_many_cancels_cross_many_results(server: EmbeddedServer) -> None:
+    """Whatever the order: the log has one end, and the waiter, the canceller and the agent's work agree with it."""
+    worker = Agent("worker", capacity=50)
+
+    @worker.capability("short")
+    async def short(n: int) -> int:
+        await asyncio.sleep(0.001 * (n % 5))
+        return n
+
+    async with connect(server.url, name="me") as bus, connect(server.url, name="me") as other, worker.serve(bus) as hosting:
+        assert await bus.run("short", {"n": 0}) == 0
+        ends: dict[str, list[Any]] = {}
+
+        async def one(n: int) -> None:
+            task = await bus.submit("short", {"n": n})
+            told = ends[task.name] = []
+
+            async def waits(handle: Task) -> None:
+                try:
+                    told.append(await handle.result(timeout_s=60) == n and "completed")
+                except TaskCancelled:
+                    told.append("cancelled")
+
+            async def cancels() -> None:
+                handle = other.task(task.name)
+                await handle.cancel()
+                await waits(handle)
+
+            async with anyio.create_task_group() as both:
+                both.start_soon(waits, task)
+                both.start_soon(cancels)
+
+        async with anyio.create_task_group() as group:
+            for n in range(60):
+                group.start_soon(one, n)
+        for name, told in ends.items():
+            log = await kinds(bus.task(name))
+            assert told == [log[-1]] * 2, log
+            assert log.count("cancelled") + log.count("completed") <= 2, "a subtask's end and the task's"
+        await until(lambda: not hosting.book.held)
+        assert hosting.slots.free == 50
