@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import sysconfig
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -334,26 +335,63 @@ class Wire:
         self._cut = False
 
 
-async def test_an_agent_that_was_cut_off_stops_when_it_is_back(server: EmbeddedServer, offers: dict[str, m.Offer]) -> None:
-    works, wire = Works(), Wire(server.port)
-    works.may_clean.set()
+FAR = """
+import asyncio
+from agentexecutor.agents import Agent, Context
+
+agent = Agent("far", capacity=16)
+
+async def wait(ctx):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.05)
+        print("cleaned", ctx.subtask, flush=True)
+
+@agent.capability("parent")
+async def parent(ctx: Context) -> None:
+    await ctx.submit("leaf")
+    await wait(ctx)
+
+@agent.capability("leaf")
+async def leaf(ctx: Context) -> None:
+    await wait(ctx)
+
+@agent.capability("quick")
+async def quick() -> str:
+    return "quick"
+
+agent.run(name="far", coordinate=False)
+"""
+
+
+async def test_an_agent_that_was_cut_off_stops_when_it_is_back(server: EmbeddedServer, offers: dict[str, m.Offer], tmp_path: Path) -> None:
+    """A process whose network is away while its task is cancelled: nothing is sent to it again, its own offers bring it out."""
+    program, wire, running = tmp_path / "far.py", Wire(server.port), {"main", "main-1"}
+    program.write_text(FAR)
     listener = await asyncio.start_server(wire.came, "127.0.0.1")
-    url = f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    async with listener, coordinating(Place(server.url)), connect(server.url, name="me") as bus, connect(url, name="far") as far:
-        async with works.agent("left").serve(far, coordinate=False):
-            task = await bus.submit(Plan({"top": Subtask("top")}), id="t1")
-            await until(lambda: set(named(offers, "me.t1")) == {"top", "top-1", "top-1-1", "top-1-2"})
+    environment = os.environ | {"AGENTEXECUTOR_NATS_URL": f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"}
+    async with listener, coordinating(Place(server.url)), connect(server.url, name="me") as bus:
+        process = await anyio.open_process([sys.executable, str(program)], env=environment, stderr=None)
+        async with process:
+            assert process.stdout is not None
+            task = await bus.submit("parent", id="t1")
+            await until(lambda: set(named(offers, "me.t1")) == running)
             wire.cut()
             await task.cancel("while it is away")
             with pytest.raises(TaskCancelled, match="while it is away"):
                 await task.result(timeout_s=20)
-            assert not works.cancelled
             wire.mend()
-            await until(lambda: works.cleaned == {"top", "top-1", "top-1-1", "top-1-2"})
+            said = b""
+            with anyio.fail_after(20):
+                while said.count(b"\n") < len(running):
+                    said += await process.stdout.receive()
+            assert {line.split()[1] for line in said.decode().splitlines()} == running
             await until(lambda: not list(named(offers, "me.t1")))
             assert await bus.run("quick") == "quick"
-            assert len(works.began) == 4
-        wire.cut()
+            process.terminate()
+            with anyio.fail_after(20):
+                assert await process.wait() == 0
 
 
 async def cli(server: EmbeddedServer, *arguments: str, name: str = "me") -> tuple[int, str]:
