@@ -271,7 +271,9 @@ async def test_a_blocking_handler_sees_that_it_is_cancelled(server: EmbeddedServ
             await task.result(timeout_s=20)
 
 
-async def test_cancels_that_a_dead_coordinator_did_not_send(server: EmbeddedServer, offers: dict[str, m.Offer]) -> None:
+async def test_cancels_that_a_dead_coordinator_did_not_send(
+    server: EmbeddedServer, offers: dict[str, m.Offer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It recorded the cancel and died: the next holder hears agents name what no award backs, and stops them."""
     works, place = Works(), Place(server.url)
     works.may_clean.set()
@@ -290,7 +292,7 @@ async def test_cancels_that_a_dead_coordinator_did_not_send(server: EmbeddedServ
             await until(lambda: len(offers) == 2)
             task = await bus.submit(DEEP, id="t1")
             await until(lambda: set(works.began) == HANDLED and set(named(offers, "me.t1")) == HANDLED)
-            first._connection.publish = silent  # type: ignore[method-assign]
+            monkeypatch.setattr(first._connection, "publish", silent)
             await task.cancel("changed my mind")
             victim.cancel()
         assert not works.cancelled
