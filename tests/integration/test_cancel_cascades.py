@@ -245,6 +245,48 @@ async def test_a_cancelled_parent_waits_for_no_slot(server: EmbeddedServer) -> N
         assert hosting.slots.free == 1
 
 
+async def test_what_an_agent_that_stops_takes_back_may_clean_up_too(server: EmbeddedServer) -> None:
+    """Its subtasks are released, also that of a handler that does not obey, and another agent does them."""
+    stopping, other = Agent("stopping", capacity=9), Agent("other", capacity=9)
+    began, cleaned, leave = set[str](), set[str](), asyncio.Event()
+
+    @stopping.capability("tidy")
+    async def tidy(ctx: Context) -> None:
+        began.add("tidy")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.add("tidy")
+
+    @stopping.capability("ignores")
+    async def ignores(ctx: Context) -> None:
+        began.add("ignores")
+        while not leave.is_set():
+            with suppress(asyncio.CancelledError):
+                await leave.wait()
+
+    @other.capability("tidy")
+    async def tidy_too() -> str:
+        return "tidy"
+
+    @other.capability("ignores")
+    async def ignores_too() -> str:
+        return "ignores"
+
+    async with coordinating(Place(server.url)), connect(server.url, name="me") as bus, stopping.serve(bus, coordinate=False) as hosting:
+        task = await bus.submit(Plan({"tidy": Subtask("tidy"), "ignores": Subtask("ignores")}))
+        await until(lambda: len(began) == 2 and all(held.last is not None for held in hosting.book.held.values()))
+        await hosting.drain(1.0)
+        assert cleaned == {"tidy"}
+        assert not hosting.book.held
+        async with other.serve(bus, coordinate=False):
+            assert await task.result(timeout_s=20) == {"tidy": "tidy", "ignores": "ignores"}
+        failures = [event.data["error"]["message"] async for event in task.events() if event.kind == "failed"]
+        assert failures == ["Agent stopping released it: the agent stops."] * 2
+        leave.set()
+
+
 async def test_a_blocking_handler_sees_that_it_is_cancelled(server: EmbeddedServer) -> None:
     """It keeps its slot until it has ended, which it may take its grace for."""
     agent = Agent("worker")

@@ -105,7 +105,8 @@ class Execution:
             if self._scope.cancelled_caught and self._hosting.releasing and not self._unwanted:
                 await self._release()
         finally:
-            self._end()
+            if not self._abandoned:
+                self._end()
 
     def _give_back(self) -> None:
         if self._has_slot:
@@ -152,6 +153,7 @@ class Execution:
         self._hosting.start_soon(self._leave)
 
     async def _leave(self) -> None:
+        """What `run` would do if the handler ended."""
         if not self._unwanted:
             await self._release()
         self._end()
