@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Place, a_place, agent, client, coordinating
+from peers import QUICK, Place, a_place, agent, client, coordinating, killable
 
-from agentexecutor.bus.connection import Headers, open_connection
+from agentexecutor.bus.connection import Headers
 from agentexecutor.bus.errors import ApiError, AppendUnknown
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.coordinator.entry import Entry
-from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import encode, headers
@@ -54,16 +53,6 @@ async def place(url: str) -> AsyncIterator[Place]:
     """A bus of one's own, on a server for all tests of this file."""
     async with a_place(url) as made:
         yield made
-
-
-@asynccontextmanager
-async def killable(place: Place, name: str) -> AsyncIterator[tuple[Coordinator, anyio.CancelScope]]:
-    """A coordinator, and the scope whose cancelling ends it without a goodbye."""
-    async with open_connection(place.url, name=name, prefix=place.prefix) as connection, anyio.create_task_group() as group:
-        coordinator = Coordinator(connection, settings=QUICK)
-        await group.start(coordinator.run)
-        yield coordinator, group.cancel_scope
-        group.cancel_scope.cancel()
 
 
 async def until(fits: Callable[[], bool]) -> None:

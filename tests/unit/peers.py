@@ -325,3 +325,13 @@ async def coordinating(place: Place, name: str = "coord", settings: Settings = Q
         await group.start(coordinator.run)
         yield coordinator
         coordinator.stop()
+
+
+@asynccontextmanager
+async def killable(place: Place, name: str, settings: Settings = QUICK) -> AsyncIterator[tuple[Coordinator, anyio.CancelScope]]:
+    """A coordinator, and the scope whose cancelling ends it without a goodbye."""
+    async with open_connection(place.url, name=name, prefix=place.prefix) as connection, anyio.create_task_group() as group:
+        coordinator = Coordinator(connection, settings=settings)
+        await group.start(coordinator.run)
+        yield coordinator, group.cancel_scope
+        group.cancel_scope.cancel()

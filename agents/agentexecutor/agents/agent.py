@@ -72,8 +72,10 @@ class Agent:
     ) -> Callable[[F], F]:
         """Decorator: the function does this capability. Its parameters are the keys of the input.
 
-        It may be asynchronous or blocking (then it runs in a thread), and its first parameter may be the Context. `estimate_s`: seconds that
-        one subtask takes; `bid`: a function that makes bids for the input at hand (see `agentexecutor.agents.Asked`). Raises AgentError.
+        It may be asynchronous or blocking (then it runs in a thread), and its first parameter may be the Context. When its subtask is cancelled,
+        an asynchronous one gets one CancelledError, a blocking one finds `ctx.cancelled` true; either has the grace (5 s) to clean up, and is
+        given up after it. `estimate_s`: seconds that one subtask takes; `bid`: a function that makes bids for the input at hand (see
+        `agentexecutor.agents.Asked`). Raises AgentError.
         """
         check_capability(name)
         for what, number in (("estimate_s", estimate_s), ("cost", cost)):

@@ -41,11 +41,16 @@ logger = logging.getLogger("agentexecutor.agents")
 
 ACCEPT_HOLD_S = 0.02
 """An accept waits so long: when the work has ended by then, its last claim stands for the accept too."""
+STOPS = "the agent stops"
 LAST = (m.Done, m.Failed, m.Release)
 
 
 class InputAway(AgentError):
     """The input cannot be fetched now; another agent, or a later try, may have it."""
+
+
+class Stopped(AgentError):
+    """The handler has obeyed a cancel."""
 
 
 class Execution:
@@ -64,6 +69,15 @@ class Execution:
         self._timer: asyncio.TimerHandle | None = None
         self._scope = anyio.CancelScope()
         self._unwanted = False
+        self._stopping = False
+        self._abandoned = False
+        self._runs: asyncio.Task[Any] | None = None
+        """What the handler runs in, while it runs."""
+        self._cancels = 0
+        """How often that was cancelled from here."""
+        self._has_slot = False
+        self._waits = 0
+        """So many results of children are waited for now."""
         self._early: list[m.FeedbackMessage] = []
         self._extends: dict[str, int] = {}
         """Ae-Id of each extend claim: its call."""
@@ -79,31 +93,76 @@ class Execution:
         try:
             with self._scope:
                 await self._hosting.slots.take(self.held.order)
+                self._has_slot = True
                 try:
                     self.held.state = "running"
                     self.held.started = time.monotonic()
                     claim = await self._work()
                 finally:
-                    self._hosting.slots.give_back()
-                if not self._unwanted:
+                    self._give_back()
+                if not (self._unwanted or self._abandoned):
                     await self._say(claim)
             if self._scope.cancelled_caught and self._hosting.releasing and not self._unwanted:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                    await self._say(self._claim(m.Release, reason="the agent stops"))
+                await self._release()
         finally:
-            self._timer.cancel()
-            self._hosting.book.end(self.held)
+            if not self._abandoned:
+                self._end()
 
-    def stop(self) -> None:
-        """The subtask is not wanted any more (or the agent gives it up): end the handler."""
+    def _give_back(self) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self._hosting.slots.give_back()
+
+    async def _release(self) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            await self._say(self._claim(m.Release, reason=STOPS))
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hosting.book.end(self.held)
+
+    def stop(self, grace_s: float) -> None:
+        """The subtask is not wanted any more (or the agent gives it up): end the handler, which has so many seconds to clean up."""
+        if self._stopping:
+            return
+        self._stopping = True
         if self.context is not None:
             self.context.cancelled = True
-        self._scope.cancel()
+        if self._runs is None:
+            self._scope.cancel()
+            return
+        self._loop.call_later(grace_s, self._overruns)
+        if not self._handler.signature.blocking:
+            self._cancel()
 
-    def cancelled(self) -> None:
+    def _cancel(self) -> None:
+        """Once, so that what the handler awaits while it cleans up is not cancelled too."""
+        if self._runs is not None:
+            self._cancels += 1
+            self._runs.cancel()
+
+    def _overruns(self) -> None:
+        """The grace is over: cancel what the clean-up awaits too. Whatever the handler does then, it does without a slot, and unnamed."""
+        if self._runs is None:
+            return
+        logger.warning("Subtask %s of task %s has not ended in time after it was cancelled.", self._award.subtask, self._award.task)
+        self._abandoned = True
+        self._cancel()
+        self._give_back()
+        self._hosting.start_soon(self._leave)
+
+    async def _leave(self) -> None:
+        """What `run` would do if the handler ended."""
+        if not self._unwanted:
+            await self._release()
+        self._end()
+        self._hosting.went()
+
+    def cancelled(self, grace_s: float) -> None:
         """A `cancel` came: stop, and send nothing more about it."""
         self._unwanted = True
-        self.stop()
+        self.stop(grace_s)
 
     def take_feedback(self, given: m.FeedbackMessage) -> None:
         """Feedback came; what comes before the handler has begun is kept for it."""
@@ -123,7 +182,7 @@ class Execution:
             try:
                 body = await self._input()
                 claim = await self._done(await self._call(body), time.monotonic() - started)
-            except InputAway as error:
+            except (InputAway, Stopped) as error:
                 claim = self._claim(m.Release, reason=str(error))
             except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
                 _log(self._award, error)
@@ -154,16 +213,28 @@ class Execution:
             for given in self._early:
                 self.context.take_feedback(given)
             arguments = {self._handler.signature.context: self.context, **arguments}
-        if self._handler.signature.blocking:
-            call = partial(self._handler.function, **arguments)
-            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._hosting.threads)
+        self._runs = task = asyncio.current_task()
         try:
+            if self._handler.signature.blocking:
+                call = partial(self._handler.function, **arguments)
+                return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._hosting.threads)
             return await self._handler.function(**arguments)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
+            self._take_back_cancels(task)
             if self._scope.cancel_called or (task is not None and task.cancelling()):
                 raise
+            if self._stopping:
+                raise Stopped(STOPS) from error
             raise RuntimeError("The handler was cancelled from inside: it raised CancelledError.") from error
+        finally:
+            self._take_back_cancels(task)
+            self._runs = None
+
+    def _take_back_cancels(self, task: asyncio.Task[Any] | None) -> None:
+        """The cancels were for the handler alone."""
+        while task is not None and self._cancels:
+            self._cancels -= 1
+            task.uncancel()
 
     async def _input(self) -> bytes | msgspec.Raw:
         """The input, large parts fetched and put in. Raises InputAway: nobody answers, which is not the handler's failure."""
@@ -302,16 +373,21 @@ class Execution:
 
     @asynccontextmanager
     async def waits(self) -> AsyncIterator[None]:
-        self.held.state = "waiting"
-        self._hosting.offer_changed()
-        self._hosting.slots.give_back()
+        self._waits += 1
+        if self._waits == 1:
+            self.held.state = "waiting"
+            self._hosting.offer_changed()
+            self._give_back()
         try:
             yield
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._hosting.slots.take_again()
-            self.held.state = "running"
-            self._hosting.offer_changed()
+            self._waits -= 1
+            if not (self._waits or self._stopping):
+                with anyio.CancelScope(shield=True):
+                    await self._hosting.slots.take_again()
+                self._has_slot = True
+                self.held.state = "running"
+                self._hosting.offer_changed()
 
     async def body(self, result: m.Result) -> bytes:
         return await self._hosting.bus.body(self._task, result.result, result.result_blob)

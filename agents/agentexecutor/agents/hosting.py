@@ -34,7 +34,7 @@ __all__ = ["Hosting", "serve"]
 logger = logging.getLogger("agentexecutor.agents")
 
 GRACE_S = 5.0
-"""How long what runs may go on when the agent stops; then it is released."""
+"""How long what runs may go on when the agent stops; then it is released. Also the grace for what a newer award replaces."""
 OFFER_LIMIT = 262_144
 TRACE = ("traceparent", "tracestate")
 
@@ -134,7 +134,7 @@ class Hosting:
             self.start_soon(self.store, task, LastClaim("decline", encode(decline), headers("decline", trace)))
         elif what is What.RUN:
             if older is not None:
-                older.host.cancelled()
+                older.host.cancelled(GRACE_S)
             handler = self.agent.handlers[message.capability]
             held = Held(message, expected_s=handler.estimate_s or 0.0)
             held.host = Execution(self, held, handler, trace)
@@ -146,6 +146,10 @@ class Hosting:
             await held.host.run()
         except AgentExecutorError as error:
             logger.warning("Subtask %s of %s: %s", held.award.subtask, held.award.task, error)
+        self.went()
+
+    def went(self) -> None:
+        """A subtask is in hand no more."""
         if not self.book.held:
             self._idle.set()
             self._idle = anyio.Event()
@@ -188,7 +192,7 @@ class Hosting:
         if isinstance(message, m.Cancel):
             held = self.book.cancelled((message.task, message.subtask), message.epoch)
             if held is not None:
-                held.host.cancelled()
+                held.host.cancelled(message.grace_s)
 
     async def on_feedback(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
         if isinstance(message, m.FeedbackMessage):
@@ -224,7 +228,7 @@ class Hosting:
         with anyio.move_on_after(grace_s):
             while self.book.held:
                 for held in list(self.book.held.values()):
-                    held.host.stop()
+                    held.host.stop(grace_s / 2)
                 await self._idle.wait()
 
     def name_taken(self, error: NameTaken) -> None:

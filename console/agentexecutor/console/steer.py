@@ -7,6 +7,7 @@ from typing import Any, get_args
 import click
 
 from agentexecutor.bus.client import Bus, connect
+from agentexecutor.bus.errors import TaskTimeout
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Task
 from agentexecutor.console.options import command, task_argument
@@ -31,7 +32,7 @@ def cancel(task: TaskName, reason: str, nats: str | None, *, as_json: bool) -> N
     """Cancel a task.
 
     What runs is stopped; what is done stays in its log. The message is published under the owner's name. TASK is <owner>.<id>, or the id
-    alone for a task of one's own.
+    alone for a task of one's own. Ends with 0 when it is on record that the task has ended, with 4 when that is not so within 5 s.
     """
     run(_cancel, Output(json=as_json), nats, task, reason)
 
@@ -45,7 +46,15 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
         after = (await task.state()).state
     if out.json:
         out.object({"task": str(name), "state": after})
-    elif before in ENDED:
+    if after not in ENDED:
+        raise TaskTimeout(
+            f"{name} is still {after}: the cancel is stored, and no coordinator has recorded it yet.",
+            hint=f"It will be; `agentexecutor watch {name}` shows when.",
+            task=str(name),
+        )
+    if out.json:
+        return
+    if before in ENDED:
         out.say(f"{name} had ended before: {before}.")
     else:
         out.say(f"{name} is {after}.")
