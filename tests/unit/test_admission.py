@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from agentexecutor.coordinator.admission import BATCH, Admission
@@ -63,13 +65,13 @@ def test_every_place_gets_its_turn_when_room_is_shorter_than_places() -> None:
     assert served == set(PLACES)
 
 
-def test_looks_are_taken_high_classes_first() -> None:
-    asked = dict(NOTHING)
-    for _ in PLACES:
-        (place,) = (place for place, _ in Admission(1).shares(1, asked, {}))
-        asked[place] = 1
-        assert sum(asked.values()) > 16 or place[1] == "high"
-    assert Admission(1).shares(1, asked, {}) == []
+@pytest.mark.parametrize("room", [1, 2, 3, 4, 7, 40])
+def test_with_less_room_than_places_every_place_is_looked_at_and_half_the_looks_are_for_the_highest_class(room: int) -> None:
+    admission = Admission(1)
+    looked = Counter(place for _ in range(500) for place, _ in admission.shares(room, NOTHING, {}))
+    assert set(looked) == set(PLACES)
+    high = sum(count for (_, klass), count in looked.items() if klass == "high")
+    assert 0.4 < high / looked.total() < 0.6
 
 
 def test_no_more_is_asked_for_than_there_is_room() -> None:

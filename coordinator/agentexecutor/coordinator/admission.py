@@ -23,6 +23,9 @@ class Admission:
         self.limit = limit
         self._turns = dict.fromkeys(CLASSES, 0)
         """How often each class was given something."""
+        self._looks = 0
+        """How often only some of the places where nothing is known to wait were looked at; and so many of them of the highest class, and others."""
+        self._looked_high = self._looked_rest = 0
         self._owed = dict.fromkeys(CLASSES, 0.0)
         """Of little room, what each class is still due: parts of a submit add up."""
 
@@ -40,7 +43,7 @@ class Admission:
         if room >= len(outstanding) * BATCH:
             return [(place, BATCH) for place in idle]
         known = [place for place in idle if backlog.get(place)]
-        given = dict.fromkeys(self._unknown(idle, backlog)[: -(-room // 2)], 1)
+        given = dict.fromkeys(self._some(self._unknown(idle, backlog), -(-room // 2)), 1)
         for klass, part in self._parts(room - len(given), known, backlog).items():
             self._give(part, self._rotated(klass, known), backlog, given)
         return list(given.items())
@@ -49,6 +52,19 @@ class Admission:
         """Where nothing is known to wait, high classes first."""
         unknown = [place for place in idle if not backlog.get(place)]
         return [place for klass in CLASSES for place in self._rotated(klass, unknown)]
+
+    def _some(self, places: list[Place], count: int) -> list[Place]:
+        """So many of them; when these are not all, then half of them of the highest class, and others the next time."""
+        if count >= len(places):
+            return places
+        high = [place for place in places if place[1] == CLASSES[0]]
+        rest = [place for place in places if place[1] != CLASSES[0]]
+        urgent = min(len(high), (count + self._looks % 2) // 2)
+        some = _from(high, self._looked_high, urgent) + _from(rest, self._looked_rest, count - urgent)
+        self._looks += 1
+        self._looked_high += urgent
+        self._looked_rest += count - urgent
+        return some
 
     def _rotated(self, klass: str, places: list[Place]) -> list[Place]:
         """Those of a class, another one first each time that the class was given something."""
@@ -82,3 +98,9 @@ class Admission:
             if batch:
                 given[place] = batch
                 part -= batch
+
+
+def _from(places: list[Place], start: int, count: int) -> list[Place]:
+    """So many places, around from `start`."""
+    at = start % len(places) if places else 0
+    return (places[at:] + places[:at])[:count]

@@ -47,5 +47,6 @@ class Pulling:
             ample = batch >= BATCH
             self._asked_at[place] = now
             self._enough[place] = FEW if ample else 0
-            pulls.append(Pull(*place, min(batch, BATCH), SHORT_S if 1 < batch < BATCH else EXPIRES_S))
+            soon = 1 < batch < BATCH or room < len(outstanding)
+            pulls.append(Pull(*place, min(batch, BATCH), SHORT_S if soon else EXPIRES_S))
         return pulls
