@@ -327,6 +327,17 @@ def test_who_asks_again_hears_the_same_reason_of_a_cancel(table: Table, reason: 
     assert (told.error.code, told.error.message) == ("cancelled", reason or "The owner cancelled the task.")
 
 
+def test_a_cancel_that_comes_after_the_result_is_told_the_result(table: Table) -> None:
+    table.submit()
+    table.award()
+    table.done(result=b'"here it is"')
+    (told,) = sent(table, "result")
+    table.put(CancelIn("me", "too late?", "another claim"))
+    assert table.last.changes == []
+    assert sent(table, "result") == [told]
+    assert table.state.state == "completed"
+
+
 def test_cancel_before_the_submit_writes_a_tombstone(table: Table) -> None:
     table.put(CancelIn("me", "changed my mind", "x"))
     assert table.state.state == "cancelled"
