@@ -120,6 +120,24 @@ async def offers(server: EmbeddedServer) -> AsyncIterator[dict[str, m.Offer]]:
         yield heard
 
 
+@pytest.fixture
+async def cancels(server: EmbeddedServer) -> AsyncIterator[dict[str, str]]:
+    """The reason of the first cancel that an agent is sent about each subtask."""
+    heard: dict[str, str] = {}
+    async with client(Place(server.url), "listener") as listener:
+
+        async def came(message: Any) -> None:
+            if listener.subjects.parse_to(message.subject).second == "cancel":
+                cancel = decode("cancel", message.data)
+                assert isinstance(cancel, m.Cancel)
+                heard.setdefault(cancel.subtask, cancel.reason)
+
+        for name in ("left", "right"):
+            await listener.connection.subscribe(listener.subjects.all_to(name), came)
+        await listener.connection.nats.flush()
+        yield heard
+
+
 def named(offers: dict[str, m.Offer], task: str) -> Iterator[str]:
     """What the offers name of a task."""
     return (running.subtask for offer in offers.values() for running in offer.running if running.task == task)
@@ -129,7 +147,8 @@ async def kinds(task: Task) -> list[str]:
     return [event.kind async for event in task.events()]
 
 
-async def test_a_cancel_reaches_every_depth(server: EmbeddedServer, offers: dict[str, m.Offer]) -> None:
+async def test_a_cancel_reaches_every_depth(server: EmbeddedServer, offers: dict[str, m.Offer], cancels: dict[str, str]) -> None:
+    """Each is told by the cancel itself; that agents are stopped for what no award backs comes later, and only if that is lost."""
     works = Works()
     async with connect(server.url, name="me") as bus, works.agent("left").serve(bus), works.agent("right").serve(bus):
         await until(lambda: len(offers) == 2)
@@ -140,7 +159,8 @@ async def test_a_cancel_reaches_every_depth(server: EmbeddedServer, offers: dict
         await task.cancel("changed my mind")
         with pytest.raises(TaskCancelled, match="changed my mind"):
             await task.result(timeout_s=20)
-        await until(lambda: works.cancelled == HANDLED)
+        await until(lambda: works.cancelled == HANDLED and set(cancels) == HANDLED)
+        assert cancels == dict.fromkeys(HANDLED, "changed my mind")
         assert not works.cleaned, "they are still cleaning up, and are let do so"
         works.may_clean.set()
         await until(lambda: works.cleaned == HANDLED)
