@@ -17,8 +17,8 @@ import anyio
 import pytest
 from peers import Place, agent, client, coordinating, killable
 
-from agentexecutor.agents import Agent, Context
-from agentexecutor.bus import EmbeddedServer, Task, TaskCancelled, connect
+from agentexecutor.agents import Agent, Context, Fail
+from agentexecutor.bus import EmbeddedServer, Task, TaskCancelled, TaskFailed, connect
 from agentexecutor.bus.connection import Headers
 from agentexecutor.bus.consumers import Inbound
 from agentexecutor.coordinator.settings import Settings
@@ -305,6 +305,38 @@ async def test_what_an_agent_that_stops_takes_back_may_clean_up_too(server: Embe
         failures = [event.data["error"]["message"] async for event in task.events() if event.kind == "failed"]
         assert failures == ["Agent stopping released it: the agent stops."] * 2
         leave.set()
+
+
+@pytest.mark.parametrize(("raises", "result"), [(RuntimeError("rolled back"), "done by the other"), (Fail("it cannot be done"), None)])
+async def test_an_error_of_a_clean_up_while_the_agent_stops(server: EmbeddedServer, raises: Exception, result: str | None) -> None:
+    """It is the stop that ended the work, so no try is used up; what a handler says on purpose counts."""
+    stopping, other = Agent("stopping"), Agent("other")
+    began = asyncio.Event()
+
+    @stopping.capability("job")
+    async def job() -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise raises from None
+        return "not reached"
+
+    @other.capability("job")
+    async def job_too() -> str:
+        return "done by the other"
+
+    async with coordinating(Place(server.url)), connect(server.url, name="me") as bus, stopping.serve(bus, coordinate=False) as hosting:
+        task = await bus.submit(Plan({"job": Subtask("job", retries=0)}))
+        await began.wait()
+        await until(lambda: all(held.last is not None for held in hosting.book.held.values()))
+        await hosting.drain(1.0)
+        async with other.serve(bus, coordinate=False):
+            if result is None:
+                with pytest.raises(TaskFailed, match="it cannot be done"):
+                    await task.result(timeout_s=20)
+            else:
+                assert await task.result(timeout_s=20) == result
 
 
 async def test_a_blocking_handler_sees_that_it_is_cancelled(server: EmbeddedServer) -> None:

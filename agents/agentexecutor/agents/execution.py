@@ -188,7 +188,10 @@ class Execution:
                 _log(self._award, error)
                 span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, str(error))
-                claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
+                if self._stopping and not isinstance(error, AgentError):  # it was stopped; what it raises on purpose counts
+                    claim = self._claim(m.Release, reason=STOPS)
+                else:
+                    claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
         if telemetry.measuring():
             outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
             telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
