@@ -95,6 +95,7 @@ class ShardConsumers:
         self._backlog: dict[tuple[int, str], int] = {}
         self._unmade: set[int] = set()
         """Shards whose consumers are not all there."""
+        self._reconnected = anyio.Event()
         self._count = 0
 
     @asynccontextmanager
@@ -255,7 +256,12 @@ class ShardConsumers:
 
     async def _watch_beats(self) -> None:
         while True:
-            await anyio.sleep(BEAT_S)
+            with anyio.move_on_after(BEAT_S):
+                await self._reconnected.wait()
+            if self._reconnected.is_set():
+                self._reconnected = anyio.Event()
+                await self._open_again(list(self._heard))
+                continue
             now = time.monotonic()
             silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
             silent = list(filter(self._holds, silent))
@@ -265,7 +271,8 @@ class ShardConsumers:
                 await self._open_again(silent)
 
     async def _reopen(self) -> None:
-        await self._open_again(list(self._heard))
+        """Not by the one who calls this: what is under way must end with `running`, or it takes the consumers from those who come after."""
+        self._reconnected.set()
 
     async def _open_again(self, shards: list[int]) -> None:
         for shard in filter(self._holds, shards):
