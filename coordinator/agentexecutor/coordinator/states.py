@@ -34,7 +34,9 @@ __all__ = [
 
 SubtaskStateName = Literal["blocked", "ready", "awarded", "running", "completed", "failed", "cancelled", "superseded", "skipped"]
 TaskStateName = Literal["unknown", "submitted", "planning", "running", "waiting", "completed", "failed", "cancelled"]
-SubtaskEvent = Literal["ready", "split", "awarded", "accepted", "completed", "retry", "final", "skip", "cancelled", "superseded"]
+SubtaskEvent = Literal[
+    "ready", "split", "awarded", "accepted", "completed", "retry", "final", "skip", "replan", "wait", "cancelled", "superseded"
+]
 TaskEvent = Literal["submitted", "planned", "completed", "failed", "cancelled"]
 
 ENDED = frozenset({"completed", "failed", "cancelled", "superseded", "skipped"})

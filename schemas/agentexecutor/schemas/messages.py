@@ -16,6 +16,8 @@ __all__ = [
     "NULL",
     "Accept",
     "Answer",
+    "Approval",
+    "ApprovalPolicy",
     "Ask",
     "Award",
     "Bid",
@@ -43,6 +45,8 @@ __all__ = [
     "Refusal",
     "Refused",
     "Release",
+    "Replan",
+    "ReplanAnswer",
     "Result",
     "Running",
     "Split",
@@ -57,6 +61,7 @@ NULL = Raw(b"null")
 
 Verdict = Literal["accept", "revise", "reject"]
 OnStall = Literal["wait", "release"]
+ReplanAnswer = Literal["retry", "another", "split", "plan", "wait", "skip", "fail"]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Priority = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -123,6 +128,21 @@ class Split(Message, frozen=True, kw_only=True):
     merge: str | None = None
 
 
+class Approval(Message, frozen=True, kw_only=True):
+    """Something waits for a person's word; what a time-out means; what the person is told (section 11)."""
+
+    timeout_s: Seconds | None = None
+    otherwise: Literal["accept", "reject"] = "reject"
+    text: str = ""
+
+
+class ApprovalPolicy(Approval, frozen=True, kw_only=True):
+    """What of a task waits for a person's word: subtasks by capability (a ``*`` at the end stands for anything), new versions of its plan."""
+
+    capabilities: list[str] = []
+    versions: bool = False
+
+
 class SubtaskSpec(Message, frozen=True, kw_only=True):
     """A subtask as plans carry it (section 7)."""
 
@@ -141,7 +161,9 @@ class SubtaskSpec(Message, frozen=True, kw_only=True):
     on_failure: Literal["fail", "skip"] = "fail"
     on_stall: OnStall | None = None
     prefer: str | None = None
+    avoid: list[str] = []
     split: Split | None = None
+    approval: Approval | None = None
 
 
 class PlanSpec(Message, frozen=True, kw_only=True):
@@ -149,6 +171,24 @@ class PlanSpec(Message, frozen=True, kw_only=True):
 
     subtasks: dict[str, SubtaskSpec]
     result: str | None = None
+
+
+class Replan(Message, frozen=True, kw_only=True):
+    """A task's answer to each trigger, and how its planner is asked (section 11); None is the built-in answer."""
+
+    failed: ReplanAnswer | None = None
+    lost: ReplanAnswer | None = None
+    late: ReplanAnswer | None = None
+    unserved: ReplanAnswer | None = None
+    revise: ReplanAnswer | None = None
+    reject: ReplanAnswer | None = None
+    message: ReplanAnswer | None = None
+    changed: ReplanAnswer | None = None
+    planner: str = "plan"
+    planner_timeout_s: Seconds = 120.0
+    unserved_s: Seconds = 30.0
+    split: Split | None = None
+    repeats: Count = 3
 
 
 # Clients
@@ -173,6 +213,9 @@ class Submit(Message, frozen=True, kw_only=True):
     tailored: bool | None = None
     critics: list[str] = []
     on_stall: OnStall | None = None
+    replan: Replan = Replan()
+    budget: dict[str, Seconds] = {}
+    approval: ApprovalPolicy | None = None
 
 
 class CancelTask(Message, frozen=True, kw_only=True):
@@ -188,6 +231,8 @@ class FeedbackClaim(Message, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     text: str = ""
     data: Raw = NULL
+    deadline_s: Seconds | None = None
+    priority: Priority | None = None
 
 
 class Ask(Message, frozen=True, kw_only=True):
@@ -200,6 +245,7 @@ class Ask(Message, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     digest: str = ""
     chunk: Count = 0
+    submit: Submit | None = None
 
 
 # Agents
@@ -324,6 +370,7 @@ class Progress(Message, frozen=True, kw_only=True):
     fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     text: str = ""
     schedule: list[Step] | None = None
+    feedback: str | None = None
 
 
 # Coordinators

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from agentexecutor.schemas.messages import NULL, BlobRef, Count, ErrorInfo, Message, Step, Submit, SubtaskSpec, Verdict
 
 __all__ = [
     "Accepted",
+    "Approved",
+    "Asked",
     "Awarded",
     "Cancelled",
     "Change",
@@ -23,11 +25,14 @@ __all__ = [
     "Held",
     "LogEntry",
     "Planned",
+    "Proposed",
     "Ready",
     "Record",
+    "Revision",
     "ScoredBid",
     "Submitted",
     "Superseded",
+    "Why",
 ]
 
 
@@ -62,8 +67,36 @@ class Submitted(Message, frozen=True, kw_only=True, tag_field="kind", tag="submi
     tracestate: str | None = None
 
 
+class Why(Message, frozen=True, kw_only=True):
+    """What a new version of the plan, or a question to the planner, answers (section 11)."""
+
+    trigger: str
+    answer: str = ""
+    subtask: str | None = None
+    feedback: str | None = None
+    sender: str | None = None
+    text: str = ""
+
+
+class Revision(Message, frozen=True, kw_only=True):
+    """A planner's answer: the next version of the plan as a difference (section 11)."""
+
+    add: dict[str, SubtaskSpec] = {}
+    again: list[str] = []
+    remove: list[str] = []
+    whole: bool = False
+    result: str | None = None
+    finish: bool = False
+    output: Raw | UnsetType = UNSET
+    text: str = ""
+
+
 class Planned(Message, frozen=True, kw_only=True, tag_field="kind", tag="planned"):
-    """These subtasks exist. `parent` and `call`: the subtask that was split or extended, and the number of its call."""
+    """These subtasks exist. `parent` and `call`: the subtask that was split or extended, and the number of its call.
+
+    A new version (cause ``replan``) is a difference to `base`: `add` may replace, `again` run anew as they are, `skip` are passed over. `finish`: no
+    more is to come. `planner`: the subtask whose answer it is.
+    """
 
     version: Count = 1
     cause: str = "submit"
@@ -73,6 +106,37 @@ class Planned(Message, frozen=True, kw_only=True, tag_field="kind", tag="planned
     call: Count | None = None
     result: str | None = None
     shares: dict[str, tuple[int, int]] = {}
+    base: Count = 0
+    why: list[Why] = []
+    remove: list[str] = []
+    again: list[str] = []
+    skip: list[str] = []
+    finish: bool = False
+    planner: str | None = None
+
+
+class Proposed(Message, frozen=True, kw_only=True, tag_field="kind", tag="proposed"):
+    """A new version of the plan waits for a person's word."""
+
+    why: list[Why] = []
+    revision: Revision | None = None
+    revision_blob: BlobRef | None = None
+    planner: str | None = None
+
+
+class Asked(Message, frozen=True, kw_only=True, tag_field="kind", tag="asked"):
+    """These wait for a person's word before they start."""
+
+    subtasks: list[str]
+    text: str = ""
+
+
+class Approved(Message, frozen=True, kw_only=True, tag_field="kind", tag="approved"):
+    """The word came (`feedback` null: by time-out). `subtasks` null: the proposed version may come."""
+
+    subtasks: list[str] | None = None
+    sender: str = ""
+    feedback: str | None = None
 
 
 class Ready(Message, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
@@ -119,17 +183,16 @@ class Completed(Message, frozen=True, kw_only=True, tag_field="kind", tag="compl
 
 
 class FailedChange(Message, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
-    """An attempt that goes back (outcome retry), a subtask that failed for good (final) or is passed over (skip).
-
-    With subtask null: the task.
-    """
+    """An attempt that goes back (outcome retry), a subtask that failed for good (final), is passed over (skip), or waits for a new version."""
 
     subtask: str | None = None
     epoch: Count = 0
     agent: str = ""
     error: ErrorInfo
-    outcome: Literal["retry", "final", "skip"] = "final"
+    outcome: Literal["retry", "final", "skip", "replan", "wait"] = "final"
     ready_at: float | None = None
+    took_s: float | None = None
+    usage: dict[str, float] = {}
 
 
 class Cancelled(Message, frozen=True, kw_only=True, tag_field="kind", tag="cancelled"):
@@ -156,13 +219,30 @@ class FeedbackGiven(Message, frozen=True, kw_only=True, tag_field="kind", tag="f
     text: str = ""
     data: Raw = NULL
     epoch: Count | None = None
+    deadline_s: float | None = None
+    priority: int | None = None
 
 
 class Held(Message, frozen=True, kw_only=True, tag_field="kind", tag="held"):
     """Another coordinator has taken the task over."""
 
 
-Change = Submitted | Planned | Ready | Awarded | Accepted | Completed | FailedChange | Cancelled | Superseded | FeedbackGiven | Held
+Change = (
+    Submitted
+    | Planned
+    | Proposed
+    | Asked
+    | Approved
+    | Ready
+    | Awarded
+    | Accepted
+    | Completed
+    | FailedChange
+    | Cancelled
+    | Superseded
+    | FeedbackGiven
+    | Held
+)
 
 
 class Record(Message, frozen=True, kw_only=True):
