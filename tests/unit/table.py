@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Raw
 
 from agentexecutor.coordinator.evolve import evolve, fold
-from agentexecutor.coordinator.inputs import AwardIn, ClaimIn, Decision, Input, SubmitIn
+from agentexecutor.coordinator.inputs import AwardIn, ClaimIn, Decision, Input, Settle, SettleIn, SubmitIn
 from agentexecutor.coordinator.machine import decide
 from agentexecutor.coordinator.model import TaskState, new_task
 from agentexecutor.coordinator.settings import Settings
@@ -53,6 +53,11 @@ class Table:
             self.log.append((self.state.head, record))
         self.last = decision
         self.effects += decision.effects
+        if any(isinstance(effect, Settle) for effect in decision.effects):
+            then = self.put(SettleIn(), seed=seed)
+            decision.changes += then.changes
+            decision.effects = [*(effect for effect in decision.effects if not isinstance(effect, Settle)), *then.effects]
+            self.last = decision
         return decision
 
     def id(self) -> str:
@@ -66,9 +71,13 @@ class Table:
             submit = m.Submit(plan=what if isinstance(what, m.PlanSpec) else what.spec(), **options)
         return self.put(SubmitIn(submit, digest, self.now, self.id()))
 
+    def put_goal(self, goal: str = "accuracy", **options: Any) -> Decision:
+        return self.put(SubmitIn(m.Submit(goal=goal, **options), "d1", self.now, self.id()))
+
     def award(self, subtask: str = "main", agent: str = "a1", boot: str = "b1") -> int:
         """Award a ready subtask and give the epoch."""
-        self.put(AwardIn(subtask, agent, boot, "fastest", "standing", []))
+        version = self.state.subtasks[subtask].plan_version
+        self.put(AwardIn(subtask, agent, boot, "fastest", "standing", [], version=version))
         return self.state.subtasks[subtask].epoch
 
     def claim(

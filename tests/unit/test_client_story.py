@@ -145,6 +145,33 @@ CHANGES: list[tuple[r.Change, str, str | None, str | None, int | None, dict[str,
         {"id": "i", "sender": "you", "verdict": "revise", "text": "t", "data": {"n": 1}},
     ),
     (r.Held(), "held", None, None, None, {}),
+    (
+        r.Planned(version=2, base=1, cause="replan", again=["x"], remove=["z"], why=[r.Why(trigger="revise", answer="retry", subtask="x")]),
+        "replanned",
+        None,
+        None,
+        None,
+        {
+            "version": 2,
+            "base": 1,
+            "cause": "replan",
+            "subtasks": {},
+            "again": ["x"],
+            "remove": ["z"],
+            "why": [{"trigger": "revise", "answer": "retry", "subtask": "x"}],
+        },
+    ),
+    (r.Asked(subtasks=["x"], text="May it?"), "asked", "x", None, None, {"text": "May it?"}),
+    (r.Approved(subtasks=["x"], sender="me"), "approved", "x", None, None, {"sender": "me"}),
+    (r.Approved(sender="me"), "approved", None, None, None, {"sender": "me"}),
+    (
+        r.Proposed(revision=r.Revision(again=["x"], finish=True), planner="plan-1"),
+        "proposed",
+        None,
+        None,
+        None,
+        {"revision": {"again": ["x"], "finish": True}, "planner": "plan-1"},
+    ),
 ]
 
 

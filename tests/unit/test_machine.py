@@ -22,6 +22,8 @@ from agentexecutor.coordinator.inputs import (
     NeedSplit,
     Send,
     SetTimer,
+    Settle,
+    SettleIn,
     SplitIn,
     SubmitIn,
     TimerIn,
@@ -103,7 +105,7 @@ def test_a_submit_of_which_only_the_first_record_was_written_is_planned_when_it_
     [
         m.Submit(),
         m.Submit(capability="a", goal="b"),
-        m.Submit(goal="b"),
+        m.Submit(goal="b", replan=m.Replan(late="split")),
         m.Submit(capability="no spaces"),
         m.Submit(plan=m.PlanSpec(subtasks={})),
         m.Submit(plan=m.PlanSpec(subtasks={"a": m.SubtaskSpec(capability="c", after=["b"])})),
@@ -152,7 +154,9 @@ def test_without_a_named_result_all_final_ones_are_composed(table: Table) -> Non
     (need,) = table.of(NeedCompose)
     assert (need.subtask, list(need.parts), need.join) == (None, ["a", "b"], False)
     assert not table.state.ended
-    assert [effect for effect in pending(table.state, table.now, table.settings) if isinstance(effect, NeedCompose)] == [need]
+    assert pending(table.state, table.now, table.settings) == [Settle()]
+    table.put(SettleIn())
+    assert table.of(NeedCompose) == [need]
     table.put(ComposedIn(None, Raw(b'{"a":1,"b":2}')))
     assert table.state.state == "completed"
 

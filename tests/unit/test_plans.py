@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from agentexecutor.schemas import Feedback, Plan, Ref, Split, Subtask
+from agentexecutor.schemas import Approval, Feedback, Plan, Ref, Split, Subtask
 from agentexecutor.schemas.codec import decode_as, encode
 from agentexecutor.schemas.errors import AgentExecutorError, NameRefused, PlanRefused
 from agentexecutor.schemas.messages import PlanSpec, SubtaskSpec
@@ -51,7 +51,9 @@ def test_every_option_of_a_subtask_travels() -> None:
         "on_failure": "skip",
         "on_stall": "release",
         "prefer": "a1",
+        "avoid": ["a2"],
         "split": split,
+        "approval": Approval(timeout_s=60, otherwise="accept", text="?"),
     }
     made = Subtask("text.features", {"rows": Ref("load")["rows"]}, after=["first", Ref("load/rows")], **options).spec()
     assert {name: getattr(made, name) for name in options} == options

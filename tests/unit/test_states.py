@@ -17,15 +17,20 @@ from agentexecutor.schemas import records as r
 from agentexecutor.schemas.names import TaskName
 
 KINDS = ("accept", "decline", "done", "failed", "release", "extend")
+OOPS = m.ErrorInfo(code="handler", message="x")
 CHANGES: dict[str, r.Change] = {
+    "asked": r.Asked(subtasks=["s"]),
+    "approved": r.Approved(subtasks=["s"]),
     "ready": r.Ready(subtasks=["s"]),
     "split": r.Planned(cause="split", parent="s", add={"s-1": m.SubtaskSpec(capability="c")}),
     "awarded": r.Awarded(subtask="s", epoch=2, agent="a", boot="b"),
     "accepted": r.Accepted(subtask="s", epoch=1),
     "completed": r.Completed(subtask="s", epoch=1),
-    "retry": r.FailedChange(subtask="s", error=m.ErrorInfo(code="handler", message="x"), outcome="retry"),
-    "final": r.FailedChange(subtask="s", error=m.ErrorInfo(code="handler", message="x"), outcome="final"),
-    "skip": r.FailedChange(subtask="s", error=m.ErrorInfo(code="handler", message="x"), outcome="skip"),
+    "retry": r.FailedChange(subtask="s", error=OOPS, outcome="retry"),
+    "final": r.FailedChange(subtask="s", error=OOPS, outcome="final"),
+    "skip": r.FailedChange(subtask="s", error=OOPS, outcome="skip"),
+    "replan": r.FailedChange(subtask="s", error=OOPS, outcome="replan", why=r.Why(trigger="failed", answer="retry", subtask="s")),
+    "wait": r.FailedChange(subtask="s", error=OOPS, outcome="wait"),
     "cancelled": r.Cancelled(subtasks=["s"]),
     "superseded": r.Superseded(subtasks=["s"]),
 }
@@ -34,6 +39,8 @@ CHANGES: dict[str, r.Change] = {
 def a_task(subtask_state: Any) -> TaskState:
     state = TaskState(TaskName("me", "t"), 0, state="running", open=1)
     subtask = SubtaskState("s", m.SubtaskSpec(capability="c"), state=subtask_state)
+    if subtask_state == "approval":
+        state.state, state.asking = "waiting", 1
     if subtask_state in states.HELD:
         subtask.agent, subtask.boot, subtask.epoch = "a", "b", 1
         subtask.attempts.append(Attempt("a", "b", 1))
@@ -57,6 +64,8 @@ def test_every_pair_of_state_and_event_follows_the_table(before: Any, event: Any
         assert state.subtasks["s"].state == after
         still_open = sum(not subtask.ended for subtask in state.subtasks.values())
         assert state.open == still_open
+        assert state.asking == (after == "approval")
+        assert state.state == ("waiting" if after == "approval" else "running")
 
 
 def test_every_subtask_event_has_a_change_that_causes_it() -> None:
@@ -65,7 +74,7 @@ def test_every_subtask_event_has_a_change_that_causes_it() -> None:
 
 def test_what_has_ended_stays_ended() -> None:
     left = {(before, event) for before, event in states.SUBTASK if before in states.ENDED}
-    assert left == {("completed", "superseded")}
+    assert left == {(before, "superseded") for before in ("completed", "failed", "skipped")}
     assert not {before for before, _ in states.TASK if before in states.ENDED}
 
 

@@ -14,10 +14,11 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agentexecutor.bus import client
 from agentexecutor.bus import task as tasks
+from agentexecutor.bus.request import What
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.plans import Feedback, Plan
+from agentexecutor.schemas.plans import Feedback
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX
 
 __all__ = ["Bus", "Task", "connect"]
@@ -91,17 +92,17 @@ class Bus:
         """The name of this peer."""
         return self._bus.name
 
-    def submit(self, what: str | Plan | m.PlanSpec, input: Any = None, **options: Any) -> Task:
+    def submit(self, what: What, input: Any = None, **options: Any) -> Task:
         """Publish a task; options as for `agentexecutor.bus.Bus.submit`."""
         return Task(self._portal, self._portal.call(partial(self._bus.submit, what, input, **options)))
 
     @overload
-    def run(self, what: str | Plan | m.PlanSpec, input: Any, type: type[T], **options: Any) -> T: ...
+    def run(self, what: What, input: Any, type: type[T], **options: Any) -> T: ...
     @overload
-    def run(self, what: str | Plan | m.PlanSpec, input: Any = None, *, type: type[T], **options: Any) -> T: ...
+    def run(self, what: What, input: Any = None, *, type: type[T], **options: Any) -> T: ...
     @overload
-    def run(self, what: str | Plan | m.PlanSpec, input: Any = None, **options: Any) -> Any: ...
-    def run(self, what: str | Plan | m.PlanSpec, input: Any = None, type: Any = Any, **options: Any) -> Any:
+    def run(self, what: What, input: Any = None, **options: Any) -> Any: ...
+    def run(self, what: What, input: Any = None, type: Any = Any, **options: Any) -> Any:
         """Submit and wait for the result, converted to `type`."""
         return self._portal.call(partial(self._bus.run, what, input, type, **options))
 

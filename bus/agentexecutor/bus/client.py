@@ -19,7 +19,7 @@ from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.connection import Connection, Headers, open_connection
 from agentexecutor.bus.outcome import Outcome
 from agentexecutor.bus.queries import Questions, first_of, merge_unserved
-from agentexecutor.bus.request import encode_submit, fill_submit
+from agentexecutor.bus.request import What, encode_submit, fill_submit
 from agentexecutor.bus.task import Submitted, Task
 from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
@@ -27,7 +27,7 @@ from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_TYPE, decode, decode_as, headers
 from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
-from agentexecutor.schemas.plans import Plan
+from agentexecutor.schemas.plans import Goal
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
 __all__ = ["AuctionMode", "Bus", "MessageHandler", "OnStall", "attached", "connect", "own_name"]
@@ -141,7 +141,7 @@ class Bus:
 
     async def submit(
         self,
-        what: str | Plan | m.PlanSpec,
+        what: What,
         input: Any = None,
         *,
         id: str | None = None,
@@ -155,12 +155,17 @@ class Bus:
         tailored: bool | None = None,
         critics: Iterable[str] = (),
         on_stall: OnStall | None = None,
+        replan: m.Replan | None = None,
+        budget: Mapping[str, float] | None = None,
+        approval: m.ApprovalPolicy | None = None,
         store_timeout_s: float | None = 60.0,
     ) -> Task:
-        """Publish a task: a capability with its input (an object whose keys are the handler's parameters), or a plan.
+        """Publish a task: a capability with its input (an object whose keys are the handler's parameters), a plan, or a `Goal` with what there is.
 
         Returns once it is stored, whether or not anybody coordinates. The same `id` with the same content is the same task.
-        `deadline_s`: from now; `timeout_s`: for each attempt; `on_stall`: as for Subtask; `store_timeout_s`: for storing it. Raises PlanRefused, NameRefused,
+        `deadline_s`: from now; `timeout_s`: for each attempt; `on_stall`: as for Subtask; `replan`: what answers what happens;
+        `budget`: limits (``subtasks``, ``replans``, ``seconds`` of work, and what agents report: ``tokens``, ``money``); `approval`: what waits for a
+        person's word (docs/protocol.md section 11); `store_timeout_s`: for storing it. Raises PlanRefused, NameRefused,
         TaskRefused (an option that no coordinator would take), StoreTimeout, StoreRefused, TooLarge, BusClosed.
         """
         task = TaskName(self.name, check_name("task", new_id() if id is None else id))
@@ -175,8 +180,11 @@ class Bus:
             tailored=tailored,
             critics=sorted(set(critics)),
             on_stall=on_stall,
+            replan=replan or m.Replan(),
+            budget=dict(sorted((budget or {}).items())),
+            approval=approval,
         )
-        title = what if isinstance(what, str) else "plan"
+        title = what if isinstance(what, str) else "goal" if isinstance(what, Goal) else "plan"
         with t.span(t.SPAN_SUBMIT, title, parent=t.current()) as span:
             submit = await fill_submit(options, what, input, lambda body: self.put(task, body))
             payload = encode_submit(task, submit)
@@ -207,12 +215,12 @@ class Bus:
         }
 
     @overload
-    async def run(self, what: str | Plan | m.PlanSpec, input: Any, type: type[T], **options: Any) -> T: ...
+    async def run(self, what: What, input: Any, type: type[T], **options: Any) -> T: ...
     @overload
-    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, *, type: type[T], **options: Any) -> T: ...
+    async def run(self, what: What, input: Any = None, *, type: type[T], **options: Any) -> T: ...
     @overload
-    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, **options: Any) -> Any: ...
-    async def run(self, what: str | Plan | m.PlanSpec, input: Any = None, type: Any = Any, **options: Any) -> Any:
+    async def run(self, what: What, input: Any = None, **options: Any) -> Any: ...
+    async def run(self, what: What, input: Any = None, type: Any = Any, **options: Any) -> Any:
         """Submit and wait for the result, converted to `type`, at most `wait_s` seconds (None: as long as it takes).
 
         Other options as for `submit`, where `timeout_s` is that of each attempt. Raises what `submit` and `Task.result` raise.

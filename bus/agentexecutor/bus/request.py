@@ -17,19 +17,24 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode, encode
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused, TooLarge
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.plans import Plan, check_plan, dependencies
+from agentexecutor.schemas.plans import Goal, Plan, check_plan, dependencies
 from agentexecutor.schemas.references import encode_input
 
-__all__ = ["encode_submit", "fill_submit"]
+__all__ = ["What", "encode_submit", "fill_submit"]
 
 MAIN = "main"
 """Name of the subtask of a task that is one capability."""
 
+What = str | Plan | m.PlanSpec | Goal
+"""What can be submitted: a capability, a plan, a goal."""
+
 Put = Callable[[bytes], Awaitable[m.BlobRef]]
 
 
-async def fill_submit(options: m.Submit, what: str | Plan | m.PlanSpec, input: Any, put: Put) -> m.Submit:
-    """The submit with its capability and input, or with its plan; `put` stores what is large. Raises NameRefused, PlanRefused."""
+async def fill_submit(options: m.Submit, what: What, input: Any, put: Put) -> m.Submit:
+    """The submit with its capability or goal and input, or with its plan; `put` stores what is large. Raises NameRefused, PlanRefused."""
+    if isinstance(what, Goal):
+        return replace(options, goal=what.text, input=_input_of_goal(what, input))
     if isinstance(what, str):
         spec = m.SubtaskSpec(capability=what, input=_encoded(input))
         _check(m.PlanSpec(subtasks={MAIN: spec}))
@@ -45,6 +50,18 @@ async def fill_submit(options: m.Submit, what: str | Plan | m.PlanSpec, input: A
     if len(body) > INLINE_LIMIT:
         return replace(options, plan_blob=await put(body))
     return replace(options, plan=plan)
+
+
+def _input_of_goal(goal: Goal, input: Any) -> Raw:
+    raw = _encoded(input)
+    _check(m.PlanSpec(subtasks={"goal": m.SubtaskSpec(capability="goal", input=raw)}))
+    if not goal.text.strip():
+        raise PlanRefused("The goal is empty.", hint="Say what is wanted.", path=[])
+    if len(raw) > INLINE_LIMIT:
+        raise PlanRefused(
+            f"The input of a goal has {len(raw)} bytes, more than {INLINE_LIMIT}.", hint="Name where the data can be read.", path=[]
+        )
+    return raw
 
 
 def _encoded(input: Any) -> Raw:
@@ -91,7 +108,9 @@ def encode_submit(task: TaskName, submit: m.Submit) -> bytes:
             error=m.ErrorInfo(code="input", message=str(error)),
         ) from error
     if len(payload) > MESSAGE_LIMIT - ROOM:
-        sizes = {name: len(encode(getattr(submit, name))) for name in ("labels", "critics", "award")}
+        sizes = {
+            name: len(encode(getattr(submit, name))) for name in ("labels", "critics", "award", "goal", "replan", "budget", "approval")
+        }
         largest = max(sizes, key=lambda name: sizes[name])
         raise TooLarge(
             f"Task {task} cannot be submitted: its options have {len(payload)} bytes, most of them ({sizes[largest]}) the {largest}.",

@@ -19,8 +19,8 @@ from agentexecutor.schemas.views import Event
 
 __all__ = ["Story", "progress_event"]
 
-GROWTH = ("submit", "split", "extend")
-"""Causes of `planned` changes that add to a plan; any other cause makes a new version of it."""
+GROWTH = ("submit", "goal", "split", "extend", "ask")
+"""Causes of `planned` changes that begin a plan or add to it; any other cause makes a new version of it."""
 
 
 class Story:
@@ -79,6 +79,7 @@ class Story:
 def progress_event(task: TaskName, agent: str, progress: m.Progress) -> Event:
     """What an agent says while it works: not in the log, so without a sequence."""
     said = {"step": progress.step, "state": progress.state, "fraction": progress.fraction, "text": progress.text or None}
+    said["feedback"] = progress.feedback
     if progress.schedule is not None:
         said["schedule"] = _plain(progress.schedule)
     return Event(
@@ -100,9 +101,9 @@ def _kind(change: r.Change) -> str:
 
 def _subtasks(change: r.Change) -> list[str | None]:
     """Whom a change is about; None is the task."""
-    if isinstance(change, r.Ready | r.Superseded):
+    if isinstance(change, r.Ready | r.Superseded | r.Asked):
         return list(change.subtasks)
-    if isinstance(change, r.Cancelled):
+    if isinstance(change, r.Cancelled | r.Approved):
         return [None] if change.subtasks is None else list(change.subtasks)
     return [getattr(change, "subtask", None)]
 
@@ -121,7 +122,9 @@ def _data(change: r.Change) -> dict[str, Any]:
     if isinstance(change, r.Planned):
         subtasks = {name: {"capability": spec.capability, "after": dependencies(spec)} for name, spec in change.add.items()}
         said = {"version": change.version, "cause": change.cause, "subtasks": subtasks, "result": change.result}
-        return _given({**said, "parent": change.parent, "call": change.call, "shares": _plain(change.shares) or None})
+        said |= {"parent": change.parent, "call": change.call, "shares": _plain(change.shares) or None, "base": change.base or None}
+        said |= {name: _plain(getattr(change, name)) or None for name in ("why", "remove", "again", "finish")}
+        return _given(said)
     if isinstance(change, r.Completed):
         size = change.result_blob.bytes if change.result_blob is not None else len(change.result)
         said = {"bytes": size} if change.of is None else {"of": change.of}

@@ -227,6 +227,7 @@ class Task:
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise PlanRefused(f"The feedback's data have no JSON form: {error}.", hint="Use what JSON knows.") from error
         said = m.FeedbackClaim(subtask=feedback.subtask, verdict=feedback.verdict, text=feedback.text, data=data)
+        said = msgspec.structs.replace(said, deadline_s=feedback.deadline_s, priority=feedback.priority)
         await self._say("feedback", "feedback-claim", said, sender)
 
     async def _say(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from agentexecutor.coordinator.draft import Draft, back_off, want_effects
+from agentexecutor.coordinator.draft import Draft, back_off
 from agentexecutor.coordinator.inputs import SetTimer
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas import records as r
 
 __all__ = ["go_back", "timeout_of", "try_again", "turn_down"]
 
 
 def go_back(draft: Draft, subtask: SubtaskState, error: m.ErrorInfo, ready_at: float | None) -> None:
     """The attempt ends and the subtask is ready again, at once or at `ready_at`."""
-    draft.change(
-        r.FailedChange(
-            subtask=subtask.name, epoch=subtask.epoch, agent=subtask.agent or "", error=error, outcome="retry", ready_at=ready_at
-        )
-    )
+    draft.failed(subtask, error, "retry", ready_at=ready_at)
+    if draft.over:
+        return
     if ready_at is None or ready_at <= draft.now:
-        draft.effect(*want_effects(draft.state, subtask))
+        draft.want(draft.state, subtask)
     else:
         draft.effect(SetTimer("retry", ready_at, subtask.name))
 

@@ -9,8 +9,10 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
-from agentexecutor.coordinator.draft import Draft, check_policies, child_result, completed, want_effects
+from agentexecutor.coordinator.budgets import budget_of
+from agentexecutor.coordinator.draft import Draft, check_policies, child_result, completed
 from agentexecutor.coordinator.inputs import ClaimIn, Send, SetTimer
+from agentexecutor.coordinator.lateness import time_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of
 from agentexecutor.coordinator.split import child_name
 from agentexecutor.coordinator.stalls import time_silence
@@ -74,10 +76,15 @@ def _accepted(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> No
         draft.change(r.Accepted(subtask=subtask.name, epoch=subtask.epoch, schedule=schedule))
 
 
-def _time_attempt(draft: Draft, subtask: SubtaskState) -> None:
+def _begun(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> None:
+    """The attempt is watched from now on: its time-out, its silence, its lateness, what it uses."""
     timeout = timeout_of(draft.state, subtask)
     if timeout is not None:
         draft.effect(SetTimer("attempt", draft.now + timeout, subtask.name, subtask.epoch))
+    time_silence(draft, subtask, schedule)
+    time_lateness(draft, subtask)
+    if "seconds" in budget_of(draft.state):
+        draft.effect(SetTimer("budget", draft.now))
 
 
 def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, _input: ClaimIn) -> None:
@@ -85,8 +92,7 @@ def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, _input: ClaimI
         return
     _accepted(draft, subtask, claim.schedule)
     draft.decision.soft = True
-    _time_attempt(draft, subtask)
-    time_silence(draft, subtask, claim.schedule)
+    _begun(draft, subtask, claim.schedule)
 
 
 def _done(draft: Draft, subtask: SubtaskState, claim: m.Done, _input: ClaimIn) -> None:
@@ -97,6 +103,7 @@ def _done(draft: Draft, subtask: SubtaskState, claim: m.Done, _input: ClaimIn) -
 
 def _failed(draft: Draft, subtask: SubtaskState, claim: m.Failed, _input: ClaimIn) -> None:
     _accepted(draft, subtask, claim.schedule)
+    draft.took_s, draft.usage = claim.took_s, claim.usage
     error = replace(claim.error, details={**claim.error.details, "cause": "failed"})
     try_again(draft, subtask, error, claim.retry_after_s)
 
@@ -115,6 +122,8 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
     state = draft.state
     name = child_name(subtask.name, str(claim.call))
     child = state.subtasks.get(name)
+    if child is not None and child.state == "superseded":
+        child = None  # of an earlier version of its parent
     if child is not None and child.parent == subtask.name and child.call == claim.call:
         if child.ended and subtask.agent is not None:
             body: Raw | m.BlobRef = m.NULL if child.result is None else child.result
@@ -132,12 +141,15 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
         return
     if subtask.state == "awarded":
         _accepted(draft, subtask, [])
-        _time_attempt(draft, subtask)
-        time_silence(draft, subtask, [])
+        _begun(draft, subtask, [])
+    if draft.over_budget(1):
+        return
     draft.change(r.Planned(version=state.plan_version, cause="extend", add={name: claim.child}, parent=subtask.name, call=claim.call))
     if all(state.subtasks[other].state in ("completed", "skipped") or other in draft.satisfied for other in needs[name]):
-        draft.change(r.Ready(subtasks=[name]))
-        draft.effect(*want_effects(state, SubtaskState(name, claim.child)))
+        preview = replace(
+            state, subtasks={name: SubtaskState(name, claim.child, plan_version=state.plan_version, parent=subtask.name, call=claim.call)}
+        )
+        draft.make_ready([name], preview)
     draft.time_deadlines({name: claim.child}, state.submitted_at)
 
 

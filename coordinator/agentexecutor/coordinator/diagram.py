@@ -42,7 +42,7 @@ def document() -> str:
         "",
         *_mermaid(SUBTASK, "blocked"),
         "",
-        "`retry`, `final`, `skip` are the outcomes of a `failed` change: declined, not accepted in time, lost, released, ...",
+        "`retry`, `final`, `skip`, `replan`, `wait` are the outcomes of a `failed` change: declined, not accepted in time, lost, released, ...",
         "",
         "## A task",
         "",

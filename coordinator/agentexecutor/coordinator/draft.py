@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec import Raw
 
-from agentexecutor.coordinator.inputs import Decision, Demand, Drop, Effect, GiveAward, NeedCompose, NeedSplit, Send, SetTimer, Want
+from agentexecutor.coordinator.budgets import budget_error, exceeded, exceeded_by, usage_of
+from agentexecutor.coordinator.inputs import (
+    Decision,
+    Demand,
+    Drop,
+    Effect,
+    GiveAward,
+    NeedCompose,
+    NeedRevision,
+    NeedSplit,
+    Send,
+    SetTimer,
+    Settle,
+    Want,
+)
 from agentexecutor.coordinator.model import SubtaskState, TaskState, body_of, why_cancelled
+from agentexecutor.coordinator.policy import answer_to, answer_to_failure, approval_of
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -34,6 +50,9 @@ class Draft:
         """Subtasks that this decision completes or skips."""
         self.ended: set[str] = set()
         self.over = False
+        self.took_s: float | None = None
+        self.usage: dict[str, float] = {}
+        """What the attempt that this decision is about has used, when it failed."""
         if id:
             self.decision.applied.append(id)
 
@@ -46,22 +65,71 @@ class Draft:
     # how a subtask ends
 
     def complete(self, subtask: SubtaskState, change: r.Completed) -> None:
-        """The subtask has its result; what waited for it may start, and the task may end."""
+        """The subtask has its result; what waited for it may start, and the task may end. A planner's result is a new version of the plan."""
         self.bodies[subtask.name] = body_of(change.result, change.result_blob)
         self.change(change)
-        self._end(subtask, satisfied=True)
+        if subtask.planner:
+            self.ended.add(subtask.name)
+            self.effect(NeedRevision(subtask.name, subtask.epoch, self.bodies[subtask.name]))
+        else:
+            self._end(subtask, satisfied=True)
+        self.check_budget(change)
 
-    def fail(self, subtask: SubtaskState, error: m.ErrorInfo) -> None:
-        """The subtask fails for good: by its `on_failure` it is passed over, or the task (or its parent) fails."""
-        skip = subtask.spec.on_failure == "skip"
-        self.change(
-            r.FailedChange(
-                subtask=subtask.name, epoch=subtask.epoch, agent=subtask.agent or "", error=error, outcome="skip" if skip else "final"
-            )
+    def fail(self, subtask: SubtaskState, error: m.ErrorInfo, trigger: str = "failed") -> None:
+        """The subtask fails for good: by its `on_failure` and the task's policy it is passed over, waits, is replanned, or the task (or its parent) fails."""
+        answer = answer_to_failure(self.state, subtask, error, trigger)
+        if answer == "wait":
+            self._wait(subtask, error)
+        elif answer in ("skip", "fail"):
+            skip = answer == "skip"
+            self.failed(subtask, error, "skip" if skip else "final")
+            if skip:
+                self.bodies[subtask.name] = m.NULL
+            self._end(subtask, satisfied=skip, error=error)
+        else:
+            why = r.Why(trigger=trigger, answer=answer, subtask=subtask.name, text=error.message[:1000])
+            self.failed(subtask, error, "replan", why=why)
+            self.ended.add(subtask.name)
+            self._cancel_children(subtask)
+            self.effect(Settle())
+
+    def failed(self, subtask: SubtaskState, error: m.ErrorInfo, outcome: str, **more: Any) -> None:
+        """Record that an attempt, or the subtask, has failed."""
+        change = r.FailedChange(
+            subtask=subtask.name,
+            epoch=subtask.epoch,
+            agent=subtask.agent or "",
+            error=error,
+            outcome=outcome,  # type: ignore[arg-type]  # one of the literals
+            took_s=self.took_s,
+            usage=self.usage,
+            **more,
         )
-        if skip:
-            self.bodies[subtask.name] = m.NULL
-        self._end(subtask, satisfied=skip, error=error)
+        self.change(change)
+        if outcome not in ("final", "skip"):
+            self.check_budget(change)
+
+    def _wait(self, subtask: SubtaskState, error: m.ErrorInfo) -> None:
+        """It waits for a person's word whether it is to run again."""
+        self.failed(subtask, error, "wait")
+        self._cancel_children(subtask)
+        approval = approval_of(self.state, subtask)
+        if approval is not None and approval.timeout_s is not None:
+            self.effect(SetTimer("approval", self.now + approval.timeout_s, subtask.name))
+
+    def check_budget(self, change: r.Completed | r.FailedChange) -> None:
+        """The task fails when an attempt that ends has exceeded its budget, and is not the last."""
+        name = None if self.over else exceeded_by(self.state, change, self.now)
+        if name is not None:
+            self.fail_task(budget_error(self.state, name, usage_of(self.state, change, self.now)))
+
+    def over_budget(self, subtasks: int) -> bool:
+        """Whether so many new subtasks are more than the budget allows; then the task fails."""
+        more = {"subtasks": subtasks}
+        if exceeded(self.state, more) != "subtasks":
+            return False
+        self.fail_task(budget_error(self.state, "subtasks", more))
+        return True
 
     def _end(self, subtask: SubtaskState, *, satisfied: bool, error: m.ErrorInfo | None = None) -> None:
         self.ended.add(subtask.name)
@@ -124,10 +192,20 @@ class Draft:
     def make_ready(self, names: list[str], planned: TaskState | None = None) -> None:
         """Record that these are ready, and ask for agents. `planned` holds them when this very decision brings them."""
         state = planned or self.state
+        asked = {name: approval for name in names if (approval := approval_of(state, state.subtasks[name])) is not None}
+        for name, approval in asked.items():
+            self.change(r.Asked(subtasks=[name], text=approval.text))
+            if approval.timeout_s is not None:
+                self.effect(SetTimer("approval", self.now + approval.timeout_s, name))
+        names = [name for name in names if name not in asked]
         for start in range(0, len(names), READY_CHUNK):
             self.change(r.Ready(subtasks=names[start : start + READY_CHUNK]))
         for name in names:
-            self.effect(*want_effects(state, state.subtasks[name]))
+            self.want(state, state.subtasks[name])
+
+    def want(self, state: TaskState, subtask: SubtaskState) -> None:
+        """Have an agent found for a ready subtask; its policy may want to know when there is none."""
+        self.effect(*want_effects(state, subtask), *unserved_timer(state, subtask, self.now))
 
     def time_deadlines(self, specs: Mapping[str, m.SubtaskSpec], submitted_at: float) -> None:
         """New subtasks whose own deadlines are to be watched."""
@@ -168,6 +246,9 @@ class Draft:
         """Complete the task when nothing is open any more."""
         if self.over or self.state.open > len(self.ended):
             return
+        if self.state.unanswered or self.state.thinking is not None or (self.state.goal is not None and not self.state.finish):
+            self.effect(Settle())
+            return
         finals = [self.state.result_of] if self.state.result_of is not None else self._finals()
         if len(finals) == 1:
             body = self.body(finals[0])
@@ -177,7 +258,16 @@ class Draft:
 
     def _finals(self) -> list[str]:
         subtasks = self.state.subtasks.values()
-        return [subtask.name for subtask in subtasks if subtask.parent is None and not subtask.dependents]
+        return [
+            subtask.name
+            for subtask in subtasks
+            if subtask.parent is None and not subtask.dependents and not subtask.planner and subtask.state != "superseded"
+        ]
+
+    def finish_with(self, body: Raw) -> None:
+        """The planner has the task's result: whatever is open is cancelled."""
+        self._stop_all("the planner has finished the task")
+        self.complete_task(body)
 
     def complete_task(self, body: Raw | m.BlobRef) -> None:
         """The task's result was composed."""
@@ -251,9 +341,11 @@ def demand_of(state: TaskState, subtask: SubtaskState) -> Demand:
         auction=spec.auction or submit.auction,
         tailored=bool(submit.tailored if spec.tailored is None else spec.tailored),
         prefer=spec.prefer,
-        avoid=tuple(dict.fromkeys(attempt.agent for attempt in subtask.attempts)),
+        avoid=tuple(dict.fromkeys(attempt.agent for attempt in subtask.attempts if attempt.state not in ("completed", "superseded"))),
+        never=tuple(spec.avoid),
         share=1 if subtask.shares is None else max(1, subtask.shares[1] - subtask.shares[0]),
         deadline=state.deadline_of(subtask),
+        version=subtask.plan_version,
     )
 
 
@@ -264,6 +356,13 @@ def want_effects(state: TaskState, subtask: SubtaskState) -> list[Effect]:
     if spec.split is not None and not subtask.children:
         return [NeedSplit(subtask.name, spec.input, spec.input_blob, spec.split, demand)]
     return [Want(subtask.name, demand)]
+
+
+def unserved_timer(state: TaskState, subtask: SubtaskState, now: float) -> list[Effect]:
+    """Look later whether any agent fits, when that is to lead to anything."""
+    if subtask.parent is not None or subtask.planner or answer_to(state, "unserved", subtask) is None:
+        return []
+    return [SetTimer("unserved", now + state.replan.unserved_s, subtask.name, subtask.plan_version)]
 
 
 def check_policies(named: Iterable[str | None], settings: Settings) -> None:

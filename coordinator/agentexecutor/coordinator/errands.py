@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from agentexecutor.coordinator import bodies, records
 from agentexecutor.coordinator.answers import Line, log_lines, log_page
+from agentexecutor.coordinator.briefing import OfferLine, brief, check_offers
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.errors import SenselessLog
 from agentexecutor.coordinator.evolve import fold
@@ -29,7 +30,9 @@ from agentexecutor.coordinator.inputs import (
     GiveAward,
     Key,
     NeedCompose,
+    NeedRevision,
     NeedSplit,
+    RevisionIn,
     SplitIn,
     SubmitIn,
 )
@@ -55,6 +58,7 @@ __all__ = [
     "load",
     "make_call",
     "page_of_log",
+    "read_revision",
     "store_plans",
 ]
 
@@ -129,12 +133,19 @@ def _complete_input(state: TaskState, subtask: str, raw: Raw, ref: m.BlobRef | N
     return filled, None, fill
 
 
-def give_award(state: TaskState, effect: GiveAward, coordinator: str) -> Errand[m.Award | BrokenIn | None]:
-    """The award's message; None when it does not stand any more."""
+def give_award(
+    state: TaskState, effect: GiveAward, coordinator: str, offers: Callable[[], Sequence[OfferLine]] = list
+) -> Errand[m.Award | BrokenIn | None]:
+    """The award's message; None when it does not stand any more. `offers`: what a planner is told of."""
     subtask = state.subtasks.get(effect.subtask)
     if subtask is None or subtask.epoch != effect.epoch or subtask.state != "awarded":
         return None
     award = award_of(state, effect.subtask)
+    if subtask.planner:
+        told, ref = brief(state, subtask, offers()), None
+        if len(told) > INLINE_LIMIT:
+            told, ref = m.EMPTY, (yield from _store(bytes(told)))
+        return replace(award, input=told, input_blob=ref, coordinator=coordinator)
     try:
         input, ref, fill = yield from _complete_input(state, effect.subtask, award.input, award.input_blob)
         if fill and len(encode(fill)) > INLINE_LIMIT:
@@ -179,8 +190,21 @@ def list_to_split(state: TaskState, need: NeedSplit) -> Errand[int | SplitIn]:
             held = Raw((yield from _read(fill.blob)))
         length: int = (yield partial(bodies.list_length, held, fill)) if len(held) > bodies.LARGE else bodies.list_length(held, fill)
     except UNFIT as error:
-        return SplitIn(need.subtask, 0, [], bodies.refusal_of(error))
+        return SplitIn(need.subtask, 0, [], bodies.refusal_of(error), version=need.demand.version)
     return length
+
+
+def read_revision(state: TaskState, need: NeedRevision, offers: Sequence[OfferLine]) -> Errand[RevisionIn]:
+    """The planner's answer as it can be used, or why it cannot. What is on offer is not looked at while nothing was heard of agents."""
+    planner = state.subtasks.get(need.subtask)
+    try:
+        body = (yield from _read(need.body)) if isinstance(need.body, m.BlobRef) else bytes(need.body)
+        revision = yield partial(decode_as, r.Revision, body)
+        if planner is not None and any(offer.name == planner.spec.capability for offer in offers):
+            check_offers(revision, offers)
+    except UNFIT as error:
+        return RevisionIn(need.subtask, need.epoch, error=bodies.refusal_of(error).message[:1000])
+    return RevisionIn(need.subtask, need.epoch, revision)
 
 
 def compose(need: NeedCompose) -> Errand[ComposedIn]:

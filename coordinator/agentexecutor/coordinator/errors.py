@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
 
-__all__ = ["SenselessLog", "SettingRefused", "TransitionError"]
+__all__ = ["RepeatedWork", "SenselessLog", "SettingRefused", "TransitionError"]
 
 
 class SettingRefused(AgentExecutorError):
     """A setting that there is not, or a value that it cannot have; `setting`."""
+
+
+class RepeatedWork(PlanRefused):
+    """A new version of a plan that asks for the same work once too often; ``path`` names the subtask."""
 
 
 class SenselessLog(AgentExecutorError):

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
+from agentexecutor.coordinator.budgets import note_spent
 from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.model import Attempt, SubtaskState, TaskState, body_of, new_task
 from agentexecutor.coordinator.states import SUBTASK, TASK, SubtaskEvent, TaskEvent
+from agentexecutor.coordinator.versions import live, replaced, work_digests
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import from_rfc3339
+from agentexecutor.schemas.messages import SubtaskSpec
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import dependencies
 
@@ -55,6 +60,13 @@ def story(state: TaskState) -> list[str]:
     return lines
 
 
+def _person(state: TaskState) -> None:
+    """While something waits for a person's word, the task does."""
+    waits = bool(state.asking) or state.proposed is not None
+    if waits != (state.state == "waiting") and not state.ended:
+        _move_task(state, "asked" if waits else "answered")
+
+
 def _move_task(state: TaskState, event: TaskEvent) -> None:
     after = TASK.get((state.state, event))
     if after is None:
@@ -83,6 +95,7 @@ def _move(state: TaskState, name: str, event: SubtaskEvent) -> SubtaskState:
             story=story(state),
         )
     was_ended = subtask.ended
+    state.asking += (after == "approval") - (subtask.state == "approval")
     subtask.state = after
     if subtask.ended and not was_ended:
         state.open -= 1
@@ -99,17 +112,21 @@ def _submitted(state: TaskState, change: r.Submitted, _at: float) -> None:
 
 
 def _planned(state: TaskState, change: r.Planned, _at: float) -> None:
-    _move_task(state, "planned")
+    thinks = change.cause == "goal" or (change.cause == "ask" and state.state == "planning")
+    _move_task(state, "goal" if thinks else "planned")
+    specs = {name: state.subtasks[name].spec for name in change.again} | change.add
+    gone = _supersede(state, change)
     state.plan_version = change.version
-    if change.result is not None:
+    if change.result is not None or state.result_of in change.remove:
         state.result_of = change.result
-    for name, spec in change.add.items():
-        state.subtasks[name] = SubtaskState(
-            name, spec, plan_version=change.version, parent=change.parent, call=change.call, shares=change.shares.get(name)
-        )
-        state.open += 1
-    for name in change.add:
-        _connect(state, state.subtasks[name])
+    for name, spec in specs.items():
+        _begin(state, name, spec, change)
+    if change.cause == "replan":
+        _reconnect(state)
+    else:
+        for name in specs:
+            _connect(state, state.subtasks[name])
+    _answered(state, change, specs, gone)
     if change.parent is not None:
         parent = state.subtasks[change.parent]
         parent.children.extend(change.add)
@@ -117,11 +134,74 @@ def _planned(state: TaskState, change: r.Planned, _at: float) -> None:
             _move(state, change.parent, "split")
 
 
-def _connect(state: TaskState, subtask: SubtaskState) -> None:
-    for name in dependencies(subtask.spec):
+def _supersede(state: TaskState, change: r.Planned) -> list[str]:
+    """What the new version replaces or removes is over; gives its names."""
+    gone = replaced(state, change)
+    begun = [name for name, subtask in live(state).items() if name in gone and subtask.attempt] if change.cause == "replan" else []
+    if begun:
+        digests = work_digests({name: subtask.spec for name, subtask in live(state).items()}, state.feedback)
+        for name in begun:
+            state.works[digests[name]] = state.works.get(digests[name], 0) + 1
+    for name in gone:
+        _end_attempt(_move(state, name, "superseded"), "superseded")
+    return gone
+
+
+def _begin(state: TaskState, name: str, spec: SubtaskSpec, change: r.Planned) -> None:
+    """A subtask, new or in the place of the one of its name, whose awards stay on its account."""
+    old = state.subtasks.get(name)
+    whys = None if old is None or not old.planner else [*(old.whys or [])]
+    if change.cause in ("goal", "ask"):
+        whys = [*(whys or []), *change.why]
+    state.subtasks[name] = SubtaskState(
+        name,
+        spec,
+        plan_version=change.version,
+        needs=dependencies(spec),
+        parent=change.parent,
+        call=change.call,
+        shares=change.shares.get(name),
+        attempts=[] if old is None else old.attempts,
+        bids=[] if old is None else old.bids,
+        first=0 if old is None else len(old.attempts),
+        whys=whys,
+    )
+    state.open += 1
+    state.made += 1
+
+
+def _answered(state: TaskState, change: r.Planned, specs: Iterable[str], gone: list[str]) -> None:
+    """The triggers that a change names, or whose subtasks are gone, are answered; a question to a planner, or its answer, changes who is awaited."""
+    state.unanswered = [why for why in state.unanswered if why not in change.why and why.subtask not in gone]
+    if state.thinking in gone:
+        state.proposed = None
+    if change.cause in ("goal", "ask"):
+        state.thinking = next(iter(specs), state.thinking)
+    elif change.cause == "replan":
+        state.finish = change.finish
+        if change.planner is not None and change.planner == state.thinking:
+            state.thinking = state.proposed = None
+    _person(state)
+
+
+def _reconnect(state: TaskState) -> None:
+    """Who waits for whom, after a new version: all that begin anew wait, all that is needed is no final result."""
+    plan = [subtask for subtask in state.subtasks.values() if subtask.state != "superseded"]
+    for subtask in plan:
+        subtask.dependents = []
+        subtask.waits = set()
+    for subtask in plan:
+        _connect(state, subtask, always=subtask.parent is None)
+
+
+def _connect(state: TaskState, subtask: SubtaskState, *, always: bool = False) -> None:
+    """`always`: also to what has ended already."""
+    for name in subtask.needs:
         other = state.subtasks[name]
-        if other.state not in ("completed", "skipped"):
+        waits = other.state not in ("completed", "skipped")
+        if waits:
             subtask.waits.add(name)
+        if waits or always:
             other.dependents.append(subtask.name)
 
 
@@ -151,7 +231,7 @@ def _accepted(state: TaskState, change: r.Accepted, at: float) -> None:
     subtask.attempts[-1].state = "running"
 
 
-def _completed(state: TaskState, change: r.Completed, _at: float) -> None:
+def _completed(state: TaskState, change: r.Completed, at: float) -> None:
     if change.subtask is None:
         _move_task(state, "completed")
         state.result = state.subtasks[change.of].result if change.of is not None else body_of(change.result, change.result_blob)
@@ -159,6 +239,7 @@ def _completed(state: TaskState, change: r.Completed, _at: float) -> None:
     subtask = _move(state, change.subtask, "completed")
     subtask.result = body_of(change.result, change.result_blob)
     subtask.took_s = change.took_s
+    note_spent(state, change, at)
     _end_attempt(subtask, "completed")
     _release_dependents(state, subtask)
 
@@ -181,6 +262,7 @@ def _failed(state: TaskState, change: r.FailedChange, at: float) -> None:
         _cancel_open(state)
         return
     subtask = _move(state, change.subtask, change.outcome)
+    note_spent(state, change, at)
     cause = str(change.error.details.get("cause", "failed"))
     _end_attempt(subtask, cause, change.error)
     if cause == "lost":
@@ -197,6 +279,12 @@ def _failed(state: TaskState, change: r.FailedChange, at: float) -> None:
     subtask.error = change.error
     if change.outcome == "skip":
         _release_dependents(state, subtask)
+    elif change.outcome == "wait":
+        subtask.agent = subtask.boot = None
+        subtask.asked_at = at
+    elif change.why is not None:
+        state.unanswered.append(change.why)
+    _person(state)
 
 
 def _cancelled(state: TaskState, change: r.Cancelled, _at: float) -> None:
@@ -207,6 +295,7 @@ def _cancelled(state: TaskState, change: r.Cancelled, _at: float) -> None:
         return
     for name in change.subtasks:
         _end_attempt(_move(state, name, "cancelled"), "cancelled")
+    _person(state)
 
 
 def _cancel_open(state: TaskState) -> None:
@@ -218,10 +307,41 @@ def _cancel_open(state: TaskState) -> None:
 def _superseded(state: TaskState, change: r.Superseded, _at: float) -> None:
     for name in change.subtasks:
         _end_attempt(_move(state, name, "superseded"), "superseded")
+    _person(state)
 
 
 def _feedback(state: TaskState, change: r.FeedbackGiven, _at: float) -> None:
     state.feedback.append(change)
+    if change.why is not None:
+        state.unanswered.append(change.why)
+    submit = state.submit
+    if submit is not None and change.deadline_s is not None:
+        submit = replace(submit, deadline_s=change.deadline_s)
+    if submit is not None and change.priority is not None:
+        submit = replace(submit, priority=change.priority)
+    state.submit = submit
+
+
+def _proposed(state: TaskState, change: r.Proposed, at: float) -> None:
+    state.proposed = change
+    state.proposed_at = at
+    _person(state)
+
+
+def _asked(state: TaskState, change: r.Asked, at: float) -> None:
+    for name in change.subtasks:
+        _move(state, name, "asked").asked_at = at
+    _person(state)
+
+
+def _approved(state: TaskState, change: r.Approved, at: float) -> None:
+    for name in change.subtasks or ():
+        subtask = _move(state, name, "approved")
+        subtask.ready_at = at
+        subtask.pause_s = 0.0
+        subtask.tries = subtask.losses = subtask.returns = 0
+        subtask.error = None
+    _person(state)
 
 
 def _held(_state: TaskState, _change: r.Held, _at: float) -> None:
@@ -231,6 +351,9 @@ def _held(_state: TaskState, _change: r.Held, _at: float) -> None:
 _EVOLVE: dict[type, Callable[[TaskState, Any, float], None]] = {
     r.Submitted: _submitted,
     r.Planned: _planned,
+    r.Proposed: _proposed,
+    r.Asked: _asked,
+    r.Approved: _approved,
     r.Ready: _ready,
     r.Awarded: _awarded,
     r.Accepted: _accepted,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from agentexecutor.coordinator.draft import Draft
-from agentexecutor.coordinator.inputs import FeedbackIn, Send
+from copy import copy
+
+from msgspec.structs import replace
+
+from agentexecutor.coordinator.approval import approve
+from agentexecutor.coordinator.budgets import budget_of, exceeded
+from agentexecutor.coordinator.draft import Draft, demand_of
+from agentexecutor.coordinator.inputs import FeedbackIn, Send, SetTimer, Settle, Want
 from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.policy import answer_to
+from agentexecutor.coordinator.replanning import take_proposed
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 
@@ -33,6 +41,11 @@ def addressed(state: TaskState, given: r.FeedbackGiven) -> list[SubtaskState]:
     return [subtask for subtask in state.subtasks.values() if subtask.held]
 
 
+def _gives_word(state: TaskState, peer: str) -> bool:
+    """Who may say the word that something waits for: not the agents who wait for it."""
+    return peer == state.name.owner or (state.submit is not None and peer in state.submit.critics)
+
+
 def _may_speak(state: TaskState, peer: str) -> bool:
     critics = state.submit.critics if state.submit is not None else []
     holds = any(subtask.held and subtask.agent == peer for subtask in state.subtasks.values())
@@ -40,54 +53,140 @@ def _may_speak(state: TaskState, peer: str) -> bool:
 
 
 def decide_feedback(draft: Draft, input: FeedbackIn) -> None:
-    """Record feedback, deliver it to whoever runs the subtask, keep it for whoever will; `reject` fails the subtask (or the task)."""
+    """Record feedback, deliver it to whoever runs the subtask, keep it for whoever will; and what else it leads to (docs/protocol.md section 11)."""
     state, said = draft.state, input.feedback
     objection = _objection(state, input)
-    if objection:
+    if objection is not None:
         draft.decision.stale = state.state == "unknown"
-        error = m.ErrorInfo(code="refused", message=objection)
-        draft.decision.refusal = error
-        draft.effect(Send(input.peer, "refused", m.Refused(task=str(state.name), id=input.id, error=error)))
+        draft.decision.refusal = objection
+        draft.effect(Send(input.peer, "refused", m.Refused(task=str(state.name), id=input.id, error=objection)))
         return
-    subtask = None if said.subtask is None else state.subtasks[said.subtask]
+    named = None if said.subtask is None else state.subtasks[said.subtask]
+    subtask = None if named is None else _concerned(state, named)
+    why = _why(state, input, subtask)
     given = r.FeedbackGiven(
         id=input.id,
         sender=input.peer,
-        subtask=said.subtask,
+        subtask=None if subtask is None else subtask.name,
         verdict=said.verdict,
         text=said.text,
         data=said.data,
         epoch=subtask.epoch if subtask is not None and subtask.held else None,
+        deadline_s=said.deadline_s,
+        priority=said.priority,
+        why=why,
     )
-    draft.change(given)
-    if said.verdict == "reject":
+    if why is not None and why.answer == "fail":
+        draft.change(replace(given, why=None))
         _reject(draft, subtask, input)
         return
-    for holder in addressed(state, given):
+    draft.change(given)
+    _change_limits(draft, given)
+    if why is not None:
+        draft.effect(Settle())
+    elif said.verdict == "reject" and subtask is not None:
+        _reject(draft, subtask, input)
+    elif said.verdict in ("accept", "revise") and _gives_word(state, input.peer) and (subtask is None or subtask.state == "approval"):
+        _give_word(draft, subtask, input)
+    for holder in addressed(state, given) if why is None else ():
         if holder.agent is not None:
             draft.effect(Send(holder.agent, "feedback", message(state, holder.name, given)))
 
 
-def _objection(state: TaskState, input: FeedbackIn) -> str:
-    """Why the feedback cannot be used; empty when it can."""
-    name = input.feedback.subtask
+def _concerned(state: TaskState, subtask: SubtaskState) -> SubtaskState:
+    """Whom feedback about a subtask concerns: when a share or a child has ended, the subtask that it was made for."""
+    while subtask.ended and subtask.parent is not None:
+        subtask = state.subtasks[subtask.parent]
+    return subtask
+
+
+def _why(state: TaskState, input: FeedbackIn, subtask: SubtaskState | None) -> r.Why | None:
+    """The trigger that feedback is, with the policy's answer; None: it leads to no new version and no end."""
+    said = input.feedback
+    answer: str | None = None
+    trigger: str = said.verdict or "message"
+    if said.deadline_s is not None or said.priority is not None:
+        trigger = "changed"
+        answer = answer_to(state, trigger, subtask)
+    elif said.verdict == "reject":
+        answer = answer_to(state, trigger, subtask) or "fail"
+        if answer in ("skip", "wait"):  # done at once, where it can be
+            answer = None if subtask is not None and not subtask.ended else "fail"
+    elif said.verdict == "revise":
+        if subtask is None:
+            answer = "plan" if state.proposed is not None else answer_to(state, trigger, None)
+        elif subtask.ended:
+            answer = answer_to(state, trigger, subtask) or "retry"
+            answer = "retry" if answer in ("skip", "wait") else answer
+    elif said.verdict is None and (subtask is None or not subtask.ended):
+        answer = answer_to(state, trigger, subtask)
+        answer = answer if answer in ("plan", "fail") else None
+    if answer is None:
+        return None
+    name = None if subtask is None else subtask.name
+    return r.Why(trigger=trigger, answer=answer, subtask=name, feedback=input.id, sender=input.peer, text=said.text[:1000])
+
+
+def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:
+    """Another deadline or priority counts from now on."""
+    state = draft.state
+    if given.deadline_s is not None:
+        draft.effect(SetTimer("task-deadline", state.submitted_at + given.deadline_s))
+    if state.submit is None or (given.deadline_s is None and given.priority is None):
+        return
+    submit = replace(
+        state.submit,
+        deadline_s=state.submit.deadline_s if given.deadline_s is None else given.deadline_s,
+        priority=state.submit.priority if given.priority is None else given.priority,
+    )
+    changed = copy(state)
+    changed.submit = submit
+    for subtask in state.subtasks.values():
+        if subtask.state == "ready" and not (subtask.spec.split is not None and not subtask.children):
+            draft.effect(Want(subtask.name, demand_of(changed, subtask)))
+
+
+def _give_word(draft: Draft, subtask: SubtaskState | None, input: FeedbackIn) -> None:
+    """A person has agreed: to a subtask, which may start, or to the proposed version."""
+    if subtask is not None:
+        approve(draft, subtask, input.peer, input.id)
+    elif draft.state.proposed is not None:
+        draft.change(r.Approved(subtasks=None, sender=input.peer, feedback=input.id))
+        take_proposed(draft)
+
+
+def _objection(state: TaskState, input: FeedbackIn) -> m.ErrorInfo | None:
+    """Why the feedback cannot be used; None when it can."""
+    said = input.feedback
+    name = said.subtask
     subtask = None if name is None else state.subtasks.get(name)
     if state.state == "unknown":
-        return f"There is no task {state.name}."
-    if state.ended:
-        return f"The task has ended already ({state.state})."
-    if not _may_speak(state, input.peer):
-        return f"{input.peer} is neither the owner, nor a holder, nor a critic of task {state.name}."
-    if name is not None and subtask is None:
-        return f"Task {state.name} has no subtask {name!r}; it has {', '.join(list(state.subtasks)[:20])}."
-    return f"Subtask {name!r} has ended already ({subtask.state})." if subtask is not None and subtask.ended else ""
+        why = f"There is no task {state.name}."
+    elif state.ended:
+        why = f"The task has ended already ({state.state})."
+    elif not _may_speak(state, input.peer):
+        why = f"{input.peer} is neither the owner, nor a holder, nor a critic of task {state.name}."
+    elif (said.deadline_s is not None or said.priority is not None) and input.peer != state.name.owner:
+        why = f"Only the owner of task {state.name} sets its deadline and its priority."
+    elif name is not None and subtask is None:
+        why = f"Task {state.name} has no subtask {name!r}; it has {', '.join(list(state.subtasks)[:20])}."
+    elif subtask is not None and subtask.state == "cancelled":
+        why = f"Subtask {name!r} was cancelled."
+    else:
+        wanted = _why(state, input, None if subtask is None else _concerned(state, subtask))
+        if wanted is None or wanted.answer == "fail" or exceeded(state, {"replans": 1}) is None:
+            return None
+        return m.ErrorInfo(code="budget", message=f"The task has used up its {budget_of(state)['replans']:g} new versions of the plan.")
+    return m.ErrorInfo(code="refused", message=why)
 
 
 def _reject(draft: Draft, subtask: SubtaskState | None, input: FeedbackIn) -> None:
+    """The subtask fails, and by the task's policy perhaps the task with it; one that has ended fails the task."""
     text = input.feedback.text or "no reason given"
     error = m.ErrorInfo(code="refused", message=f"Rejected by {input.peer}: {text}", details={"cause": "rejected"})
-    if subtask is None:
-        draft.fail_task(error)
+    if subtask is None or subtask.ended:
+        details = error.details if subtask is None else {**error.details, "subtask": subtask.name}
+        draft.fail_task(replace(error, details=details))
     else:
         draft.stop(subtask, error.message)
-        draft.fail(subtask, error)
+        draft.fail(subtask, error, "reject")

@@ -63,7 +63,7 @@ def boot_of(offer: bytes) -> str | None:
 
 def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, bytes]], *, queued: bool) -> ProgressIn:
     """The last sign of the award that is asked about, among messages (server's stamp, payload) of its agent, oldest first."""
-    found = ProgressIn(need.subtask, need.epoch, queued=queued)
+    found = ProgressIn(need.subtask, need.epoch, queued=queued, late=need.late)
     schedule: list[m.Step] | None = None
     for stamp, payload in said:
         try:
@@ -73,7 +73,7 @@ def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, byt
         if isinstance(sign, m.Progress) and (sign.subtask, sign.epoch, sign.boot) == (need.subtask, need.epoch, boot):
             schedule = sign.schedule or schedule
             step = sign.step if sign.state == "started" else None
-            found = ProgressIn(need.subtask, need.epoch, stamp, step, schedule, queued)
+            found = ProgressIn(need.subtask, need.epoch, stamp, step, schedule, sign.fraction, queued, need.late)
     return found
 
 

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct, field
 
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.records import Change, ScoredBid
+from agentexecutor.schemas.records import Change, Revision, ScoredBid
 
 __all__ = [
     "AwardIn",
@@ -32,10 +32,14 @@ __all__ = [
     "LostIn",
     "NeedCompose",
     "NeedProgress",
+    "NeedRevision",
     "NeedSplit",
     "ProgressIn",
+    "RevisionIn",
     "Send",
     "SetTimer",
+    "Settle",
+    "SettleIn",
     "SplitIn",
     "Stalled",
     "SubmitIn",
@@ -44,7 +48,7 @@ __all__ = [
     "Want",
 ]
 
-TimerKind = Literal["accept", "attempt", "retry", "stall", "subtask-deadline", "task-deadline"]
+TimerKind = Literal["accept", "approval", "attempt", "budget", "late", "retry", "stall", "subtask-deadline", "task-deadline", "unserved"]
 
 
 class Key(NamedTuple):
@@ -105,6 +109,7 @@ class AwardIn(Struct, frozen=True):
     considered: int = 1
     dropped: dict[str, int] = field(default_factory=dict)
     seed: int = 0
+    version: int = 1
     id: str = ""
 
 
@@ -138,7 +143,7 @@ class TimerIn(Struct, frozen=True):
 class ProgressIn(Struct, frozen=True):
     """The answer to `NeedProgress`: the agent's last sign, `at` by the server's clock (None: there is none), the step and the schedule that it named.
 
-    `queued`: its offer says that it has not begun.
+    `queued`: its offer says that it has not begun. `late`: asked because of a deadline.
     """
 
     subtask: str
@@ -146,7 +151,9 @@ class ProgressIn(Struct, frozen=True):
     at: float | None = None
     step: str | None = None
     schedule: list[m.Step] | None = None
+    fraction: float | None = None
     queued: bool = False
+    late: bool = False
     id: str = ""
 
 
@@ -157,6 +164,23 @@ class SplitIn(Struct, frozen=True):
     length: int
     capacities: list[tuple[str | None, int]]
     error: m.ErrorInfo | None = None
+    version: int = 1
+    id: str = ""
+
+
+class RevisionIn(Struct, frozen=True):
+    """The answer to `NeedRevision`: what the planner wants, or why its answer cannot be read."""
+
+    subtask: str
+    epoch: int
+    revision: Revision | None = None
+    error: str = ""
+    id: str = ""
+
+
+class SettleIn(Struct, frozen=True):
+    """The answer to `Settle`."""
+
     id: str = ""
 
 
@@ -176,7 +200,22 @@ class HeldIn(Struct, frozen=True):
     id: str = ""
 
 
-Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn | TimerIn | ProgressIn | SplitIn | ComposedIn | HeldIn
+Input = (
+    SubmitIn
+    | ClaimIn
+    | CancelIn
+    | FeedbackIn
+    | AwardIn
+    | LostIn
+    | BrokenIn
+    | TimerIn
+    | ProgressIn
+    | SplitIn
+    | RevisionIn
+    | ComposedIn
+    | SettleIn
+    | HeldIn
+)
 
 
 # What follows from a decision
@@ -185,7 +224,8 @@ Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn
 class Demand(Struct, frozen=True):
     """What a ready subtask asks of the market.
 
-    `avoid`: agents that had it before, so another is preferred. `share`: its size, in items. `deadline`: seconds since 1970.
+    `avoid`: agents that had it before, so another is preferred; `never`: agents that must not get it. `share`: its size, in items. `deadline`:
+    seconds since 1970. `version`: of the plan in which it was made.
     """
 
     capability: str
@@ -196,8 +236,10 @@ class Demand(Struct, frozen=True):
     tailored: bool
     prefer: str | None
     avoid: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
     share: int = 1
     deadline: float | None = None
+    version: int = 1
 
 
 class Send(Struct, frozen=True):
@@ -238,6 +280,18 @@ class NeedSplit(Struct, frozen=True):
     demand: Demand
 
 
+class NeedRevision(Struct, frozen=True):
+    """Read the planner's answer, and answer with `RevisionIn`."""
+
+    subtask: str
+    epoch: int
+    body: Raw | m.BlobRef
+
+
+class Settle(Struct, frozen=True):
+    """Have `SettleIn` decided next, once this decision's changes are part of the state: what follows from what is left open."""
+
+
 class NeedCompose(Struct, frozen=True):
     """Put results together and answer with `ComposedIn`. `join`: concatenate the lists; else an object by name."""
 
@@ -252,6 +306,7 @@ class NeedProgress(Struct, frozen=True):
     subtask: str
     epoch: int
     since: float
+    late: bool = False
 
 
 class Stalled(Struct, frozen=True):
@@ -273,7 +328,7 @@ class SetTimer(Struct, frozen=True):
     epoch: int = 0
 
 
-Effect = Send | GiveAward | Want | Drop | NeedSplit | NeedCompose | NeedProgress | Stalled | SetTimer
+Effect = Send | GiveAward | Want | Drop | NeedSplit | NeedRevision | Settle | NeedCompose | NeedProgress | Stalled | SetTimer
 
 
 class Decision(Struct):

@@ -12,13 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
 from agentexecutor.coordinator import feedback
+from agentexecutor.coordinator.approval import approval_timer, pending_approval, pending_proposal
 from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
+from agentexecutor.coordinator.budgets import budget_error, seconds_due
 from agentexecutor.coordinator.claims import decide_claim
-from agentexecutor.coordinator.draft import Draft, award_effects, check_policies, completed, result_message, want_effects
+from agentexecutor.coordinator.draft import (
+    Draft,
+    award_effects,
+    check_policies,
+    completed,
+    result_message,
+    unserved_timer,
+    want_effects,
+)
 from agentexecutor.coordinator.inputs import (
     AwardIn,
     BrokenIn,
@@ -33,26 +44,32 @@ from agentexecutor.coordinator.inputs import (
     LostIn,
     NeedCompose,
     ProgressIn,
+    RevisionIn,
     Send,
     SetTimer,
+    Settle,
+    SettleIn,
     SplitIn,
     SubmitIn,
     TimerIn,
 )
+from agentexecutor.coordinator.lateness import late_timer, watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.policy import answer_to
+from agentexecutor.coordinator.replanning import decide_revision, planner_spec, settle
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.split import share_specs
 from agentexecutor.coordinator.stalls import decide_progress, stall_timer, watch_silence
+from agentexecutor.coordinator.states import UNPLANNED
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
+from agentexecutor.schemas.names import check_capability
 from agentexecutor.schemas.plans import check_plan
 
 __all__ = ["award_of", "decide", "lookup", "pending"]
 
-UNPLANNED = ("unknown", "submitted")
-"""States in which a submit is still to be planned: a large one is recorded in two records, and who writes them may die in between."""
 MAIN = "main"
 """The name of the only subtask when a task is one capability."""
 
@@ -107,32 +124,48 @@ def _plan(draft: Draft, input: SubmitIn) -> None:
         if input.error is not None:
             raise PlanRefused(input.error.message)
         plan = _plan_of(input.submit, draft.settings)
-        needs = check_plan(plan)
+        needs = {} if plan is None else check_plan(plan)
+        if len(needs) > input.submit.budget.get("subtasks", len(needs)):
+            raise PlanRefused(f"The plan has {len(needs)} subtasks, more than its budget of {input.submit.budget['subtasks']:g}.")
     except AgentExecutorError as error:
         details = {"path": error.fields["path"]} if "path" in error.fields else {}
         _refuse_submit(draft, input, "input", str(error), details)
         return
-    submit = replace(input.submit, plan=None, input=m.EMPTY, input_blob=None)
+    submit = input.submit if plan is None else replace(input.submit, plan=None, input=m.EMPTY, input_blob=None)
     if draft.state.state == "unknown":
         draft.change(
             r.Submitted(submit=submit, digest=input.digest, at=input.stamp, traceparent=input.traceparent, tracestate=input.tracestate)
         )
+    if plan is None:
+        why = r.Why(trigger="goal", answer="plan", text=(submit.goal or "")[:1000])
+        draft.change(r.Planned(version=1, cause="goal", add={"plan-1": planner_spec(submit.replan)}, why=[why]))
+        draft.effect(Settle())
+    else:
+        _plan_all(draft, input, submit, plan, needs)
+    if submit.deadline_s is not None:
+        draft.effect(SetTimer("task-deadline", input.stamp + submit.deadline_s))
+
+
+def _plan_all(draft: Draft, input: SubmitIn, submit: m.Submit, plan: m.PlanSpec, needs: dict[str, list[str]]) -> None:
+    """Version 1, and all of it that can start."""
     draft.change(r.Planned(version=1, cause="submit", add=plan.subtasks, result=plan.result))
     preview = TaskState(draft.state.name, draft.state.shard, submit=submit, submitted_at=input.stamp)
     preview.subtasks = {name: SubtaskState(name, plan.subtasks[name]) for name, waits in needs.items() if not waits}
     draft.make_ready(list(preview.subtasks), preview)
-    if submit.deadline_s is not None:
-        draft.effect(SetTimer("task-deadline", input.stamp + submit.deadline_s))
     draft.time_deadlines(plan.subtasks, input.stamp)
 
 
-def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec:
-    """The plan of a submit: its own, or one subtask. Raises PlanRefused."""
+def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec | None:
+    """The plan of a submit: its own, or one subtask; None when a planner is to make it. Raises PlanRefused."""
     given = [what for what in (submit.capability, submit.plan or submit.plan_blob, submit.goal) if what is not None]
     if len(given) != 1:
         raise PlanRefused("A submit names exactly one of capability, plan, goal.", hint="Name one of them.")
+    check_capability(submit.replan.planner)
+    if submit.replan.split is None and "split" in msgspec.structs.astuple(submit.replan):
+        raise PlanRefused("The policy answers with 'split', and does not say how.", hint="Say it in replan.split.")
     if submit.goal is not None:
-        raise PlanRefused("A goal needs a planner, which this version does not have.", hint="Submit a capability or a plan.")
+        check_policies([submit.award], settings)
+        return None
     if submit.capability is not None:
         plan = m.PlanSpec(subtasks={MAIN: m.SubtaskSpec(capability=submit.capability, input=submit.input, input_blob=submit.input_blob)})
     else:
@@ -153,7 +186,7 @@ def _refuse_submit(draft: Draft, input: SubmitIn, code: str, message: str, detai
 
 def _award(draft: Draft, input: AwardIn) -> None:
     subtask = draft.state.subtasks.get(input.subtask)
-    if subtask is None or subtask.state != "ready" or draft.state.ended:
+    if subtask is None or subtask.state != "ready" or draft.state.ended or input.version != subtask.plan_version:
         return
     epoch = max(draft.state.epochs + 1, draft.settings.first_epoch)
     draft.change(
@@ -167,7 +200,7 @@ def _award(draft: Draft, input: AwardIn) -> None:
             bids=[replace(bid, epoch=epoch) for bid in input.bids],
             considered=input.considered,
             dropped=input.dropped,
-            attempt=len(subtask.attempts) + 1,
+            attempt=subtask.attempt + 1,
             seed=input.seed,
         )
     )
@@ -190,6 +223,8 @@ def _lost(draft: Draft, input: LostIn) -> None:
     draft.stop(subtask, "taken for lost")
     if subtask.losses + 1 >= settings.losses:
         draft.fail(subtask, replace(error, message=f"{error.message} It was loss number {subtask.losses + 1}, the last allowed."))
+    elif subtask.parent is None and not subtask.planner and answer_to(draft.state, "lost", subtask) not in (None, "retry"):
+        draft.fail(subtask, error, "lost")
     else:
         go_back(draft, subtask, error, None)
 
@@ -232,7 +267,28 @@ def _attempt_timer(draft: Draft, input: TimerIn) -> None:
 def _retry_timer(draft: Draft, input: TimerIn) -> None:
     subtask = draft.state.subtasks.get(input.subtask or "")
     if subtask is not None and subtask.state == "ready":
-        draft.effect(*want_effects(draft.state, subtask))
+        draft.want(draft.state, subtask)
+
+
+def _unserved_timer(draft: Draft, input: TimerIn) -> None:
+    """No agent fits, and the task's policy has an answer to that."""
+    state = draft.state
+    subtask = state.subtasks.get(input.subtask or "")
+    if subtask is None or subtask.state != "ready" or subtask.plan_version != input.epoch:
+        return
+    message = f"For {state.replan.unserved_s:g} s no agent fitted {subtask.spec.capability!r}."
+    draft.stop(subtask, message)
+    draft.fail(subtask, m.ErrorInfo(code="unserved", message=message, details={"cause": "unserved"}), "unserved")
+
+
+def _budget_timer(draft: Draft, _input: TimerIn) -> None:
+    """What runs may have used up the budget of seconds."""
+    due = seconds_due(draft.state, draft.now)
+    if due is not None and due > draft.now:
+        draft.effect(SetTimer("budget", due))
+    elif due is not None:
+        running = [subtask.accepted_at for subtask in draft.state.subtasks.values() if subtask.held and subtask.accepted_at is not None]
+        draft.fail_task(budget_error(draft.state, "seconds", {"seconds": sum(draft.now - since for since in running)}))
 
 
 def _subtask_deadline(draft: Draft, input: TimerIn) -> None:
@@ -271,6 +327,10 @@ def _deadline_error(message: str) -> m.ErrorInfo:
 
 _TIMERS: dict[str, Callable[[Draft, TimerIn], None]] = {
     "accept": _accept_timer,
+    "approval": approval_timer,
+    "budget": _budget_timer,
+    "late": late_timer,
+    "unserved": _unserved_timer,
     "attempt": _attempt_timer,
     "retry": _retry_timer,
     "stall": stall_timer,
@@ -281,21 +341,26 @@ _TIMERS: dict[str, Callable[[Draft, TimerIn], None]] = {
 
 def _split(draft: Draft, input: SplitIn) -> None:
     subtask = draft.state.subtasks.get(input.subtask)
-    if subtask is None or subtask.state != "ready" or subtask.children or draft.state.ended:
+    if subtask is None or subtask.state != "ready" or subtask.children or draft.state.ended or input.version != subtask.plan_version:
         return
     try:
         if input.error is not None:
             raise PlanRefused(input.error.message)
         specs, shares = share_specs(subtask, input.length, input.capacities)
-        taken = [name for name in specs if name in draft.state.subtasks]
+        taken = [name for name in specs if name in draft.state.subtasks and draft.state.subtasks[name].state != "superseded"]
         if taken:
             raise PlanRefused(f"The share {taken[0]!r} has the name of another subtask.", hint="Rename that one.")
     except AgentExecutorError as error:
         draft.fail(subtask, m.ErrorInfo(code="input", message=str(error)))
         return
+    if draft.over_budget(len(specs)):
+        return
     draft.change(r.Planned(version=draft.state.plan_version, cause="split", add=specs, parent=subtask.name, shares=shares))
     preview = TaskState(draft.state.name, draft.state.shard, submit=draft.state.submit, submitted_at=draft.state.submitted_at)
-    preview.subtasks = {name: SubtaskState(name, specs[name], shares=shares[name]) for name in shares}
+    preview.subtasks = {
+        name: SubtaskState(name, specs[name], plan_version=draft.state.plan_version, parent=subtask.name, shares=shares[name])
+        for name in shares
+    }
     draft.make_ready(list(shares), preview)
     draft.time_deadlines(specs, draft.state.submitted_at)
 
@@ -311,8 +376,10 @@ def _composed(draft: Draft, input: ComposedIn) -> None:
             draft.complete_task(body)
         return
     subtask = draft.state.subtasks.get(input.subtask)
-    if subtask is None or subtask.ended:
+    if subtask is None or subtask.ended or not subtask.is_split:
         return
+    if any(not draft.state.subtasks[name].ended for name in subtask.children):
+        return  # of an earlier version
     if input.error is not None:
         draft.fail(subtask, input.error)
     else:
@@ -335,16 +402,7 @@ def _held(draft: Draft, _input: HeldIn) -> None:
     if draft.state.ended or draft.state.state == "unknown":
         return
     draft.change(r.Held())
-    if draft.state.state in UNPLANNED:
-        return
-    subtasks = draft.state.subtasks.values()
-    draft.make_ready([subtask.name for subtask in subtasks if subtask.state == "blocked" and not subtask.waits])
-    for subtask in subtasks:
-        merged = subtask.spec.split is not None and subtask.spec.split.merge is not None and subtask.is_split
-        if merged and not subtask.ended and draft.state.subtasks[subtask.children[-1]].state == "completed":
-            draft.complete(subtask, completed(subtask.name, draft.body(subtask.children[-1]), took_s=None))
-    if draft.state.open == 0:
-        draft.finish_if_done()
+    draft.effect(Settle())
 
 
 _DECIDE: dict[type, Callable[[Draft, Any], None]] = {
@@ -358,6 +416,8 @@ _DECIDE: dict[type, Callable[[Draft, Any], None]] = {
     TimerIn: _timer,
     ProgressIn: decide_progress,
     SplitIn: _split,
+    RevisionIn: decide_revision,
+    SettleIn: settle,
     ComposedIn: _composed,
     HeldIn: _held,
 }
@@ -375,13 +435,15 @@ def pending(state: TaskState, now: float, settings: Settings) -> list[Effect]:
     effects: list[Effect] = []
     if state.deadline is not None:
         effects.append(SetTimer("task-deadline", state.deadline))
+    seconds = seconds_due(state, now)
+    if seconds is not None:
+        effects.append(SetTimer("budget", seconds))
+    effects += pending_proposal(state)
     for subtask in state.subtasks.values():
         if not subtask.ended:
             effects += _pending_subtask(state, subtask, now, settings)
-    if state.open == 0 and state.state not in UNPLANNED:
-        draft = Draft(state, now, settings, 0)
-        draft.finish_if_done()
-        effects += [effect for effect in draft.decision.effects if isinstance(effect, NeedCompose)]
+    if (state.open == 0 or state.unanswered) and state.state not in UNPLANNED:
+        effects.append(Settle())
     return effects
 
 
@@ -392,6 +454,9 @@ def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settin
     if subtask.state == "ready":
         due = min(subtask.ready_at, now + subtask.pause_s)  # the server's clock may have been set back
         effects += [SetTimer("retry", due, subtask.name)] if due > now else want_effects(state, subtask)
+        effects += unserved_timer(state, subtask, now)
+    elif subtask.state == "approval":
+        effects += pending_approval(state, subtask)
     elif subtask.state == "awarded":
         effects += award_effects(subtask.name, subtask.epoch, now, settings)
     elif subtask.state == "running" and subtask.is_split:
@@ -401,6 +466,7 @@ def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settin
         if timeout is not None and subtask.accepted_at is not None:
             effects.append(SetTimer("attempt", min(subtask.accepted_at, now) + timeout, subtask.name, subtask.epoch))
         effects += watch_silence(subtask, now, settings)
+        effects += watch_lateness(state, subtask, now)
         effects += [
             Send(subtask.agent, "feedback", feedback.message(state, subtask.name, given))
             for given in state.feedback
@@ -431,7 +497,7 @@ def award_of(state: TaskState, name: str) -> m.Award:
         boot=subtask.boot or "",
         input=subtask.spec.input,
         input_blob=subtask.spec.input_blob,
-        attempt=len(subtask.attempts),
+        attempt=subtask.attempt,
         key=f"{state.name}/{name}/{subtask.plan_version}",
         priority=submit.priority if subtask.spec.priority is None else subtask.spec.priority,
         deadline=None if deadline is None else to_rfc3339(deadline),

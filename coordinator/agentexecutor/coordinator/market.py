@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.auction import Round, choose_bidders
+from agentexecutor.coordinator.briefing import OfferLine
 from agentexecutor.coordinator.inputs import AwardIn, Demand, Key
 from agentexecutor.coordinator.offers import AgentBook, Holding, KnownAgent, Reputation
 from agentexecutor.coordinator.policies import Candidate, Context, Policy, Scored, fastest, load_policies, rank
@@ -375,6 +376,7 @@ class Market:
             considered=len(bids),
             dropped=dropped,
             seed=seed,
+            version=demand.version,
         )
         actions.append(Assign(wanted.key, award))
 
@@ -538,6 +540,27 @@ class Market:
             for _, agent in sorted(self._book.agents.items())
             if agent.offer is not None and self._book.alive(agent, now)
         ]
+
+    def on_offer(self, now: float) -> list[OfferLine]:
+        """What living agents offer, a line for each capability, by name."""
+        lines = []
+        for name in sorted({name for agent in self._book.agents.values() for name in agent.offered}):
+            agents = [agent for agent in self._book.of(name).values() if agent.fits(name, {}) and self._book.alive(agent, now)]
+            offered = [agent.offered[name] for agent in agents]
+            estimates = [offer.estimate_s for offer in offered if offer.estimate_s is not None]
+            if agents:
+                lines.append(
+                    OfferLine(
+                        name=name,
+                        agents=len(agents),
+                        free=sum(max(0, agent.capacity - agent.busy) for agent in agents),
+                        estimate_s=min(estimates, default=None),
+                        cost=min(offer.cost for offer in offered),
+                        takes=next((offer.takes for offer in offered if offer.takes is not None), None),
+                        gives=next((offer.gives for offer in offered if offer.gives is not None), None),
+                    )
+                )
+        return lines
 
     def unserved(self, now: float) -> list[v.UnservedLine]:
         """Demand that no living agent fits."""

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct, field
 from agentexecutor.coordinator.states import ENDED, HELD, SubtaskStateName, TaskStateName
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.records import FeedbackGiven, ScoredBid
+from agentexecutor.schemas.records import FeedbackGiven, Proposed, ScoredBid, Why
 
 __all__ = ["Attempt", "SubtaskState", "TaskState", "body_of", "new_task", "why_cancelled"]
 
@@ -32,6 +32,8 @@ class SubtaskState(Struct):
     spec: m.SubtaskSpec
     state: SubtaskStateName = "blocked"
     plan_version: int = 1
+    needs: list[str] = field(default_factory=list)
+    """What it depends on, by its specification."""
     waits: set[str] = field(default_factory=set)
     dependents: list[str] = field(default_factory=list)
     parent: str | None = None
@@ -58,6 +60,22 @@ class SubtaskState(Struct):
     result: Raw | m.BlobRef | None = None
     error: m.ErrorInfo | None = None
     took_s: float | None = None
+    first: int = 0
+    """So many of the attempts belong to earlier versions of it."""
+    asked_at: float = 0.0
+    """Since when it waits for a person's word."""
+    whys: list[Why] | None = None
+    """Of a planner: what it is asked for; None for all others."""
+
+    @property
+    def planner(self) -> bool:
+        """Its result is the next version of the plan."""
+        return self.whys is not None
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt, from 1; 0 before the first."""
+        return len(self.attempts) - self.first
 
     @property
     def ended(self) -> bool:
@@ -78,8 +96,8 @@ class SubtaskState(Struct):
 class TaskState(Struct):
     """A task.
 
-    `head`: sequence of its last record, 0 before the first. `epochs`: number of the last award. `open`: subtasks that have not ended.
-    `reason`: of its cancel.
+    `head`: sequence of its last record, 0 before the first. `epochs`: number of the last award. `open`: subtasks that have not ended; `asking`: of those,
+    how many wait for a person's word. `reason`: of its cancel.
     """
 
     name: TaskName
@@ -95,6 +113,7 @@ class TaskState(Struct):
     result_of: str | None = None
     subtasks: dict[str, SubtaskState] = field(default_factory=dict)
     open: int = 0
+    asking: int = 0
     epochs: int = 0
     applied: set[str] = field(default_factory=set)
     feedback: list[FeedbackGiven] = field(default_factory=list)
@@ -102,11 +121,35 @@ class TaskState(Struct):
     error: m.ErrorInfo | None = None
     reason: str = ""
     coordinators: list[str] = field(default_factory=list)
+    unanswered: list[Why] = field(default_factory=list)
+    """Triggers of a new version that none has answered yet."""
+    thinking: str | None = None
+    """The planner whose answer is awaited."""
+    proposed: Proposed | None = None
+    proposed_at: float = 0.0
+    finish: bool = False
+    """The planner has said that no more is to come."""
+    made: int = 0
+    """Subtasks made so far."""
+    works: dict[str, int] = field(default_factory=dict)
+    """How often work that was superseded had been begun, by its digest."""
+    spent: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By capability: seconds of work, and whatever agents reported."""
 
     @property
     def ended(self) -> bool:
         """Its last record is written."""
         return self.state in ENDED
+
+    @property
+    def replan(self) -> m.Replan:
+        """The task's policy."""
+        return m.Replan() if self.submit is None else self.submit.replan
+
+    @property
+    def goal(self) -> str | None:
+        """What a planner is to reach."""
+        return None if self.submit is None else self.submit.goal
 
     @property
     def why(self) -> m.ErrorInfo | None:

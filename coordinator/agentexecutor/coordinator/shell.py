@@ -50,6 +50,7 @@ from agentexecutor.coordinator.inputs import (
     LostIn,
     NeedCompose,
     NeedProgress,
+    NeedRevision,
     NeedSplit,
     ProgressIn,
     Send,
@@ -588,6 +589,9 @@ class Coordinator:
                     self._desk.want_split(task, effect, length, time.monotonic())
                 else:
                     entry.inputs.append(Waiting(length))
+            elif isinstance(effect, NeedRevision):
+                offers = self._market.on_offer(time.monotonic())
+                entry.inputs.append(Waiting(await self._errands.run(task, errands.read_revision(state, effect, offers))))
             elif isinstance(effect, NeedCompose):
                 entry.inputs.append(Waiting(await self._errands.run(task, errands.compose(effect))))
             elif isinstance(effect, NeedProgress):
@@ -608,7 +612,8 @@ class Coordinator:
         await self._publish(self._subjects.to(send.peer, send.kind, task), encode(message), headers(TYPE_OF[type(message)], trace))
 
     async def _give_award(self, entry: Entry, state: TaskState, effect: GiveAward) -> None:
-        award = await self._errands.run(entry.name, errands.give_award(state, effect, self._me))
+        offers = partial(self._market.on_offer, time.monotonic())
+        award = await self._errands.run(entry.name, errands.give_award(state, effect, self._me, offers))
         agent = state.subtasks[effect.subtask].agent
         if isinstance(award, m.Award) and agent is not None:
             trace = self._spans.of_award(state, effect.subtask)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from agentexecutor.coordinator.attempts import try_again
 from agentexecutor.coordinator.draft import Draft
 from agentexecutor.coordinator.inputs import Effect, NeedProgress, ProgressIn, SetTimer, Stalled, TimerIn
+from agentexecutor.coordinator.lateness import decide_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import messages as m
@@ -54,7 +55,10 @@ def stall_timer(draft: Draft, input: TimerIn) -> None:
 
 
 def decide_progress(draft: Draft, input: ProgressIn) -> None:
-    """The agent may be stalled, as what it said last tells: shown, or released, or looked at again in time."""
+    """The agent may be stalled, as what it said last tells: shown, or released, or looked at again in time. Or it may be late."""
+    if input.late:
+        decide_lateness(draft, input)
+        return
     subtask = _running(draft.state, input.subtask, input.epoch)
     if subtask is None or subtask.accepted_at is None:
         return

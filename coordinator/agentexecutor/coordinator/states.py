@@ -6,8 +6,8 @@ The rules behind the tables:
    recorded, and folding it raises `TransitionError` with the task's story.
 2. A subtask's states `calling` and `parked` are not here: they are a coordinator's view of `ready`, held in memory (docs/adr/0005).
 3. A subtask that goes back to `ready` gets a larger epoch with its next award; the claims of the older epoch then change nothing.
-4. Ended is ended: from `completed`, `failed`, `cancelled`, `skipped` no claim leads anywhere. (A newer plan version may supersede a
-   completed subtask.)
+4. Ended is ended: from `completed`, `failed`, `cancelled`, `skipped` no claim leads anywhere. A newer plan version may supersede whatever has
+   not been cancelled: who had the name is superseded, and a new subtask of that name begins as `blocked`.
 5. `CLAIMS` says what a claim leads to, by how its sender stands to the award that it names. Late and duplicate claims are rows that
    say *ignore* or *cancel*, not exceptions.
 
@@ -24,6 +24,7 @@ __all__ = [
     "HELD",
     "SUBTASK",
     "TASK",
+    "UNPLANNED",
     "Action",
     "Standing",
     "SubtaskEvent",
@@ -32,12 +33,30 @@ __all__ = [
     "TaskStateName",
 ]
 
-SubtaskStateName = Literal["blocked", "ready", "awarded", "running", "completed", "failed", "cancelled", "superseded", "skipped"]
+SubtaskStateName = Literal[
+    "blocked", "approval", "ready", "awarded", "running", "completed", "failed", "cancelled", "superseded", "skipped"
+]
 TaskStateName = Literal["unknown", "submitted", "planning", "running", "waiting", "completed", "failed", "cancelled"]
 SubtaskEvent = Literal[
-    "ready", "split", "awarded", "accepted", "completed", "retry", "final", "skip", "replan", "wait", "cancelled", "superseded"
+    "asked",
+    "approved",
+    "ready",
+    "split",
+    "awarded",
+    "accepted",
+    "completed",
+    "retry",
+    "final",
+    "skip",
+    "replan",
+    "wait",
+    "cancelled",
+    "superseded",
 ]
-TaskEvent = Literal["submitted", "planned", "completed", "failed", "cancelled"]
+TaskEvent = Literal["submitted", "goal", "planned", "asked", "answered", "completed", "failed", "cancelled"]
+
+UNPLANNED = ("unknown", "submitted")
+"""States in which a submit is still to be planned: a large one is recorded in two records, and who writes them may die in between."""
 
 ENDED = frozenset({"completed", "failed", "cancelled", "superseded", "skipped"})
 """States that no claim leads out of; a task knows the first three of them only."""
@@ -47,10 +66,17 @@ HELD = frozenset({"awarded", "running"})
 
 SUBTASK: dict[tuple[SubtaskStateName, SubtaskEvent], SubtaskStateName] = {
     ("blocked", "ready"): "ready",
+    ("blocked", "asked"): "approval",
     ("blocked", "cancelled"): "cancelled",
     ("blocked", "final"): "failed",
     ("blocked", "skip"): "skipped",
     ("blocked", "superseded"): "superseded",
+    ("approval", "approved"): "ready",
+    ("approval", "final"): "failed",
+    ("approval", "replan"): "failed",
+    ("approval", "skip"): "skipped",
+    ("approval", "cancelled"): "cancelled",
+    ("approval", "superseded"): "superseded",
     ("ready", "awarded"): "awarded",
     ("ready", "split"): "running",
     ("ready", "final"): "failed",
@@ -70,18 +96,40 @@ SUBTASK: dict[tuple[SubtaskStateName, SubtaskEvent], SubtaskStateName] = {
     ("running", "cancelled"): "cancelled",
     ("running", "superseded"): "superseded",
     ("completed", "superseded"): "superseded",
+    ("failed", "superseded"): "superseded",
+    ("skipped", "superseded"): "superseded",
+    ("blocked", "replan"): "failed",
+    ("ready", "replan"): "failed",
+    ("awarded", "replan"): "failed",
+    ("running", "replan"): "failed",
+    ("blocked", "wait"): "approval",
+    ("ready", "wait"): "approval",
+    ("awarded", "wait"): "approval",
+    ("running", "wait"): "approval",
 }
 
 TASK: dict[tuple[TaskStateName, TaskEvent], TaskStateName] = {
     ("unknown", "submitted"): "submitted",
     ("unknown", "cancelled"): "cancelled",  # a tombstone: cancelled before its submit was seen
+    ("submitted", "goal"): "planning",
+    ("planning", "goal"): "planning",
     ("submitted", "planned"): "running",
     ("submitted", "failed"): "failed",
     ("submitted", "cancelled"): "cancelled",
+    ("planning", "planned"): "running",
+    ("planning", "asked"): "waiting",
+    ("planning", "completed"): "completed",
+    ("planning", "failed"): "failed",
+    ("planning", "cancelled"): "cancelled",
     ("running", "planned"): "running",
+    ("running", "asked"): "waiting",
     ("running", "completed"): "completed",
     ("running", "failed"): "failed",
     ("running", "cancelled"): "cancelled",
+    ("waiting", "planned"): "waiting",
+    ("waiting", "answered"): "running",
+    ("waiting", "failed"): "failed",
+    ("waiting", "cancelled"): "cancelled",
 }
 
 Standing = Literal["holder", "older", "ended", "stranger", "ahead", "unknown"]

@@ -26,6 +26,8 @@ from agentexecutor.coordinator.inputs import (
     LostIn,
     NeedSplit,
     SetTimer,
+    Settle,
+    SettleIn,
     SplitIn,
     Stalled,
     TimerIn,
@@ -38,6 +40,7 @@ from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.records import encode_change
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.timers import SOFT, Timers
+from agentexecutor.coordinator.versions import replaced
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
 from agentexecutor.schemas.names import TaskName
@@ -46,9 +49,9 @@ from agentexecutor.schemas.subjects import shard_of
 __all__ = ["Desk", "SplitWanted", "Turn"]
 
 
-UNTOLD = frozenset({r.Submitted, r.Planned, r.Ready, r.Held, r.FeedbackGiven})
+UNTOLD = frozenset({r.Submitted, r.Proposed, r.Asked, r.Approved, r.Ready, r.Held, r.FeedbackGiven})
 """Changes of which the market need not know."""
-DEADLINES: tuple[TimerKind, ...] = ("task-deadline", "subtask-deadline")
+DEADLINES: tuple[TimerKind, ...] = ("task-deadline", "subtask-deadline", "approval")
 """Timers that wait for a time of the server's clock."""
 CLOCK_STEP_S = 0.05
 ENDINGS = (r.Cancelled, r.Superseded, r.Completed, r.FailedChange)
@@ -178,7 +181,9 @@ class Desk:
     def _arrange(self, task: TaskName, effects: list[Effect], later: list[Effect], monotonic: float) -> None:
         """Do what is memory only; the rest waits until the changes are stored."""
         for effect in effects:
-            if isinstance(effect, Want):
+            if isinstance(effect, Settle):
+                self.tasks.open(task, shard_of(task, self._shards)).inputs.appendleft(Waiting(SettleIn()))
+            elif isinstance(effect, Want):
                 self.market.want(monotonic, Key(task, effect.subtask), effect.demand)
             elif isinstance(effect, SetTimer):
                 self.timers.set(task, effect.kind, effect.due - self.clock.offset, effect.subtask, effect.epoch)
@@ -212,7 +217,7 @@ class Desk:
             if entry is None or capacities or wanted.need.split.into is not None:
                 del self.splits[key]
                 if entry is not None:
-                    entry.inputs.append(Waiting(SplitIn(key.subtask, wanted.length, capacities)))
+                    entry.inputs.append(Waiting(SplitIn(key.subtask, wanted.length, capacities, version=wanted.need.demand.version)))
                     self._wake(entry)
 
     # market and timers
@@ -222,22 +227,27 @@ class Desk:
         if type(change) in UNTOLD:
             return
         market, task = self.market, state.name
-        if isinstance(change, r.Awarded):
+        if isinstance(change, r.Planned):
+            for name in replaced(state, change):
+                self._let_go(state.subtasks[name], task, monotonic)
+        elif isinstance(change, r.Awarded):
             promised = next((bid.estimate_s for bid in change.bids if bid.won), None)
             market.awarded(monotonic, Key(task, change.subtask), change.epoch, change.agent, change.boot, promised)
         elif isinstance(change, r.Accepted):
             market.accepted(monotonic, Key(task, change.subtask), change.epoch)
-        elif isinstance(change, r.Completed) and change.subtask is not None:
+        elif isinstance(change, r.Completed | r.FailedChange) and change.subtask is not None:
             if state.subtasks[change.subtask].held:
-                market.ended(monotonic, Key(task, change.subtask), change.epoch, "completed", change.took_s)
-        elif isinstance(change, r.FailedChange) and change.subtask is not None:
-            if state.subtasks[change.subtask].held:
-                how = str(change.error.details.get("cause", "cancelled"))
-                market.ended(monotonic, Key(task, change.subtask), change.epoch, how)
+                self._free(Key(task, change.subtask), change, monotonic)
         elif isinstance(change, ENDINGS):
             names = getattr(change, "subtasks", None) or (state.subtasks if state.open else ())
             for name in names:
                 self._let_go(state.subtasks[name], task, monotonic)
+
+    def _free(self, key: Key, change: r.Completed | r.FailedChange, monotonic: float) -> None:
+        if isinstance(change, r.Completed):
+            self.market.ended(monotonic, key, change.epoch, "completed", change.took_s)
+        else:
+            self.market.ended(monotonic, key, change.epoch, str(change.error.details.get("cause", "cancelled")))
 
     def _let_go(self, subtask: SubtaskState, task: TaskName, monotonic: float) -> None:
         if subtask.held:
@@ -371,6 +381,11 @@ class Desk:
             if due.kind == "accept" and self.market.is_silent(monotonic, Key(due.task, due.subtask or "")):
                 # It may have died of its award, which counts: the market suspects it, or it is heard again.
                 self.timers.set(due.task, due.kind, monotonic + self.settings.heartbeat_s, due.subtask, due.epoch)
+                continue
+            if due.kind == "unserved" and not self.market.looked(monotonic, [Key(due.task, due.subtask or "")]):
+                self.timers.set(
+                    due.task, due.kind, monotonic + self.settings.stall_min_s, due.subtask, due.epoch
+                )  # somebody fits, or has it
                 continue
             entry = self.tasks.open(due.task, shard_of(due.task, self._shards))
             if due.kind == SOFT:

@@ -15,11 +15,11 @@ from msgspec import Raw
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
 from agentexecutor.schemas.codec import decode_as, encode
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
-from agentexecutor.schemas.messages import OnStall, PlanSpec, Split, SubtaskSpec, Verdict
+from agentexecutor.schemas.messages import Approval, OnStall, PlanSpec, Split, SubtaskSpec, Verdict
 from agentexecutor.schemas.names import check_capability, check_name
 from agentexecutor.schemas.references import Ref, encode_input, find_references
 
-__all__ = ["MAX_SUBTASKS", "Feedback", "Plan", "Subtask", "check_plan", "dependencies"]
+__all__ = ["MAX_SUBTASKS", "Feedback", "Goal", "Plan", "Subtask", "check_plan", "dependencies"]
 
 MAX_SUBTASKS = 20_000
 
@@ -31,8 +31,8 @@ class Subtask:
     `after` names subtasks to wait for besides those that the input refers to. `retries`: tries after the first (2 when nobody says).
     `timeout_s`: for one attempt; `deadline_s`: from the submit. `labels`: the agent must have them. `award`: policy; `auction`: mode;
     `tailored`: ask for bids made for this input. `on_failure`: ``fail`` the task or ``skip``. `on_stall`: when its agent lives but shows no
-    progress for longer than it promised, ``wait`` (the default, and show it) or ``release`` it to another. `prefer`: an agent's name.
-    `split`: data-parallel shares.
+    progress for longer than it promised, ``wait`` (the default, and show it) or ``release`` it to another. `prefer`: an agent's name; `avoid`:
+    agents that do not get it. `split`: data-parallel shares. `approval`: it waits for a person's word (`Feedback(verdict="accept")`) before it starts.
     """
 
     capability: str
@@ -49,7 +49,9 @@ class Subtask:
     on_failure: Literal["fail", "skip"] = "fail"
     on_stall: OnStall | None = None
     prefer: str | None = None
+    avoid: Iterable[str] = ()
     split: Split | None = None
+    approval: Approval | bool | None = None
 
     def spec(self) -> SubtaskSpec:
         """The subtask as it travels; raises PlanRefused or NameRefused."""
@@ -76,7 +78,9 @@ class Subtask:
             on_failure=self.on_failure,
             on_stall=self.on_stall,
             prefer=self.prefer,
+            avoid=[self.avoid] if isinstance(self.avoid, str) else list(self.avoid),
             split=self.split,
+            approval=Approval() if self.approval is True else self.approval or None,
         )
 
 
@@ -107,14 +111,30 @@ class Plan:
         return spec
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted, in words, in the place of a plan: a planner (an agent with the capability ``plan``) makes the plan.
+
+    The planner that comes with the system needs no model: the text names a wanted output, which it reaches by the schemas of what is on offer.
+    """
+
+    text: str
+
+
 @dataclass
 class Feedback:
-    """What somebody says about a task, or about one `subtask` of it."""
+    """What somebody says about a task, or about one `subtask` of it.
+
+    `verdict`: ``accept`` (also the word that something waits for), ``revise`` (run it again, with this text), ``reject``; None: just data or text. The
+    owner may set another `deadline_s` (from the submit) and `priority` of the task.
+    """
 
     verdict: Verdict | None = None
     text: str = ""
     subtask: str | None = None
     data: Any = None
+    deadline_s: float | None = None
+    priority: int | None = None
 
 
 def dependencies(spec: SubtaskSpec) -> list[str]:

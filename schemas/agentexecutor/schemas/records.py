@@ -94,7 +94,7 @@ class Revision(Message, frozen=True, kw_only=True):
 class Planned(Message, frozen=True, kw_only=True, tag_field="kind", tag="planned"):
     """These subtasks exist. `parent` and `call`: the subtask that was split or extended, and the number of its call.
 
-    A new version (cause ``replan``) is a difference to `base`: `add` may replace, `again` run anew as they are, `skip` are passed over. `finish`: no
+    A new version (cause ``replan``) is a difference to `base`: `add` may replace, `again` run anew as they are. `finish`: no
     more is to come. `planner`: the subtask whose answer it is.
     """
 
@@ -110,7 +110,6 @@ class Planned(Message, frozen=True, kw_only=True, tag_field="kind", tag="planned
     why: list[Why] = []
     remove: list[str] = []
     again: list[str] = []
-    skip: list[str] = []
     finish: bool = False
     planner: str | None = None
 
@@ -183,7 +182,11 @@ class Completed(Message, frozen=True, kw_only=True, tag_field="kind", tag="compl
 
 
 class FailedChange(Message, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
-    """An attempt that goes back (outcome retry), a subtask that failed for good (final), is passed over (skip), or waits for a new version."""
+    """An attempt, or (subtask null) the task, that failed.
+
+    `outcome`: the subtask goes back to ready (retry), has failed for good (final), is passed over (skip), waits for a new version of the plan (replan:
+    `why`) or for a person's word (wait).
+    """
 
     subtask: str | None = None
     epoch: Count = 0
@@ -193,6 +196,7 @@ class FailedChange(Message, frozen=True, kw_only=True, tag_field="kind", tag="fa
     ready_at: float | None = None
     took_s: float | None = None
     usage: dict[str, float] = {}
+    why: Why | None = None
 
 
 class Cancelled(Message, frozen=True, kw_only=True, tag_field="kind", tag="cancelled"):
@@ -210,7 +214,7 @@ class Superseded(Message, frozen=True, kw_only=True, tag_field="kind", tag="supe
 
 
 class FeedbackGiven(Message, frozen=True, kw_only=True, tag_field="kind", tag="feedback"):
-    """Feedback that counts; `epoch` is the attempt that it was delivered to, null when it was kept."""
+    """Feedback that counts; `epoch` is the attempt that it was delivered to, null when it was kept. `why`: it leads to a new version."""
 
     id: str
     sender: str
@@ -221,6 +225,7 @@ class FeedbackGiven(Message, frozen=True, kw_only=True, tag_field="kind", tag="f
     epoch: Count | None = None
     deadline_s: float | None = None
     priority: int | None = None
+    why: Why | None = None
 
 
 class Held(Message, frozen=True, kw_only=True, tag_field="kind", tag="held"):

@@ -1,0 +1,55 @@
+"""A task's replan policy: its answer to each trigger, and what waits for a person's word (docs/protocol.md section 11). Pure."""
+
+from __future__ import annotations
+
+from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.schemas import messages as m
+
+__all__ = ["answer_to", "answer_to_failure", "approval_of", "version_approval"]
+
+PLANNED_BY_GOAL = ("failed", "unserved", "revise", "reject", "message")
+"""Triggers that a task with a goal puts before its planner when nobody says otherwise."""
+FOR_ALL: tuple[m.ReplanAnswer, ...] = ("plan", "fail")
+"""Answers that make sense for a task as a whole."""
+IN_TIME: tuple[m.ReplanAnswer, ...] = ("retry", "another", "split")
+"""Answers that make no sense once the subtask's deadline has passed."""
+
+
+def answer_to(state: TaskState, trigger: str, subtask: SubtaskState | None) -> m.ReplanAnswer | None:
+    """What the task's policy says; None: nothing."""
+    answer: m.ReplanAnswer | None = getattr(state.replan, trigger)
+    if answer is None and state.goal is not None and trigger in PLANNED_BY_GOAL and (trigger != "message" or subtask is None):
+        answer = "plan"
+    return answer if subtask is not None or answer in FOR_ALL else None
+
+
+def answer_to_failure(state: TaskState, subtask: SubtaskState, error: m.ErrorInfo, trigger: str) -> m.ReplanAnswer:
+    """What becomes of a subtask that has failed for good. A share's or a child's failure is its parent's, a planner's the task's."""
+    if subtask.parent is not None or subtask.planner:
+        return "skip" if subtask.spec.on_failure == "skip" else "fail"
+    if subtask.spec.on_failure == "skip" and trigger == "failed":
+        return "skip"
+    answer = answer_to(state, trigger, subtask)
+    return "fail" if answer is None or (answer in IN_TIME and error.code == "deadline") else answer
+
+
+def approval_of(state: TaskState, subtask: SubtaskState) -> m.Approval | None:
+    """How a subtask waits for a person's word; None: it need not. A share was agreed to with what it is a share of."""
+    if subtask.planner or (subtask.parent is not None and subtask.call is None):
+        return None
+    if subtask.spec.approval is not None:
+        return subtask.spec.approval
+    policy = None if state.submit is None else state.submit.approval
+    if policy is not None and (subtask.state == "approval" or any(_fits(name, subtask.spec.capability) for name in policy.capabilities)):
+        return policy
+    return m.Approval() if subtask.state == "approval" else None
+
+
+def _fits(pattern: str, capability: str) -> bool:
+    return capability.startswith(pattern[:-1]) if pattern.endswith("*") else capability == pattern
+
+
+def version_approval(state: TaskState) -> m.ApprovalPolicy | None:
+    """How a new version waits for a person's word; None: it need not."""
+    policy = None if state.submit is None else state.submit.approval
+    return policy if policy is not None and policy.versions else None

@@ -1,0 +1,246 @@
+"""New versions of a plan while it runs: what answers a trigger, how a planner is asked and its answer is used (docs/protocol.md section 11). Pure.
+
+A trigger is a recorded fact (`TaskState.unanswered`), so it outlives who recorded it. `settle` does the next thing that the state asks for; each
+decision that leaves something to be done asks for another `settle`, until nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from agentexecutor.coordinator.budgets import account, budget_error, budget_of, exceeded, left
+from agentexecutor.coordinator.draft import Draft, completed
+from agentexecutor.coordinator.errors import RepeatedWork
+from agentexecutor.coordinator.evolve import story
+from agentexecutor.coordinator.inputs import NeedRevision, RevisionIn, SetTimer, Settle, SettleIn
+from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.policy import version_approval
+from agentexecutor.coordinator.states import UNPLANNED
+from agentexecutor.coordinator.versions import next_version, replaced
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
+from agentexecutor.schemas.plans import MAX_SUBTASKS
+
+__all__ = ["ask_planner", "decide_revision", "planner_spec", "replan", "settle", "take_proposed"]
+
+NONSENSE = 3
+"""So many answers in a row that cannot be used fail the task."""
+
+
+# what is left open
+
+
+def settle(draft: Draft, _input: SettleIn) -> None:
+    """The next thing that follows from the state: what can start, what is merged, what answers a trigger, what ends the task."""
+    if draft.state.ended or draft.state.state in UNPLANNED:
+        return
+    for step in (_start, _merge, _answer_next, _think, _finish):
+        if step(draft):
+            return
+
+
+def _start(draft: Draft) -> bool:
+    ready = [name for name, subtask in draft.state.subtasks.items() if subtask.state == "blocked" and not subtask.waits]
+    if ready:
+        draft.make_ready(ready)
+        draft.effect(Settle())
+    return bool(ready)
+
+
+def _merge(draft: Draft) -> bool:
+    for subtask in draft.state.subtasks.values():
+        if _is_merged(draft.state, subtask):
+            draft.complete(subtask, completed(subtask.name, draft.body(subtask.children[-1]), took_s=None))
+            return True
+    return False
+
+
+def _answer_next(draft: Draft) -> bool:
+    state = draft.state
+    for why in state.unanswered:
+        if why.answer != "plan" or state.thinking is None or state.proposed is not None:
+            _answer(draft, why)
+            return True
+    return False
+
+
+def _think(draft: Draft) -> bool:
+    """While a planner is asked nothing else ends the task; an answer of it that nobody has read yet is read."""
+    state = draft.state
+    if state.thinking is None:
+        return False
+    planner = state.subtasks[state.thinking]
+    if planner.state == "completed" and planner.result is not None and state.proposed is None:
+        draft.effect(NeedRevision(planner.name, planner.epoch, planner.result))
+    return True
+
+
+def _finish(draft: Draft) -> bool:
+    state = draft.state
+    if state.open == 0 and state.goal is not None and not state.finish:
+        ask_planner(draft, [r.Why(trigger="continue", answer="plan", text="All that was planned has ended.")])
+    elif state.open == 0:
+        draft.finish_if_done()
+    return True
+
+
+def _is_merged(state: TaskState, subtask: SubtaskState) -> bool:
+    """Whether its shares are merged, and only that is to be recorded."""
+    merged = subtask.spec.split is not None and subtask.spec.split.merge is not None and subtask.is_split
+    return merged and not subtask.ended and state.subtasks[subtask.children[-1]].state == "completed"
+
+
+def _answer(draft: Draft, why: r.Why) -> None:
+    """Answer a trigger as its policy has said."""
+    state = draft.state
+    subtask = state.subtasks.get(why.subtask or "")
+    if why.answer == "plan":
+        planner = None if state.thinking is None else state.subtasks[state.thinking]
+        ask_planner(draft, [why for why in state.unanswered if why.answer == "plan"], again=planner)
+    elif subtask is None:
+        draft.fail_task(m.ErrorInfo(code="refused", message=f"Nothing answers {why.trigger!r}: {why.text}", details={"cause": why.trigger}))
+    else:
+        replan(draft, _revision(state, subtask, why.answer), [why])
+
+
+def _revision(state: TaskState, subtask: SubtaskState, answer: str) -> r.Revision:
+    """The difference that an answer makes."""
+    spec = subtask.spec
+    if answer == "another":
+        had = [attempt.agent for attempt in subtask.attempts]
+        return r.Revision(add={subtask.name: replace(spec, avoid=list(dict.fromkeys([*spec.avoid, *had])))}, again=[subtask.name])
+    if answer == "split":
+        return r.Revision(add={subtask.name: replace(spec, split=state.replan.split)}, again=[subtask.name])
+    return r.Revision(again=[subtask.name])
+
+
+# a new version
+
+
+def replan(draft: Draft, revision: r.Revision, why: list[r.Why]) -> None:
+    """Write the next version without a planner; what cannot be done fails the task. A planner who is at work begins anew."""
+    state = draft.state
+    if exceeded(state, {"replans": 1}) is not None:
+        draft.fail_task(budget_error(state, "replans", {"replans": 1}))
+        return
+    try:
+        change = next_version(state, revision, why, room=_room(state))
+    except PlanRefused as error:
+        draft.fail_task(m.ErrorInfo(code="input", message=f"{why[0].text} {error}".strip(), details={"cause": why[0].trigger}))
+        return
+    if state.thinking is not None:
+        change = replace(change, again=[*change.again, state.thinking])
+    _write(draft, change)
+
+
+def _room(state: TaskState) -> float:
+    return min(MAX_SUBTASKS, left(state).get("subtasks", MAX_SUBTASKS))
+
+
+def _write(draft: Draft, change: r.Planned) -> None:
+    """Record the version, stop what it supersedes, and go on with what it leaves."""
+    state = draft.state
+    for name in replaced(state, change):
+        draft.stop(state.subtasks[name], f"version {change.version} of the plan goes on without it")
+    draft.change(change)
+    draft.time_deadlines(change.add, state.submitted_at)
+    draft.effect(Settle())
+
+
+# planners
+
+
+def ask_planner(draft: Draft, whys: Sequence[r.Why], again: SubtaskState | None = None) -> None:
+    """Have a planner asked for the next version, for these reasons; `again`: the same one, whose answer could not be used."""
+    state = draft.state
+    spent = exceeded(state, {"subtasks": 1, "replans": 1})
+    if spent is not None:
+        draft.fail_task(budget_error(state, spent, {"subtasks": 1, "replans": 1}))
+        return
+    policy = state.replan
+    if again is not None:
+        change = r.Planned(version=state.plan_version, cause="ask", why=[*whys], again=[again.name])
+    else:
+        number = 1
+        while f"plan-{number}" in state.subtasks:
+            number += 1
+        change = r.Planned(version=state.plan_version, cause="ask", why=[*whys], add={f"plan-{number}": planner_spec(policy)})
+    draft.change(change)
+    draft.effect(Settle())
+
+
+def planner_spec(policy: m.Replan) -> m.SubtaskSpec:
+    """The subtask that asks a planner; what it is told is put together when it is awarded."""
+    return m.SubtaskSpec(capability=policy.planner, timeout_s=policy.planner_timeout_s)
+
+
+def decide_revision(draft: Draft, input: RevisionIn) -> None:
+    """The planner's answer: the next version, a proposal of it, the end of the task, or nonsense that goes back to it."""
+    state = draft.state
+    planner = state.subtasks.get(input.subtask)
+    if planner is None or state.ended or state.thinking != planner.name or state.proposed is not None:
+        return
+    if planner.state != "completed" or planner.epoch != input.epoch:
+        return
+    if input.revision is None:
+        _nonsense(draft, planner, input.error)
+    else:
+        _use(draft, planner, input.revision, approved=False)
+
+
+def take_proposed(draft: Draft) -> None:
+    """The proposed version was agreed to."""
+    state = draft.state
+    if state.proposed is not None and state.proposed.revision is not None and state.thinking is not None:
+        _use(draft, state.subtasks[state.thinking], state.proposed.revision, approved=True)
+
+
+def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved: bool) -> None:
+    state = draft.state
+    whys = planner.whys or []
+    if revision.finish and revision.output is not UNSET and not (revision.add or revision.again or revision.remove):
+        draft.finish_with(revision.output)
+        return
+    try:
+        change = next_version(state, revision, whys, planner=planner.name, room=_room(state))
+    except RepeatedWork as error:
+        _repeated(draft, planner, error)
+        return
+    except AgentExecutorError as error:
+        _nonsense(draft, planner, str(error))
+        return
+    approval = version_approval(state)
+    if approval is None or approved:
+        _write(draft, change)
+        return
+    draft.change(r.Proposed(why=whys, revision=revision, planner=planner.name))
+    if approval.timeout_s is not None:
+        draft.effect(SetTimer("approval", draft.now + approval.timeout_s))
+
+
+def _nonsense(draft: Draft, planner: SubtaskState, error: str) -> None:
+    """Back to the planner with the error, a few times."""
+    earlier = 0
+    for why in reversed(planner.whys or []):
+        if why.trigger != "nonsense":
+            break
+        earlier += 1
+    why = r.Why(trigger="nonsense", answer="plan", subtask=planner.name, text=error[:1000])
+    if earlier + 1 < NONSENSE:
+        ask_planner(draft, [why], again=planner)
+    else:
+        message = f"{planner.agent} has given {NONSENSE} answers that cannot be used; the last: {error}"
+        draft.fail_task(m.ErrorInfo(code="input", message=message[:2000], details={"cause": "nonsense", "planner": planner.name}))
+
+
+def _repeated(draft: Draft, planner: SubtaskState, error: RepeatedWork) -> None:
+    """The same once too often: the planner is told so once, then the task fails with its story."""
+    if any(why.trigger == "repeated" for why in planner.whys or []):
+        details = {"cause": "repeated", "story": story(draft.state)[:100], "budget": budget_of(draft.state), "spent": account(draft.state)}
+        draft.fail_task(m.ErrorInfo(code="budget", message=f"The plan goes round in circles: {error.message}", details=details))
+    else:
+        ask_planner(draft, [r.Why(trigger="repeated", answer="plan", subtask=planner.name, text=str(error))], again=planner)

@@ -1,0 +1,282 @@
+"""Plans that change on the real bus: a trigger leads to a new version, what was done is kept, and the coordinator may die in between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from anyio.abc import TaskStatus
+from msgspec import Raw
+from peers import Peer, Place, ScriptedAgent, a_place, agent, client, coordinating, killable
+
+from agentexecutor.bus import embedded_server
+from agentexecutor.bus.log import TaskLog
+from agentexecutor.schemas import Plan, Ref, Replan, Subtask
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import decode_record, encode
+from agentexecutor.schemas.names import TaskName
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def url() -> AsyncIterator[str]:
+    async with embedded_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+async def place(url: str) -> AsyncIterator[Place]:
+    async with a_place(url) as made:
+        yield made
+
+
+@pytest.fixture
+async def me(place: Place) -> AsyncIterator[Peer]:
+    async with client(place) as peer:
+        yield peer
+
+
+async def changes(me: Peer, task: TaskName) -> list[r.Change]:
+    """All that is stored of a task."""
+    answer = await me.ask("task", task, what="log")
+    records = (await me.value(task, answer, "body"))["records"]
+    return [change for entry in records for change in decode_record(encode(entry["record"])).changes]
+
+
+async def versions(me: Peer, task: TaskName) -> list[r.Planned]:
+    return [change for change in await changes(me, task) if isinstance(change, r.Planned) and change.cause in ("submit", "replan")]
+
+
+async def until_version(me: Peer, task: TaskName, version: int) -> None:
+    await me.until(task, lambda view: view.plan_version >= version)
+
+
+@asynccontextmanager
+async def doomed(place: Place, name: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A coordinator, and what ends it without a goodbye."""
+    kill, dead = anyio.Event(), anyio.Event()
+
+    async def live(*, task_status: TaskStatus[None]) -> None:
+        async with killable(place, name) as (_, scope):
+            task_status.started()
+            await kill.wait()
+            scope.cancel()
+        dead.set()
+
+    async def end() -> None:
+        kill.set()
+        await dead.wait()
+
+    async with anyio.create_task_group() as group:
+        await group.start(live)
+        yield end
+        kill.set()
+
+
+def plan(**options: Any) -> Plan:
+    """`load` is done when the trigger comes; `work` is what it is about; `end` waits for both."""
+    return Plan(
+        {
+            "load": Subtask("load"),
+            "work": Subtask("work", {"rows": Ref("load"), "way": "old"}, retries=0, **options),
+            "end": Subtask("end", {"rows": Ref("load"), "done": Ref("work")}),
+        },
+        result="end",
+    )
+
+
+NEW = m.SubtaskSpec(capability="other", input=Raw(b'{"rows":{"$ref":"load"},"way":"new"}'))
+
+
+class Stage:
+    """A task whose `load` is done, the agents of all capabilities, and what a trigger needs."""
+
+    def __init__(self, me: Peer, worker: ScriptedAgent, planner: ScriptedAgent) -> None:
+        self.me = me
+        self.worker = worker
+        self.planner = planner
+        self.awarded: Counter[str] = Counter()
+        self.epoch = 0
+        self.task = TaskName("me", "t")
+
+    async def begin(self, submit: m.Submit) -> None:
+        self.task = await self.me.submit("t", submit)
+        award = await self.next("load")
+        await self.worker.done(award, [1, 2])
+
+    async def next(self, subtask: str, *, accept: bool = True) -> m.Award:
+        """The worker's next award of a subtask; one that comes again is not another."""
+        while True:
+            award = await self.worker.award(subtask)
+            if award.epoch > self.epoch:
+                break
+        self.epoch = award.epoch
+        self.awarded[subtask] += 1
+        if accept:
+            await self.worker.accept(award)
+        return award
+
+    async def say(self, peer: Peer | None = None, **fields: Any) -> None:
+        await (peer or self.me).claim("feedback", self.task, m.FeedbackClaim(**fields))
+
+
+async def failed(stage: Stage) -> None:
+    award = await stage.next("work")
+    await stage.worker.failed(award)
+
+
+async def lost(stage: Stage) -> None:
+    await stage.next("work")
+    stage.worker.running.clear()  # it does not name it any more, as if it had died and come back
+
+
+async def late(stage: Stage) -> None:
+    award = await stage.next("work", accept=False)
+    claim = m.Accept(subtask="work", epoch=award.epoch, boot=stage.worker.boot, schedule=[m.Step(name="long", duration_s=3600)])
+    stage.worker.running[award.task, "work"] = m.Running(task=award.task, subtask="work", epoch=award.epoch)
+    await stage.worker.claim("accept", stage.task, claim)
+
+
+async def unserved(stage: Stage) -> None:
+    """Nobody offers `work`: see `capabilities`."""
+
+
+async def revise(stage: Stage) -> None:
+    await stage.worker.done(await stage.next("work"), "old")
+    await stage.next("end")
+    await stage.say(subtask="work", verdict="revise", text="better, please")
+
+
+async def reject(stage: Stage) -> None:
+    await stage.next("work")
+    await stage.say(subtask="work", verdict="reject", text="not like this")
+
+
+async def message(stage: Stage) -> None:
+    await stage.next("work")
+    await stage.say(text="there is another way", data=Raw(b'{"way":"new"}'))
+
+
+async def changed(stage: Stage) -> None:
+    await stage.next("work")
+    await stage.say(deadline_s=3000, priority=3)
+
+
+TRIGGERS: dict[str, Callable[[Stage], Awaitable[None]]] = {
+    "failed": failed,
+    "lost": lost,
+    "late": late,
+    "unserved": unserved,
+    "revise": revise,
+    "reject": reject,
+    "message": message,
+    "changed": changed,
+}
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+@pytest.mark.parametrize("trigger", TRIGGERS)
+async def test_a_trigger_leads_to_a_version_by_the_planner(place: Place, me: Peer, trigger: str, killed: bool) -> None:
+    """The new version replaces `work`, whatever has become of it; `load` is kept. Killed: the coordinator dies while the planner thinks."""
+    offered = ["load", "end", "other"] + ([] if trigger == "unserved" else ["work"])
+    replan = msgspec.convert({trigger: "plan", "unserved_s": 0.3}, Replan)
+    submit = m.Submit(plan=plan(deadline_s=1000 if trigger == "late" else None).spec(), replan=replan)
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(agent(place, "worker", *offered, capacity=10))
+        planner = await stack.enter_async_context(agent(place, "planner", "plan"))
+        kill = await stack.enter_async_context(doomed(place, "first"))
+        stage = Stage(me, worker, planner)
+        await stage.begin(submit)
+        await TRIGGERS[trigger](stage)
+        asked = await planner.award()
+        told = msgspec.json.decode(asked.input)
+        assert ([why["trigger"] for why in told["why"]], told["version"]) == ([trigger], 1)
+        assert told["plan"]["subtasks"]["load"]["result"] == [1, 2]
+        await planner.accept(asked)
+        if killed:
+            await kill()
+            await stack.enter_async_context(coordinating(place, "second"))
+        await planner.done(asked, r.Revision(add={"work": NEW}, finish=True, text="the other way"))
+        new = await stage.next("work")
+        assert (new.capability, new.plan_version, msgspec.json.decode(new.input)) == ("other", 2, {"rows": [1, 2], "way": "new"})
+        await worker.done(new, "new")
+        end = await stage.next("end")
+        assert msgspec.json.decode(end.input) == {"rows": [1, 2], "done": "new"}
+        await worker.done(end, "all")
+        assert bytes((await me.result(stage.task)).result) == b'"all"'
+        old, now = await versions(me, stage.task)
+        assert (old.version, list(old.add)) == (1, ["load", "work", "end"])
+        assert (now.version, now.base, list(now.add), now.remove, now.planner) == (2, 1, ["work"], [], "plan-1")
+        assert now.again == (["end"] if trigger == "revise" else [])
+        assert [(why.trigger, why.answer) for why in now.why] == [(trigger, "plan")]
+        assert stage.awarded["load"] == 1
+        results = Counter(change.subtask for change in await changes(me, stage.task) if isinstance(change, r.Completed))
+        assert results["load"] == results["end"] == 1
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+async def test_revise_without_a_planner(place: Place, me: Peer, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+    """What was completed runs again with the text. Killed: the coordinator dies with the feedback read and the version not yet stored."""
+    stuck = anyio.Event()
+    append = TaskLog.append
+
+    async def append_until_told(self: TaskLog, shard: int, task: TaskName, payload: bytes, made: dict[str, str], *, expected: int) -> int:
+        if killed and not stuck.is_set() and b'"replan"' in payload:
+            stuck.set()
+            await anyio.sleep_forever()
+        return await append(self, shard, task, payload, made, expected=expected)
+
+    monkeypatch.setattr(TaskLog, "append", append_until_told)
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(agent(place, "worker", "load", "work", "end", capacity=10))
+        planner = await stack.enter_async_context(agent(place, "planner"))
+        kill = await stack.enter_async_context(doomed(place, "first"))
+        stage = Stage(me, worker, planner)
+        await stage.begin(m.Submit(plan=plan().spec()))
+        await revise(stage)
+        if killed:
+            await stuck.wait()
+            await kill()
+            await stack.enter_async_context(coordinating(place, "second"))
+        again = await stage.next("work")
+        assert [given.text for given in again.feedback] == ["better, please"]
+        assert (again.plan_version, again.attempt) == (2, 1)
+        await worker.done(again, "new")
+        await worker.done(await stage.next("end"), "all")
+        assert bytes((await me.result(stage.task)).result) == b'"all"'
+        _, now = await versions(me, stage.task)
+        assert (now.again, list(now.add), stage.awarded) == (["work", "end"], [], {"load": 1, "work": 2, "end": 2})
+        said = [change for change in await changes(me, stage.task) if isinstance(change, r.FeedbackGiven)]
+        assert len(said) == 1
+
+
+async def test_a_goal_from_plan_to_result(place: Place, me: Peer) -> None:
+    async with agent(place, "worker", "one", "two", capacity=10) as worker, agent(place, "planner", "plan") as planner, coordinating(place):
+        task = await me.submit("t", goal="two", input=Raw(b'{"n":1}'))
+        asked = await planner.award()
+        told = msgspec.json.decode(asked.input)
+        assert (told["goal"], told["input"], [offer["name"] for offer in told["offers"]]) == ("two", {"n": 1}, ["one", "two"])
+        await planner.done(asked, Raw(b'{"add":{"a":{"capability":"three"}}}'))
+        asked = await planner.award()
+        told = msgspec.json.decode(asked.input)
+        assert "Nobody offers 'three'" in told["errors"][0]
+        await planner.done(asked, Raw(b'{"add":{"a":{"capability":"one","input":{"n":1}}}}'))
+        await worker.done(await worker.award("a"), 2)
+        asked = await planner.award()
+        told = msgspec.json.decode(asked.input)
+        assert ([why["trigger"] for why in told["why"]], told["plan"]["subtasks"]["a"]["result"]) == (["continue"], 2)
+        await planner.done(asked, Raw(b'{"add":{"b":{"capability":"two","input":{"n":{"$ref":"a"}}}},"finish":true}'))
+        await worker.done(await worker.award("b"), 3)
+        assert bytes((await me.result(task)).result) == b"3"
