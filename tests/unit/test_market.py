@@ -178,6 +178,18 @@ def test_an_agent_that_is_lost_while_it_seems_to_live_gets_nothing_until_it_is_d
     assert assigned(market, 4.2) == [("t1", "a")], "it was heard again"
 
 
+def test_who_names_an_award_has_it_though_its_accept_has_not_come(market: Market) -> None:
+    market.offer(0, "a", offer())
+    market.want(0, key(1), demand())
+    assigned(market, 0)
+    market.awarded(0, key(1), 7, "a", "b1", None)
+    assert not market.says_it_has_it(2.0, key(1))
+    for epoch, named in ((6, False), (7, True)):
+        market.offer(2.1, "a", offer(running=[m.Running(task=str(key(1).task), subtask=key(1).subtask, epoch=epoch)]))
+        assert market.says_it_has_it(2.1, key(1)) == named
+    assert not market.says_it_has_it(40.0, key(1)), "it may not take for ever"
+
+
 def test_an_award_to_an_older_life_is_silent(market: Market) -> None:
     market.offer(0, "a", offer())
     market.want(0, key(1), demand())

@@ -36,6 +36,8 @@ ROUNDS_WITHOUT_BIDS = 3
 """After so many calls that brought no bid the standing offers decide."""
 COUNTED = 64
 """Up to so many agents the reasons for which some were left out are counted."""
+ON_ITS_WAY_S = 30.0
+"""So long the accept of an agent that names the award in its offer may take: the inbox may be without a leader."""
 SILENT_BEATS = 1.5
 """An agent that was not heard for so many beats has missed one."""
 UNRECORDED_S = 10.0
@@ -227,6 +229,15 @@ class Market:
         holding = self._holdings.get(key)
         agent = None if holding is None else self._book.agents.get(holding.agent)
         return holding is not None and agent is not None and (agent.boot > holding.boot or self._beats_missed(now, agent))
+
+    def says_it_has_it(self, now: float, key: Key) -> bool:
+        """Whether the agent's offer names an award that it has not accepted: then its accept is on its way, for as long as it may take."""
+        holding = self._holdings.get(key)
+        agent = None if holding is None else self._book.agents.get(holding.agent)
+        if holding is None or agent is None or agent.offer is None or holding.since < now - ON_ITS_WAY_S:
+            return False
+        named = (str(key.task), key.subtask, holding.epoch)
+        return any((entry.task, entry.subtask, entry.epoch) == named for entry in agent.offer.running)
 
     def _beats_missed(self, now: float, agent: KnownAgent) -> bool:
         return now - agent.seen > SILENT_BEATS * self._settings.heartbeat_s

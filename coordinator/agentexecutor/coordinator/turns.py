@@ -39,7 +39,7 @@ from agentexecutor.coordinator.market import Assign, Market, SendCall
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.records import encode_change
 from agentexecutor.coordinator.settings import Settings
-from agentexecutor.coordinator.timers import SOFT, Timers
+from agentexecutor.coordinator.timers import SOFT, Due, Timers
 from agentexecutor.coordinator.versions import replaced
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
@@ -378,14 +378,9 @@ class Desk:
         """Give all timers that are due to their tasks."""
         self._follow_clock()
         for due in self.timers.pop(monotonic):
-            if due.kind == "accept" and self.market.is_silent(monotonic, Key(due.task, due.subtask or "")):
-                # It may have died of its award, which counts: the market suspects it, or it is heard again.
-                self.timers.set(due.task, due.kind, monotonic + self.settings.heartbeat_s, due.subtask, due.epoch)
-                continue
-            if due.kind == "unserved" and not self.market.looked(monotonic, [Key(due.task, due.subtask or "")]):
-                self.timers.set(
-                    due.task, due.kind, monotonic + self.settings.stall_min_s, due.subtask, due.epoch
-                )  # somebody fits, or has it
+            again_s = self._too_early(due, monotonic)
+            if again_s is not None:
+                self.timers.set(due.task, due.kind, monotonic + again_s, due.subtask, due.epoch)
                 continue
             entry = self.tasks.open(due.task, shard_of(due.task, self._shards))
             if due.kind == SOFT:
@@ -393,3 +388,14 @@ class Desk:
             else:
                 entry.inputs.append(Waiting(TimerIn(due.kind, due.subtask, due.epoch)))
             self._wake(entry)
+
+    def _too_early(self, due: Due, monotonic: float) -> float | None:
+        """After how many seconds a timer is to ring again, because what the market knows of the agents speaks against it."""
+        key = Key(due.task, due.subtask or "")
+        if due.kind == "accept":
+            # A silent one may have died of its award, which counts: the market suspects it, or it is heard again.
+            undecided = self.market.is_silent(monotonic, key) or self.market.says_it_has_it(monotonic, key)
+            return self.settings.heartbeat_s if undecided else None
+        if due.kind == "unserved" and not self.market.looked(monotonic, [key]):
+            return self.settings.stall_min_s
+        return None
