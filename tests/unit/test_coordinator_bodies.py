@@ -14,7 +14,7 @@ from agentexecutor.coordinator.answers import Head, Line, log_lines, log_page, n
 from agentexecutor.coordinator.bodies import fitting_feedback, gather, join_lists, list_length, refusal_of
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.evolve import apply
-from agentexecutor.coordinator.inbound import Unusable, boot_of, read_claim, read_submit
+from agentexecutor.coordinator.inbound import Unusable, heard_of, read_claim, read_submit
 from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, Demand, FeedbackIn, Key, NeedCompose, NeedSplit, SubmitIn
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.turns import SplitWanted, Turn
@@ -329,6 +329,8 @@ def test_submits_are_read() -> None:
 
 
 def test_whose_offer_it_is() -> None:
-    assert boot_of(b'{"boot":"b1","capacity":"no number"}') == "b1"
+    heard = heard_of(b'{"boot":"b1","capacity":"no number","running":7}')
+    assert heard is not None
+    assert (heard.boot, bytes(heard.running)) == ("b1", b"7")
     for nonsense in (b"", b"[]", b'{"boot":1}', b'"\xff"', b'{"x":' * 3000 + b"1" + b"}" * 3000):
-        assert boot_of(nonsense) is None
+        assert heard_of(nonsense) is None

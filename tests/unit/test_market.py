@@ -6,11 +6,13 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from agentexecutor.coordinator.inputs import Demand, Key
 from agentexecutor.coordinator.market import Assign, Market, SendCall
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import encode
 from agentexecutor.schemas.names import TaskName
 
 
@@ -188,6 +190,17 @@ def test_who_names_an_award_has_it_though_its_accept_has_not_come(market: Market
         market.offer(2.1, "a", offer(running=[m.Running(task=str(key(1).task), subtask=key(1).subtask, epoch=epoch)]))
         assert market.says_it_has_it(2.1, key(1)) == named
     assert not market.says_it_has_it(40.0, key(1)), "it may not take for ever"
+
+
+def test_what_an_agent_is_heard_to_run_counts_though_the_stream_of_offers_takes_nothing(market: Market) -> None:
+    market.offer(0, "a", offer())
+    market.want(0, key(1), demand())
+    assigned(market, 0)
+    market.awarded(0, key(1), 7, "a", "1", None)
+    running = Raw(encode([m.Running(task=str(key(1).task), subtask=key(1).subtask, epoch=7)]))
+    for heard, named in ((Raw(b"null"), False), (Raw(b"[7]"), False), (running, True)):
+        market.said(1.0, "a", "1", heard)
+        assert market.says_it_has_it(2.0, key(1)) == named
 
 
 def test_an_award_to_an_older_life_is_silent(market: Market) -> None:

@@ -19,17 +19,20 @@ from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.references import check_ref
 from agentexecutor.schemas.subjects import FromSubject, Subjects
 
-__all__ = ["Claimed", "Submitted", "Unusable", "boot_of", "large_result", "read_claim", "read_progress", "read_submit"]
+__all__ = ["Claimed", "Heard", "Submitted", "Unusable", "heard_of", "large_result", "read_claim", "read_progress", "read_submit"]
 
 _TYPE_OF_KIND = {"cancel": "cancel-task", "feedback": "feedback-claim"}
 """Where the Ae-Type is not the kind in the subject."""
 
 
-class _Boot(Struct):
+class Heard(Struct):
+    """The part of an offer that is read at once; `running` is read when it matters."""
+
     boot: str
+    running: Raw = m.NULL
 
 
-_BOOT = msgspec.json.Decoder(_Boot)
+_HEARD = msgspec.json.Decoder(Heard)
 
 
 class Unusable(AgentExecutorError):
@@ -53,10 +56,10 @@ class Submitted(NamedTuple):
     input: SubmitIn
 
 
-def boot_of(offer: bytes) -> str | None:
-    """Which life of an agent an offer comes from, without reading all of it; None when it cannot be read."""
+def heard_of(offer: bytes) -> Heard | None:
+    """Which life of an agent an offer comes from and what it says that it runs, without reading all of it; None when it cannot be read."""
     try:
-        return _BOOT.decode(offer).boot
+        return _HEARD.decode(offer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.auction import Round, choose_bidders
@@ -36,6 +37,7 @@ ROUNDS_WITHOUT_BIDS = 3
 """After so many calls that brought no bid the standing offers decide."""
 COUNTED = 64
 """Up to so many agents the reasons for which some were left out are counted."""
+_RUNNING = msgspec.json.Decoder(list[m.Running])
 ON_ITS_WAY_S = 30.0
 """So long the accept of an agent that names the award in its offer may take: the inbox may be without a leader."""
 SILENT_BEATS = 1.5
@@ -120,11 +122,14 @@ class Market:
         if agent is not None:
             self._refresh(agent, now)
 
-    def said(self, now: float, peer: str, boot: str) -> None:
-        """An agent's offer was heard, whatever else stands in it: this life of it is not silent."""
+    def said(self, now: float, peer: str, boot: str, running: Raw = m.NULL) -> None:
+        """An agent's offer was heard, whatever else stands in it: this life of it is not silent, and may name awards whose accepts have not come."""
         agent = self._book.agents.get(peer)
-        if agent is not None and agent.boot == boot:
-            agent.seen = now
+        if agent is None or agent.boot != boot:
+            return
+        agent.seen = now
+        if any(holding.accepted_at is None for holding in agent.ours.values()):
+            agent.named = _named(running)
 
     def bid(self, now: float, peer: str, bid: m.Bid) -> None:
         """An answer to a call."""
@@ -236,8 +241,8 @@ class Market:
         agent = None if holding is None else self._book.agents.get(holding.agent)
         if holding is None or agent is None or agent.offer is None or holding.since < now - ON_ITS_WAY_S:
             return False
-        named = (str(key.task), key.subtask, holding.epoch)
-        return any((entry.task, entry.subtask, entry.epoch) == named for entry in agent.offer.running)
+        award = (str(key.task), key.subtask, holding.epoch)
+        return award in agent.named or any((entry.task, entry.subtask, entry.epoch) == award for entry in agent.offer.running)
 
     def _beats_missed(self, now: float, agent: KnownAgent) -> bool:
         return now - agent.seen > SILENT_BEATS * self._settings.heartbeat_s
@@ -607,6 +612,14 @@ class Market:
     def capacities(self, now: float, demand: Demand) -> list[tuple[str, int]]:
         """Fitting agents and their capacities, by name."""
         return sorted((agent.name, agent.capacity) for agent in self._fitting(now, demand))
+
+
+def _named(running: Raw) -> set[tuple[str, str, int]]:
+    """The awards that an offer names; none when it cannot be read, which is told where it is read for good."""
+    try:
+        return {(entry.task, entry.subtask, entry.epoch) for entry in _RUNNING.decode(running)}
+    except (msgspec.MsgspecError, RecursionError):
+        return set()
 
 
 def _recorded(scored: Scored, won: bool) -> ScoredBid:

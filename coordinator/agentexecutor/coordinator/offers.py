@@ -47,6 +47,8 @@ class KnownAgent(Struct):
     """(task, subtask) that its offer names and that are none of ours."""
     missing: dict[Key, Holding] = field(default_factory=dict)
     """Accepted awards that its newest offer does not name."""
+    named: set[tuple[str, str, int]] = field(default_factory=set)
+    """(task, subtask, epoch) that it was heard to run, while an accept of it was awaited."""
     suspended_until: float = 0.0
     suspensions: int = 0
     last_award: int = 0

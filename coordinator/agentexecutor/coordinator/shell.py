@@ -40,7 +40,7 @@ from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Question, Twice, Waiting
-from agentexecutor.coordinator.inbound import Unusable, boot_of, large_result, read_claim, read_progress, read_submit
+from agentexecutor.coordinator.inbound import Unusable, heard_of, large_result, read_claim, read_progress, read_submit
 from agentexecutor.coordinator.inputs import (
     ClaimIn,
     Effect,
@@ -664,9 +664,9 @@ class Coordinator:
 
     async def _offer_said(self, message: Msg) -> None:
         """An offer on its way to the stream. Its agent lives, also while the stream takes nothing, because its leader is gone."""
-        boot = boot_of(message.data)
-        if boot is not None:
-            self._market.said(time.monotonic(), self._subjects.last_token(message.subject), boot)
+        heard = heard_of(message.data)
+        if heard is not None:
+            self._market.said(time.monotonic(), self._subjects.last_token(message.subject), heard.boot, heard.running)
 
     def _doubt(self, now: float, peer: str, running: m.Running) -> None:
         """An agent names what no award of ours backs. When it says so again, it is compared with the log, and told to stop (2)."""
