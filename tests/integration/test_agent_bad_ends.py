@@ -29,6 +29,17 @@ async def bus(server: EmbeddedServer) -> AsyncIterator[Bus]:
         yield connected
 
 
+class Unsayable(Exception):
+    """It cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Odd(BaseException):
+    """Neither an Exception nor a cancel."""
+
+
 RAISED: dict[str, Callable[[], BaseException]] = {
     "large message": lambda: Fail("x" * 300_000),
     "large details": lambda: Fail("too much", text="x" * 10_000_000, number=7),
@@ -37,6 +48,8 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "large exception": lambda: ValueError("x" * 10_000_000),
     "cancelled from inside": asyncio.CancelledError,
     "exit": lambda: SystemExit(2),
+    "no words": Unsayable,
+    "no exception": lambda: Odd("odd"),
     "retry yesterday": lambda: Retry("again", after_s=-1),
 }
 SCHEDULES: dict[str, list[Any]] = {
@@ -68,9 +81,11 @@ ENDS = [
     ("large details", "too much"),
     ("message that is no text", r"b'\\xff'"),
     ("lone surrogate", r"a \\ud800 b"),
-    ("large exception", r"\(10000012 characters\)"),
+    ("large exception", r"\(10000000 characters\)"),
     ("cancelled from inside", "raised CancelledError"),
     ("exit", "SystemExit: 2"),
+    ("no words", "Unsayable: a Unsayable that cannot say what it is"),
+    ("no exception", "Odd: odd"),
     ("retry yesterday", "0 or more"),
     ("negative schedule", r"\('fit', -1.0\) is no step"),
     ("schedule of text", "is no step"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -15,15 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agentexecutor.agents import Agent, AgentError, Asked, ChildFailed, Context, Fail, NameTaken, Retry
-from agentexecutor.bus import TaskCancelled, TaskFailed, connect
+from agentexecutor.agents.hosting import Hosting
+from agentexecutor.bus import NoAnswer, TaskCancelled, TaskFailed, connect
 from agentexecutor.schemas import Feedback, Plan, Subtask
-from agentexecutor.schemas.codec import headers
+from agentexecutor.schemas.codec import encode, headers
+from agentexecutor.schemas.names import TaskName
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from agentexecutor.agents.book import LastClaim
     from agentexecutor.bus import Bus, EmbeddedServer
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +148,85 @@ async def test_a_handler_that_blocks_the_loop_is_warned_about_and_nothing_is_los
         async with agent.serve(bus):
             assert await bus.run("block", {"seconds": 10.0}) == "done"
     assert "blocks the event loop" in caplog.text
+
+
+async def test_a_schedule_before_the_loop_is_blocked_does_not_keep_the_accept_back(bus: Bus) -> None:
+    """The accept was made, and stands in the way of the loop that is blocked: the side thread says it."""
+    agent = Agent("blocker", capacity=2)
+    runs: list[int] = []
+
+    @agent.capability("block")
+    async def block(ctx: Context) -> str:
+        runs.append(ctx.epoch)
+        await ctx.schedule(("fit", 6.0))
+        time.sleep(6.0)  # noqa: ASYNC251  # this is the mistake
+        return "done"
+
+    async with agent.serve(bus):
+        task = await bus.submit("block")
+        assert await task.result() == "done"
+        attempts = (await task.view()).subtasks["main"].attempts
+    assert (len(runs), [attempt.state for attempt in attempts]) == (1, ["completed"])
+
+
+async def test_children_that_are_awaited_one_beside_the_other_take_one_slot_back(bus: Bus) -> None:
+    """One has its result and queues for the slot while the other begins to wait; the slot comes back in between."""
+    agent, children = Agent("parent", capacity=1), Agent("children", capacity=4)
+    late, first, second, hog_has_it, hog_ends = (asyncio.Event() for _ in range(5))
+
+    @agent.capability("parent")
+    async def parent(ctx: Context) -> str:
+        one, two = await ctx.submit("child", {"which": "first"}), await ctx.submit("child", {"which": "second"})
+
+        async def wait_for_two() -> str:
+            await late.wait()
+            return await two.result(str)
+
+        return "+".join(await asyncio.gather(one.result(str), wait_for_two()))
+
+    @agent.capability("hog")
+    async def hog() -> None:
+        hog_has_it.set()
+        await hog_ends.wait()
+
+    @children.capability("child")
+    async def child(which: str) -> str:
+        await {"first": first, "second": second}[which].wait()
+        return which
+
+    async with agent.serve(bus) as hosting, children.serve(bus, coordinate=False):
+        task = await bus.submit("parent")
+        await until(lambda: any(held.state == "waiting" for held in hosting.book.held.values()))
+        hogs = await bus.submit("hog")
+        await hog_has_it.wait()
+        first.set()
+        await until(lambda: hosting.slots.queued == 1)  # the parent queues for its slot
+        late.set()
+        await until(lambda: all(held.host.waiting_for == 1 for held in hosting.book.held.values() if held.award.capability == "parent"))
+        hog_ends.set()
+        await hogs.result(timeout_s=20)
+        second.set()
+        assert await task.result(timeout_s=20) == "first+second"
+        await until(lambda: hosting.slots.free == 1)
+
+
+async def test_an_agent_whose_offers_cannot_be_kept_ends(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor starts it again; as a process that nobody hears it would be of no use."""
+    agent = Agent("mute")
+    agent.capability("work")(lambda: None)
+    broken = asyncio.Event()
+    offer = Hosting.offer
+
+    def break_when_told(hosting: Hosting) -> Any:
+        if broken.is_set():
+            raise RuntimeError("no offer")
+        return offer(hosting)
+
+    monkeypatch.setattr(Hosting, "offer", break_when_told)
+    with pytest.raises(AgentError, match="cannot keep its offers"):
+        async with agent.serve(bus):
+            broken.set()
+            await anyio.sleep_forever()
 
 
 @pytest.mark.parametrize("size", [300_000, 10_000_000], ids=["300kB", "10MB"])
@@ -354,6 +438,12 @@ async def test_a_handler_that_exits_its_process_is_given_up_and_the_work_goes_on
         victim.wait()
 
 
+async def until_agents(bus: Bus, count: int) -> None:
+    with anyio.fail_after(20):
+        while len(await bus_agents(bus)) < count:
+            await anyio.sleep(0.05)
+
+
 async def bus_agents(bus: Bus) -> list[Any]:
     try:
         return await bus.agents()
@@ -377,9 +467,7 @@ async def test_sigterm_finishes_or_releases(server: EmbeddedServer, bus: Bus, ho
     agent = Agent("other", capacity=1)
     agent.capability("sleep")(lambda seconds: "slept elsewhere")
     try:
-        with anyio.fail_after(20):
-            while not await bus_agents(bus):
-                await anyio.sleep(0.05)
+        await until_agents(bus, 1)
         task = await bus.submit("sleep", {"seconds": float(seconds)})
         await wait_for_state(bus, task.name, "main", "running")
         async with agent.serve(bus):
@@ -391,6 +479,42 @@ async def test_sigterm_finishes_or_releases(server: EmbeddedServer, bus: Bus, ho
     finally:
         program.kill()
         program.wait()
+
+
+async def test_sigterm_ends_an_agent_whose_handler_swallows_every_cancel(server: EmbeddedServer, bus: Bus) -> None:
+    program = start(server, "stubborn", AGENTEXECUTOR_NAME="sleeper")
+    agent = Agent("other", capacity=1)
+    agent.capability("sleep")(lambda seconds: "slept elsewhere")
+    try:
+        await until_agents(bus, 1)
+        task = await bus.submit("sleep", {"seconds": 600.0})
+        await wait_for_state(bus, task.name, "main", "running")
+        async with agent.serve(bus):
+            program.send_signal(signal.SIGTERM)
+            assert await task.result(timeout_s=40) == "slept elsewhere"
+        await until(lambda: program.poll() is not None)
+        assert program.returncode == 0
+    finally:
+        program.kill()
+        program.wait()
+
+
+async def test_a_process_whose_name_is_taken_ends_though_a_handler_blocks(server: EmbeddedServer, bus: Bus) -> None:
+    older = start(server, "block", AGENTEXECUTOR_NAME="twin")
+    try:
+        await until_agents(bus, 1)
+        task = await bus.submit("sleep", {"seconds": 600.0})
+        await wait_for_state(bus, task.name, "main", "running")
+        newer = start(server, "block", AGENTEXECUTOR_NAME="twin")
+        try:
+            await until(lambda: older.poll() is not None)
+            assert older.returncode == 1
+        finally:
+            newer.kill()
+            newer.wait()
+    finally:
+        older.kill()
+        older.wait()
 
 
 async def test_feedback_that_comes_before_the_handler_has_begun_is_kept(bus: Bus) -> None:
@@ -427,3 +551,74 @@ async def test_what_cannot_be_read_is_counted_and_passed_over(bus: Bus, caplog: 
         await until(lambda: worker.counters["undecodable"] == len(places) * len(bodies))
         assert await bus.run("echo", {"x": 2}) == 2
     assert "could not be handled" not in caplog.text
+
+
+async def test_a_subtask_is_named_until_its_last_claim_is_stored(bus: Bus) -> None:
+    """Else it would be missed, and given to another, though its result is on its way."""
+    agent = Agent("worker")
+    agent.capability("echo")(lambda x: x)
+    asked, stored = asyncio.Event(), asyncio.Event()
+    async with agent.serve(bus) as hosting:
+        store = hosting.store
+
+        async def held_up(task: TaskName, claim: LastClaim) -> None:
+            if claim.kind == "done":
+                asked.set()
+                await stored.wait()
+            await store(task, claim)
+
+        hosting.store = held_up  # type: ignore[method-assign]
+        task = await bus.submit("echo", {"x": 1})
+        await asked.wait()
+        assert [entry.subtask for entry in hosting.offer().running] == ["main"]
+        stored.set()
+        assert await task.result(timeout_s=20) == 1
+        await until(lambda: not hosting.offer().running)
+
+
+async def test_a_newer_award_of_the_same_subtask_ends_the_older(bus: Bus) -> None:
+    agent = Agent("worker", capacity=2)
+    ended: list[int] = []
+
+    @agent.capability("wait")
+    async def wait(ctx: Context) -> int:
+        try:
+            if ctx.epoch < 100:
+                await anyio.sleep_forever()
+        finally:
+            ended.append(ctx.epoch)
+        return ctx.epoch
+
+    async with agent.serve(bus) as hosting:
+        task = await bus.submit("wait")
+        await wait_for_state(bus, task.name, "main", "running")
+        (held,) = hosting.book.held.values()
+        newer = replace(held.award, epoch=100)
+        await bus.connection.publish(
+            bus.connection.subjects.to("worker", "award", TaskName.parse(task.name)), encode(newer), headers("award")
+        )
+        await until(lambda: sorted(ended) == [held.award.epoch, 100])
+        await task.cancel()
+
+
+async def test_an_input_that_cannot_be_fetched_is_released(bus: Bus) -> None:
+    """That is no failure of the handler: another agent, or a later try, may get it."""
+    agent = Agent("worker")
+
+    @agent.capability("size")
+    async def size(text: str) -> int:
+        return len(text)
+
+    async with agent.serve(bus) as hosting:
+        fetch, failures = hosting.bus.fetch, iter([NoAnswer("nobody"), NoAnswer("nobody")])
+
+        async def away_twice(*arguments: Any, **options: Any) -> bytes:
+            for failure in failures:
+                raise failure
+            return await fetch(*arguments, **options)
+
+        hosting.bus.fetch = away_twice  # type: ignore[method-assign]
+        task = await bus.submit("size", {"text": "x" * 300_000}, retries=0)
+        assert await task.result(timeout_s=30) == 300_000
+        attempts = (await task.view()).subtasks["main"].attempts
+    assert [attempt.state for attempt in attempts] == ["released", "released", "completed"]

@@ -66,6 +66,10 @@ class Execution:
         self._trace = trace
         self._schedule = schedule([(held.award.capability, held.expected_s)], hosting.load().queue_s)
         self._accepted = False
+        """An accept was made, or something that stands for it."""
+        self._accept_stored = False
+        self._said_for_us = False
+        """The side thread has said the accept."""
         self._timer: asyncio.TimerHandle | None = None
         self._scope = anyio.CancelScope()
         self._unwanted = False
@@ -76,8 +80,8 @@ class Execution:
         self._cancels = 0
         """How often that was cancelled from here."""
         self._has_slot = False
+        self._resuming = anyio.Lock()
         self._waits = 0
-        """So many results of children are waited for now."""
         self._early: list[m.FeedbackMessage] = []
         self._extends: dict[str, int] = {}
         """Ae-Id of each extend claim: its call."""
@@ -159,6 +163,11 @@ class Execution:
         self._end()
         self._hosting.went()
 
+    @property
+    def waiting_for(self) -> int:
+        """So many results of children are waited for now."""
+        return self._waits
+
     def cancelled(self, grace_s: float) -> None:
         """A `cancel` came: stop, and send nothing more about it."""
         self._unwanted = True
@@ -184,10 +193,13 @@ class Execution:
                 claim = await self._done(await self._call(body), time.monotonic() - started)
             except (InputAway, Stopped) as error:
                 claim = self._claim(m.Release, reason=str(error))
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its failure, not ours
                 _log(self._award, error)
-                span.record_exception(error)
-                span.set_status(telemetry.StatusCode.ERROR, str(error))
+                with suppress(Exception):  # it may not even be able to say what it is
+                    span.record_exception(error)
+                span.set_status(telemetry.StatusCode.ERROR, text_of(error))
                 if self._stopping and not isinstance(error, AgentError):  # it was stopped; what it raises on purpose counts
                     claim = self._claim(m.Release, reason=STOPS)
                 else:
@@ -322,6 +334,7 @@ class Execution:
     async def _accept(self) -> None:
         with suppress(AgentExecutorError):
             await self._hosting.store(self._task, self._accept_claim())
+            self._accept_stored = True
 
     def _accept_claim(self) -> LastClaim:
         last = self._made(self._claim(m.Accept, schedule=self._schedule))
@@ -330,10 +343,10 @@ class Execution:
         return last
 
     def overdue_accept(self) -> tuple[TaskName, LastClaim] | None:
-        """The accept that a blocked main loop cannot send, once. Called from the side thread."""
-        if self._accepted or self._unwanted:
+        """The accept that a blocked main loop cannot send, once; it may have been made there, and stand in its way. Called from the side thread."""
+        if self._accept_stored or self._said_for_us or self._unwanted:
             return None
-        self._accepted = True
+        self._accepted = self._said_for_us = True
         return self._task, self._accept_claim()
 
     # the handler's host
@@ -385,12 +398,21 @@ class Execution:
             yield
         finally:
             self._waits -= 1
-            if not (self._waits or self._stopping):
-                with anyio.CancelScope(shield=True):
-                    await self._hosting.slots.take_again()
-                self._has_slot = True
-                self.held.state = "running"
-                self._hosting.offer_changed()
+            with anyio.CancelScope(shield=True):
+                await self._resume()
+
+    async def _resume(self) -> None:
+        """Have the one slot again, unless others of the handler wait for children (again), or have got it back."""
+        async with self._resuming:
+            if self._waits or self._stopping or self._has_slot:
+                return
+            await self._hosting.slots.take_again()
+            if self._waits:
+                self._hosting.slots.give_back()
+                return
+            self._has_slot = True
+            self.held.state = "running"
+            self._hosting.offer_changed()
 
     async def body(self, result: m.Result) -> bytes:
         return await self._hosting.bus.body(self._task, result.result, result.result_blob)
@@ -401,7 +423,7 @@ def _log(award: m.Award, error: BaseException) -> None:
     meant = isinstance(error, AgentError)
     text = "Subtask %s of task %s (%s, attempt %d) failed: %s"
     level = logging.INFO if meant else logging.WARNING
-    logger.log(level, text, award.subtask, award.task, award.capability, award.attempt, error, exc_info=None if meant else error)
+    logger.log(level, text, award.subtask, award.task, award.capability, award.attempt, text_of(error), exc_info=None if meant else error)
 
 
 def _put(value: Any, at: list[str | int], part: Any) -> None:

@@ -30,7 +30,7 @@ def error_of(error: BaseException) -> ErrorInfo:
     trace = text_of("".join(traceback.format_exception(error)[-TRACE_LINES:]), last=True)
     return ErrorInfo(
         code="handler",
-        message=text_of(f"{name}: {error}"),
+        message=f"{name}: {text_of(error)}",
         retryable=not isinstance(error, AgentError),
         details={"type": name, "traceback": trace},
     )
@@ -38,7 +38,10 @@ def error_of(error: BaseException) -> ErrorInfo:
 
 def text_of(value: object, limit: int = TEXT_LIMIT, *, last: bool = False) -> str:
     """`value` as text that can be sent: no lone surrogates, and cut to `limit` characters (its `last` part kept, or its first)."""
-    text = str(value)
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001  # an author's __str__
+        text = f"a {type(value).__name__} that cannot say what it is"
     if len(text) > limit:
         text = f"... {text[-limit:]}" if last else f"{text[:limit]} ... ({len(text)} characters)"
     return text.encode("utf-8", "backslashreplace").decode()

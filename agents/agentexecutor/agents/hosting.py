@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.bidding import answer_call
 from agentexecutor.agents.book import Book, Held, LastClaim, What
-from agentexecutor.agents.errors import AgentError, NameTaken
+from agentexecutor.agents.errors import AgentError
 from agentexecutor.agents.execution import Execution
 from agentexecutor.agents.side import Side
 from agentexecutor.agents.slots import Slots
@@ -35,6 +35,7 @@ logger = logging.getLogger("agentexecutor.agents")
 
 GRACE_S = 5.0
 """How long what runs may go on when the agent stops; then it is released. Also the grace for what a newer award replaces."""
+END_S = 1.0
 OFFER_LIMIT = 262_144
 TRACE = ("traceparent", "tracestate")
 
@@ -52,11 +53,13 @@ class Hosting:
         self.threads = anyio.CapacityLimiter(max(40, agent.capacity))
         self.state: Any = None
         self.releasing = False
-        self.taken: NameTaken | None = None
-        """Set when a newer process has this name."""
+        self.over: AgentError | None = None
+        """Why it cannot go on: a newer process has this name, or its offers cannot be kept."""
         self.side: Side | None = None
         self._group = group
         self._offered = [handler.offered() for handler in agent.handlers.values()]
+        self.stubborn = 0
+        """So many handlers could not be ended."""
         self._idle = anyio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -98,11 +101,15 @@ class Hosting:
             logger.error("Something went wrong in agent %s.", self.name, exc_info=error)
 
     async def end(self) -> None:
-        """Stop whatever still runs beside."""
-        tasks = list(self._tasks)
+        """Stop whatever still runs beside. A handler that swallows every cancel is left behind (`stubborn`): its work was given back already."""
+        for held in list(self.book.held.values()):
+            held.host.stop(0.0)  # one that runs in a thread sees that it is cancelled
+        tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=END_S)
+            self.stubborn = len(left)
 
     async def store(self, task: TaskName, claim: LastClaim) -> None:
         """Store a claim, however long it takes."""
@@ -146,7 +153,8 @@ class Hosting:
             await held.host.run()
         except AgentExecutorError as error:
             logger.warning("Subtask %s of %s: %s", held.award.subtask, held.award.task, error)
-        self.went()
+        finally:
+            self.went()
 
     def went(self) -> None:
         """A subtask is in hand no more."""
@@ -171,7 +179,7 @@ class Hosting:
                 if handler.bid is not None and call.input_blob is not None:
                     call = replace(call, input=Raw(await self.bus.fetch(task, call.input_blob, timeout_s=call.reply_by_s)))
                 answer = await answer_call(call, self.boot, self.agent.capacity, self.load(), handler.estimate_s, handler.cost, handler.bid)
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             logger.exception("The bid function of %s failed.", call.capability)
             answer = m.Refusal(subtask=call.subtask, call=call.call, boot=self.boot, reason=f"bid function failed: {error}"[:200])
         await self._publish(subject, answer, "bid" if isinstance(answer, m.Bid) else "refusal", trace)
@@ -231,9 +239,9 @@ class Hosting:
                     held.host.stop(grace_s / 2)
                 await self._idle.wait()
 
-    def name_taken(self, error: NameTaken) -> None:
-        """A newer process has this name: stop at once."""
-        self.taken = error
+    def give_up(self, error: AgentError) -> None:
+        """It cannot go on: stop at once."""
+        self.over = error
         self._group.cancel_scope.cancel()
 
 
@@ -263,7 +271,7 @@ async def serve(agent: Agent, bus: Bus, *, name: str | None = None, coordinate: 
                             yield hosting
                         except BaseException as error:  # noqa: BLE001  # given on unwrapped, below
                             raised = error
-                        if not hosting.taken:
+                        if hosting.over is None:
                             with anyio.CancelScope(shield=True):
                                 await hosting.drain()
                 finally:
@@ -271,8 +279,8 @@ async def serve(agent: Agent, bus: Bus, *, name: str | None = None, coordinate: 
                         await hosting.end()
         except BaseExceptionGroup as group_error:
             raise (raised or _only(group_error)) from None
-        if hosting is not None and hosting.taken is not None:
-            raise hosting.taken
+        if hosting is not None and hosting.over is not None:
+            raise hosting.over
         if raised is not None:
             raise raised
 

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from nats.aio.msg import Msg
 
-from agentexecutor.agents.errors import NameTaken
+from agentexecutor.agents.errors import AgentError, NameTaken
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.loop import run
 from agentexecutor.coordinator.shell import Coordinator
@@ -87,6 +87,9 @@ class Side:
             self._error = error
             if self._ready.is_set():
                 logger.exception("Agent %s cannot keep its offers.", self._hosting.name)
+                gone = AgentError(f"Agent {self._hosting.name!r} cannot keep its offers: {error}.", hint="Start it again.")
+                with suppress(RuntimeError):
+                    self._main.call_soon_threadsafe(self._hosting.give_up, gone)
         finally:
             self._ready.set()
 
@@ -137,7 +140,7 @@ class Side:
                     name=self._hosting.name,
                     boot=offer.boot,
                 )
-                self._main.call_soon_threadsafe(self._hosting.name_taken, error)
+                self._main.call_soon_threadsafe(self._hosting.give_up, error)
 
     async def _look_at_main(self, connection: Connection) -> None:
         """When a handler blocks the main loop: say the accepts that it cannot say, and warn. Offers and leases go on anyway."""

@@ -25,6 +25,11 @@ class Slots:
         """Slots that nobody holds or waits for."""
         return self._free
 
+    @property
+    def queued(self) -> int:
+        """So many wait for a slot."""
+        return len(self._queue)
+
     async def take(self, order: Order) -> None:
         """Hold a slot, when it is one's turn."""
         if self._free > 0 and not self._queue:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-import anyio
 import click
 
 from agentexecutor.agents import Agent
-from agentexecutor.agents.program import leave
+from agentexecutor.agents.program import run_serving, serve_until_stopped
 from agentexecutor.bus import telemetry
-from agentexecutor.bus.client import connect
-from agentexecutor.bus.loop import run_program
+from agentexecutor.bus.client import Bus
 from agentexecutor.console.exits import UsageError
 from agentexecutor.console.options import command, log_to_stderr, unique_name
 from agentexecutor.console.output import Output
@@ -46,17 +44,15 @@ def agent(where: str, name: str | None, capacity: int | None, nats: str | None, 
     peer = unique_name(loaded.name) if name is None else check_name("peer", name)
     log_to_stderr()
     telemetry.setup(loaded.name)
-    run_program(_serve, Output(json=as_json), nats, loaded, peer, not no_coordinate)
-    leave()
+    out = Output(json=as_json)
 
+    def began(bus: Bus) -> None:
+        _announce(out, loaded, peer, bus.connection.url)
 
-async def _serve(out: Output, nats: str | None, agent: Agent, peer: str, coordinate: bool) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with connect(nats, name=f"{peer[:58]}-main") as bus, agent.serve(bus, name=peer, coordinate=coordinate):
-            _announce(out, agent, peer, bus.connection.url)
-            async for _ in signals:
-                break
-            out.say(f"{peer} stops: what runs is finished or given back.")
+    def stops() -> None:
+        out.say(f"{peer} stops: what runs is finished or given back.")
+
+    run_serving(partial(serve_until_stopped, loaded, peer, url=nats, coordinate=not no_coordinate, began=began, stops=stops))
 
 
 def _announce(out: Output, agent: Agent, peer: str, url: str) -> None:

@@ -36,5 +36,18 @@ if "block" in sys.argv:
         return "slept"
 
 
+if "stubborn" in sys.argv:
+
+    @agent.capability("sleep")
+    async def stubborn(seconds: float) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                await anyio.sleep(3600)
+            except anyio.get_cancelled_exc_class():
+                pass
+        return "slept"
+
+
 if __name__ == "__main__":
     agent.run()
