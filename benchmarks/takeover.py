@@ -56,7 +56,7 @@ from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.loop import run_program
 from agentexecutor.bus.server import find_server
-from agentexecutor.bus.streams import LEASE, LOG, OFFERS
+from agentexecutor.bus.streams import INBOX, LEASE, LOG, OFFERS
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import decode_record
@@ -68,6 +68,7 @@ ENOUGH_S = 120.0
 CAPACITY = 100
 RUNNING = 20
 WHAT = ("coordinator", "agent", "server", "leader")
+TRAFFIC_S = 0.25
 SETTLE_S = 6.0
 """After a server is back: longer than an agent may be silent."""
 
@@ -153,6 +154,7 @@ class Bench:
         self.log = TaskLog(bus.connection)
         self._seen: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
         self._more = asyncio.Event()
+        self.enough = asyncio.Event()
         self._number = 0
 
     async def watch(self) -> None:
@@ -190,6 +192,15 @@ class Bench:
         task = await self.submit()
         await self.until(task, lambda change: isinstance(change, r.Accepted))
         return task, self.awards(task)[-1].agent
+
+    async def keep_submitting(self) -> list[str]:
+        """A task every `TRAFFIC_S` until it is `enough`: awards and accepts are under way whenever the server is interrupted."""
+        self.enough.clear()
+        tasks: list[str] = []
+        while not self.enough.is_set():
+            tasks.append(await self.submit())
+            await asyncio.sleep(TRAFFIC_S)
+        return tasks
 
     async def finish(self, task: str) -> None:
         await self.bus.connection.publish("bench.finish", task.encode(), {})
@@ -306,16 +317,20 @@ async def kill_agents(bench: Bench, kills: int) -> dict[str, list[float]]:
 
 
 async def wrong_awards(bench: Bench, coordinators: int, interrupt: Callable[[], Any]) -> tuple[int, int]:
-    """Interrupt the server while subtasks run whose agents live: how many were awarded again, of how many."""
-    tasks = [await bench.running() for _ in range(RUNNING)]
+    """Interrupt the server while subtasks run, and more are submitted and awarded: how many were awarded again though their agents live, of how many."""
+    tasks = [(await bench.running())[0] for _ in range(RUNNING)]
+    traffic = asyncio.create_task(bench.keep_submitting())
     await interrupt()
     await bench.until_shared(coordinators)
     await asyncio.sleep(SETTLE_S)
-    for task, _ in tasks:
+    bench.enough.set()
+    tasks += await traffic
+    for task in tasks:
+        await bench.until(task, lambda change: isinstance(change, r.Accepted))
         await bench.finish(task)
         await bench.bus.task(task).result(str, timeout_s=ENOUGH_S)
     again = 0
-    for task, _ in tasks:
+    for task in tasks:
         events = [event async for event in bench.bus.task(task).events()]
         again += sum(event.kind == "awarded" for event in events) - 1
         for event in events:
@@ -359,7 +374,7 @@ async def lose_leaders(kills: int, coordinators: int) -> dict[str, Any]:
         for number in range(kills):
 
             async def interrupt(number: int = number) -> None:
-                leader = await leader_of(servers, bench, (OFFERS, LOG, LEASE, None)[number % 4])
+                leader = await leader_of(servers, bench, (OFFERS, LOG, LEASE, INBOX, None)[number % 5])
                 await leader.kill()
                 await bench.until_shared(coordinators)
                 await leader.start()
@@ -367,7 +382,7 @@ async def lose_leaders(kills: int, coordinators: int) -> dict[str, Any]:
 
             wrong, of = await wrong_awards(bench, coordinators, interrupt)
             again, runs = again + wrong, runs + of
-            tell(f"{('offers', 'log', 'leases', 'cluster')[number % 4]}: {again} of {runs} subtasks were awarded again")
+            tell(f"{('offers', 'log', 'leases', 'inbox', 'cluster')[number % 5]}: {again} of {runs} subtasks were awarded again")
     return {"what": "leader", "kills": kills, "running": runs, "wrong_awards": again}
 
 
