@@ -185,7 +185,8 @@ Input = SubmitIn | ClaimIn | CancelIn | FeedbackIn | AwardIn | LostIn | BrokenIn
 class Demand(Struct, frozen=True):
     """What a ready subtask asks of the market.
 
-    `avoid`: agents that had it before, so another is preferred. `share`: its size, in items. `deadline`: seconds since 1970.
+    `avoid`: agents that had it before, so another is preferred; `never`: agents that do not get it at all. `share`: its size, in items.
+    `deadline`: seconds since 1970.
     """
 
     capability: str
@@ -196,6 +197,7 @@ class Demand(Struct, frozen=True):
     tailored: bool
     prefer: str | None
     avoid: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
     share: int = 1
     deadline: float | None = None
 

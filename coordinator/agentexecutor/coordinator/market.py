@@ -37,6 +37,7 @@ COUNTED = 64
 """Up to so many agents the reasons for which some were left out are counted."""
 SILENT_BEATS = 1.5
 """An agent that was not heard for so many beats has missed one."""
+AVOIDED = "to be avoided"
 UNRECORDED_S = 10.0
 """An assignment that was never recorded gives its slot back after so long."""
 
@@ -300,17 +301,17 @@ class Market:
 
     def _free(self, demand: Demand) -> list[KnownAgent]:
         """Agents that fit and are free, the preferred one among them, no more than `candidates` of them."""
-        fitting = (agent for agent in self._book.available(demand.capability) if agent.fits(demand.capability, demand.labels))
+        fitting = (agent for agent in self._book.available(demand.capability) if _fits(agent, demand))
         free = list(islice(fitting, self._settings.candidates))
         preferred = self._book.agents.get(demand.prefer or "")
         if preferred is not None and preferred not in free and preferred in self._book.available(demand.capability):
-            free += [preferred] if preferred.fits(demand.capability, demand.labels) else []
+            free += [preferred] if _fits(preferred, demand) else []
         return free
 
     def _fitting(self, now: float, demand: Demand) -> list[KnownAgent]:
         """Living agents that fit, free or not."""
         agents = self._book.of(demand.capability).values()
-        return [agent for agent in agents if agent.fits(demand.capability, demand.labels) and self._book.alive(agent, now)]
+        return [agent for agent in agents if _fits(agent, demand) and self._book.alive(agent, now)]
 
     def _mode(self, wanted: Wanted, free: list[KnownAgent]) -> str:
         mode = wanted.demand.auction or "auto"
@@ -400,7 +401,9 @@ class Market:
             return "silent"
         if agent.offer is not None and not agent.offer.accepting:
             return "not accepting"
-        if not agent.fits(demand.capability, demand.labels):
+        if agent.name in demand.never:
+            return AVOIDED
+        if not _fits(agent, demand):
             return "labels"
         return "suspended" if agent.suspended_until > now else "busy" if agent.free(self.share) <= 0 else "not asked"
 
@@ -432,7 +435,9 @@ class Market:
         bids = []
         for peer, bid in round.bids.items():
             agent = self._book.agents.get(peer)
-            if agent is None or agent.boot != bid.boot or not agent.fits(wanted.demand.capability, wanted.demand.labels):
+            if peer in wanted.demand.never:
+                dropped[AVOIDED] += 1
+            elif agent is None or agent.boot != bid.boot or not _fits(agent, wanted.demand):
                 dropped["not known"] += 1
             elif agent.free(self.share) <= 0 or agent.suspended_until > now:
                 dropped["busy"] += 1
@@ -548,16 +553,26 @@ class Market:
 
     def _unserved(self, now: float, wants: list[Wanted]) -> v.UnservedLine:
         demand = wants[0].demand
-        offering = [agent for agent in self._book.of(demand.capability).values() if self._book.alive(agent, now)]
-        reason = f"no agent offers {demand.capability}" if not offering else f"none of the {len(offering)} agents that offer it fits"
         return v.UnservedLine(
             capability=demand.capability,
             labels=demand.labels,
             subtasks=len(wants),
             oldest_s=round(now - min(wanted.since for wanted in wants), 3),
-            reason=reason,
+            reason=self._why_nobody(now, demand),
             tasks=list(dict.fromkeys(str(wanted.key.task) for wanted in wants))[:8],
         )
+
+    def _why_nobody(self, now: float, demand: Demand) -> str:
+        offering = [agent for agent in self._book.of(demand.capability).values() if self._book.alive(agent, now)]
+        if not offering:
+            return f"no agent offers {demand.capability}"
+        counted = Counter(self._why_not(now, agent, demand) for agent in offering)
+        counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(counted.items()))
+        return f"none of the {len(offering)} agents that offer it fits: {counts}"
+
+    def why_unserved(self, now: float, demand: Demand) -> str:
+        """Why no living agent fits; empty when one does."""
+        return "" if self._fitting(now, demand) else self._why_nobody(now, demand)
 
     def looked(self, now: float, keys: Iterable[Key]) -> dict[str, str]:
         """How ready subtasks look from here: ``calling`` or ``parked`` (nobody fits); those that just wait are left out."""
@@ -573,6 +588,10 @@ class Market:
     def capacities(self, now: float, demand: Demand) -> list[tuple[str, int]]:
         """Fitting agents and their capacities, by name."""
         return sorted((agent.name, agent.capacity) for agent in self._fitting(now, demand))
+
+
+def _fits(agent: KnownAgent, demand: Demand) -> bool:
+    return agent.fits(demand.capability, demand.labels) and agent.name not in demand.never
 
 
 def _recorded(scored: Scored, won: bool) -> ScoredBid:

@@ -1,4 +1,4 @@
-"""The ready queue: demand that waits for an agent, by pool (capability and labels). Pure.
+"""The ready queue: demand that waits for an agent, by pool (capability, labels, agents that never get it). Pure.
 
 Nine awards of ten go to the highest priority (of those the longest waiting), the tenth to whoever has waited longest: what is urgent passes by
 whatever waits, and nothing waits for ever, however much that is urgent keeps coming.
@@ -15,8 +15,8 @@ from agentexecutor.coordinator.inputs import Demand, Key
 
 __all__ = ["OLDEST_EVERY", "Pool", "ReadyQueue", "Wanted"]
 
-Pool = tuple[str, tuple[tuple[str, str], ...]]
-"""Capability and sorted labels: all that stand in one pool fit the same agents."""
+Pool = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]
+"""Capability, sorted labels, sorted names of those that never get it: all that stand in one pool fit the same agents."""
 
 OLDEST_EVERY = 10
 """Every so-manyth award of a pool goes to the one that has waited longest."""
@@ -64,7 +64,7 @@ class ReadyQueue:
         since = now if there is None else there.since
         if there is not None:
             self.remove(key)
-        pool = demand.capability, tuple(sorted(demand.labels.items()))
+        pool = demand.capability, tuple(sorted(demand.labels.items())), tuple(sorted(demand.never))
         wanted = self.wanted[key] = Wanted(key, demand, since, pool)
         self._pools.setdefault(pool, _Queue()).size += 1
         self.put_back(wanted)
