@@ -6,6 +6,7 @@ take is kept by `offers`, what waits by `ready`, a bidding round by `auction`. N
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 import sys
@@ -28,7 +29,7 @@ from agentexecutor.schemas.errors import NameRefused
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.records import ScoredBid
 
-__all__ = ["Action", "Assign", "Market", "SendCall", "Suspect"]
+__all__ = ["Action", "Assign", "Market", "SendCall", "Snapshot", "Suspect"]
 
 FIRST_ROUND_S = 0.005
 ROUNDS_WITHOUT_BIDS = 3
@@ -75,6 +76,22 @@ class Suspect(Struct, frozen=True):
 Action = Assign | SendCall
 
 
+class Snapshot(Struct, frozen=True):
+    """A market at a moment (`at`, monotonic), for one other market that begins like it (`Market.of`).
+
+    `agents`: the living ones, longest without an award first; `waiting`: what waits for an agent, and since when.
+    """
+
+    at: float
+    settings: Settings
+    policies: Mapping[str, Policy]
+    share: float
+    awards: int
+    reputation: Reputation
+    agents: list[KnownAgent]
+    waiting: list[tuple[Key, Demand, float]]
+
+
 class Market:
     """All offers, all demand, and the awards of this coordinator."""
 
@@ -98,6 +115,18 @@ class Market:
         self._due: list[tuple[float, int, str, Key | None]] = []
         self._count = 0
         self._awards = 0
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Market:
+        """A market with the agents of a snapshot, whose silence means nothing; what waits there is not wanted here yet."""
+        market = cls(dataclasses.replace(snapshot.settings, lost_after_s=math.inf), snapshot.policies)
+        market.share, market.reputation, market._awards = snapshot.share, snapshot.reputation, snapshot.awards
+        for agent in snapshot.agents:
+            market._holdings.update(agent.ours)
+            market._book.adopt(agent, snapshot.at)
+            if agent.suspended_until > snapshot.at:
+                market._at(agent.suspended_until, "agent", None, agent.name)
+        return market
 
     @property
     def share(self) -> float:
@@ -584,6 +613,20 @@ class Market:
             elif wanted is not None and not self._fitting(now, wanted.demand):
                 seen[key.subtask] = "parked"
         return seen
+
+    def snapshot(self, now: float) -> Snapshot:
+        """All of it that a forecast needs, copied."""
+        living = [agent.copy() for agent in self._book.agents.values() if agent.offer is not None and self._book.alive(agent, now)]
+        return Snapshot(
+            at=now,
+            settings=self._settings,
+            policies=self.policies,
+            share=self.share,
+            awards=self._awards,
+            reputation=self.reputation.copy(),
+            agents=sorted(living, key=lambda agent: agent.last_award),
+            waiting=[(wanted.key, wanted.demand, wanted.since) for wanted in self._ready.wanted.values()],
+        )
 
     def capacities(self, now: float, demand: Demand) -> list[tuple[str, int]]:
         """Fitting agents and their capacities, by name."""

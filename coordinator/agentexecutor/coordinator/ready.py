@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from agentexecutor.coordinator.inputs import Demand, Key
 
-__all__ = ["OLDEST_EVERY", "Pool", "ReadyQueue", "Wanted"]
+__all__ = ["OLDEST_EVERY", "Pool", "ReadyQueue", "Wanted", "pool_of"]
 
 Pool = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]
 """Capability, sorted labels, sorted names of those that never get it: all that stand in one pool fit the same agents."""
@@ -21,6 +21,11 @@ Pool = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]
 OLDEST_EVERY = 10
 """Every so-manyth award of a pool goes to the one that has waited longest."""
 STALE = 64
+
+
+def pool_of(demand: Demand) -> Pool:
+    """The pool in which a demand waits."""
+    return demand.capability, tuple(sorted(demand.labels.items())), tuple(sorted(demand.never))
 
 
 class Wanted(Struct):
@@ -64,7 +69,7 @@ class ReadyQueue:
         since = now if there is None else there.since
         if there is not None:
             self.remove(key)
-        pool = demand.capability, tuple(sorted(demand.labels.items())), tuple(sorted(demand.never))
+        pool = pool_of(demand)
         wanted = self.wanted[key] = Wanted(key, demand, since, pool)
         self._pools.setdefault(pool, _Queue()).size += 1
         self.put_back(wanted)
