@@ -8,7 +8,7 @@ from agentexecutor.schemas.messages import ErrorInfo, Split, Step
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Feedback, Plan, Subtask
 from agentexecutor.schemas.references import Ref
-from agentexecutor.schemas.views import AgentView, Event, SubtaskView, TaskView
+from agentexecutor.schemas.views import AgentView, Event, Forecast, ForecastLine, SubtaskView, TaskView
 
 __all__ = [
     "AgentExecutorError",
@@ -17,6 +17,8 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "Feedback",
+    "Forecast",
+    "ForecastLine",
     "NameRefused",
     "Plan",
     "PlanRefused",
