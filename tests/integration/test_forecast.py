@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,9 +17,10 @@ from peers import agent as scripted_agent
 from agentexecutor.agents import Agent
 from agentexecutor.bus import Bus, EmbeddedServer, NoAnswer, PlanRefused, TaskRefused, blocking, connect, embedded_server
 from agentexecutor.bus.streams import BLOBS, LOG, SUBMITS, stream_name
+from agentexecutor.coordinator.forecast import make_forecast
 from agentexecutor.schemas import Forecast, ForecastLine, Plan, Split, Subtask
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.codec import decode_as, encode
+from agentexecutor.schemas.codec import decode_as, encode, headers
 from agentexecutor.schemas.subjects import NOBODY
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +194,31 @@ async def test_large_inputs_and_large_plans(server: EmbeddedServer) -> None:
         assert len(encode(forecast)) > 500_000
         assert {line.agent for line in forecast.subtasks} == {"a"}
         assert forecast.plan == wide.spec()
+
+
+async def test_a_long_forecast_is_made_once_and_holds_nothing_up(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    go_on = threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        made.append(arguments)
+        assert go_on.wait(20)
+        return make_forecast(*arguments)
+
+    monkeypatch.setattr("agentexecutor.coordinator.errands.make_forecast", slow)
+    async with a_place(server.url) as place, coordinating(place) as coordinator, scripted_agent(place, "a1", "work"), client(place) as me:
+        await me.until_agents(1)
+        question = encode(m.Ask(submit=m.Submit(capability="work")))
+        for _ in range(3):
+            await me.connection.publish(me.subjects.ask("me", "forecast"), question, headers("ask", id="again"))
+        heard = coordinator.counters["questions"]
+        await me.ask("tasks")
+        assert coordinator.counters["questions"] > heard, "others are answered meanwhile"
+        go_on.set()
+        answer = await me.expect("answer", re="again")
+        assert decode_as(Forecast, answer.body).subtasks[0].agent == "a1"
+        await me.ask("tasks")
+        assert (len(made), me.count("answer")) == (1, 0)
 
 
 async def test_without_a_coordinator_nobody_knows(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
