@@ -278,6 +278,71 @@ def test_an_interrupt_leaves_the_task_alone(place: Place) -> None:
     assert place.run("cancel", "interrupted").code == 0
 
 
+# plan
+
+
+FORECAST = {"plan", "subtasks", "finish_s", "cost", "unserved"}
+LINE = {"name", "capability", "agent", "start_s", "finish_s", "cost", "reason"}
+
+
+def test_plan_tells_who_would_do_what(place: Place) -> None:
+    ran = place.run("plan", "greet", '{"name": "Ada"}', "--json")
+    assert (ran.code, ran.err, set(ran.object)) == (0, "", FORECAST)
+    (line,) = ran.object["subtasks"]
+    assert set(line) == LINE
+    assert line["agent"] in place.names
+    assert ran.object["plan"]["subtasks"] == {"main": {"capability": "greet", "input": {"name": "Ada"}}}
+    people = place.run("plan", "greet", '{"name": "Ada"}', "--deadline", "0.001")
+    assert (people.code, people.err, "\x1b" in people.out) == (0, "", False)
+    for word in ("subtask", "greet", "start", "finish", "cost", "later than the deadline of 0.001 s"):
+        assert word in people.out
+
+
+def test_plan_says_what_nobody_would_do(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"subtasks": {"a": {"capability": "sing"}, "b": {"capability": "echo", "input": {"text": {"$ref": "a"}}}}}))
+    ran = place.run("plan", "--plan", str(file))
+    assert ran.code == 0
+    for word in ("no agent offers sing", "waits for a", "It would not be done. Nobody serves sing."):
+        assert word in ran.out
+    assert place.run("plan", "--plan", str(file), "--json").object["unserved"] == ["sing"]
+
+
+def test_a_saved_plan_is_changed_and_submitted(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    ran = place.run("plan", "--plan", "-", "--save", str(file), text=json.dumps(PLAN))
+    assert ran.code == 0
+    assert f"agentexecutor submit --plan {file}" in ran.out
+    plan = json.loads(file.read_text())
+    assert plan == PLAN
+    plan["subtasks"]["first"]["input"]["text"] = "changed"
+    file.write_text(json.dumps(plan))
+    ran = place.run("submit", "--plan", str(file), "--json")
+    assert (ran.code, ran.object["result"]) == (0, "changed")
+    plan["subtasks"]["first"]["after"] = ["second"]
+    file.write_text(json.dumps(plan))
+    for command in ("plan", "submit"):
+        ran = place.run(command, "--plan", str(file), "--json")
+        assert (ran.code, ran.out) == (2, "")
+        assert "cycle: first -> second -> first" in ran.err
+
+
+def test_a_plan_with_a_large_input_is_saved_whole(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    text = "x" * 300_000
+    assert place.run("plan", "echo", "-", "--save", str(file), text=json.dumps({"text": text})).code == 0
+    assert place.run("submit", "--plan", str(file), "--json").object["result"] == text
+
+
+def test_plan_ends_with_2_when_a_coordinator_refuses_or_the_file_cannot_be_written(place: Place, tmp_path: Path) -> None:
+    ran = place.run("plan", "greet", "{}", "--award", "nonsense")
+    assert (ran.code, ran.out) == (2, "")
+    assert "no award policy 'nonsense'" in ran.err
+    ran = place.run("plan", "greet", "{}", "--save", str(tmp_path / "no-such-folder" / "plan.json"))
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot be written" in ran.err
+
+
 # watch, cancel, feedback
 
 
@@ -436,7 +501,7 @@ def test_a_task_that_nobody_knows_ends_with_2_and_a_sentence(place: Place, argum
 
 @pytest.mark.parametrize(
     "arguments",
-    [("submit", "greet", '{"name": "Ada"}'), ("doctor",), ("agent", HELLO)],
+    [("submit", "greet", '{"name": "Ada"}'), ("plan", "greet", "{}"), ("doctor",), ("agent", HELLO)],
     ids=lambda arguments: arguments[0],
 )
 def test_without_a_bus_everything_ends_with_3(place: Place, arguments: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ NAMES = [
     "agent",
     "coordinator",
     "submit",
+    "plan",
     "tasks",
     "show",
     "watch",
@@ -62,7 +63,7 @@ def test_all_commands_are_there_in_the_order_of_their_use(capsys: pytest.Capture
     assert listed == NAMES
 
 
-@pytest.mark.parametrize("name", ["plan", "replay", "bench", "conformance", "auth", "nonsense"])
+@pytest.mark.parametrize("name", ["replay", "bench", "conformance", "auth", "nonsense"])
 def test_what_is_not_built_does_not_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name) == 2
     assert f"No such command '{name}'" in capsys.readouterr().err
@@ -102,6 +103,11 @@ def test_every_command_explains_itself_with_examples_and_takes_nats_and_json(nam
         (("submit", "--goal", "be happy"), "--goal"),
         (("submit", "--plan", "-"), "The plan in stdin is no JSON"),
         (("submit", "--plan", "no-such-file"), "cannot be read"),
+        (("plan",), "For example: agentexecutor plan greet"),
+        (("plan", "greet", "{name: 1}"), "line 1, column 2"),
+        (("plan", "greet", "{}", "--plan", "p.json"), "exclude each other"),
+        (("plan", "greet", "{}", "--id", "t1"), "--id"),
+        (("plan", "greet", "{}", "--save", "tests"), "--save"),
         (("show",), "TASK"),
         (("show", "a b"), "cannot name"),
         (("show", "a.b.c"), "cannot name"),
@@ -147,12 +153,13 @@ PLANS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["submit", "plan"])
 @pytest.mark.parametrize(("plan", "said"), PLANS, ids=[said for _, said in PLANS])
 def test_a_plan_that_cannot_run_is_refused_before_it_is_sent(
-    plan: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, plan: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(plan.encode())))
-    assert run("submit", "--plan", "-") == 2
+    assert run(name, "--plan", "-") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err

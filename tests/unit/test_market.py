@@ -434,6 +434,34 @@ def test_a_preferred_agent_is_found_among_many(market: Market) -> None:
     assert assigned(market) == [("t1", "a77")]
 
 
+def test_an_agent_to_be_avoided_never_gets_it_however_it_is_asked(market: Market) -> None:
+    market.offer(0, "bad", offer(capacity=9, estimate_s=0.01))
+    market.want(0, key(1), demand(never=("bad",), prefer="bad"))
+    market.want(0, key(2), demand(never=("bad",), auction="call"))
+    assert market.poll(0, 1)[1:] == [], "one call at most, to nobody"
+    (line,) = market.unserved(0)
+    assert line.reason == "none of the 1 agents that offer it fits: to be avoided (1)"
+    assert market.capacities(0, demand(never=("bad",))) == []
+    market.want(0, key(3), demand())
+    assert assigned(market) == [("t3", "bad")], "what others may not give it does not stand in the way"
+    market.offer(1, "good", offer(estimate_s=9.0))
+    awards = [action.award for action in market.poll(1, 1) if isinstance(action, Assign)]
+    assert [(award.agent, award.considered, award.dropped) for award in awards] == [("good", 1, {"to be avoided": 1})]
+
+
+def test_a_bid_of_an_agent_to_be_avoided_does_not_count(market: Market) -> None:
+    market.offer(0, "bad", offer())
+    market.offer(0, "good", offer())
+    market.want(0, key(1), demand(never=("bad",), auction="broadcast"))
+    (call,) = market.poll(0, 1)
+    assert isinstance(call, SendCall)
+    for peer, estimate in (("bad", 0.1), ("good", 5.0)):
+        market.bid(0.01, peer, m.Bid(subtask="main", call=call.call, boot="1", estimate_s=estimate))
+    (action,) = market.poll(0.2, 1)
+    assert isinstance(action, Assign)
+    assert (action.award.agent, action.award.dropped) == ("good", {"to be avoided": 1})
+
+
 def test_agents_and_capacities_are_shown_by_name(market: Market) -> None:
     market.offer(0, "b", offer(capacity=10))
     market.offer(0, "a", offer(capacity=5))

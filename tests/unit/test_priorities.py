@@ -70,7 +70,7 @@ class Overload:
             self._ready.add(self.now, key, replace(DEMAND, priority=self.born[key][0]))
 
     def _serve(self) -> None:
-        wanted = self._ready.first(("c", ()))
+        wanted = self._ready.first(("c", (), ()))
         if wanted is not None:
             self._ready.remove(wanted.key)
             self._ready.served(wanted.pool)

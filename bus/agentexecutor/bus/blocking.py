@@ -106,6 +106,10 @@ class Bus:
         """Submit and wait for the result, converted to `type`."""
         return self._portal.call(partial(self._bus.run, what, input, type, **options))
 
+    def plan(self, what: What, input: Any = None, **options: Any) -> v.Forecast:
+        """Who would do what, and when; options as for `agentexecutor.bus.Bus.submit`. Nothing is executed."""
+        return self._portal.call(partial(self._bus.plan, what, input, **options))
+
     def task(self, name: str) -> Task:
         """A handle for a task by its full name, ``<owner>.<id>``."""
         return Task(self._portal, self._portal.call(self._bus.task, name))

@@ -8,24 +8,26 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from msgspec import Raw
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from agentexecutor.bus import telemetry as t
 from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.connection import Connection, Headers, open_connection
+from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.outcome import Outcome
 from agentexecutor.bus.queries import Questions, first_of, merge_unserved
-from agentexecutor.bus.request import What, encode_submit, fill_submit
+from agentexecutor.bus.request import AuctionMode, What, encode_submit, fill_submit, options_of, plan_of
 from agentexecutor.bus.task import Submitted, Task
 from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_TYPE, decode, decode_as, headers
-from agentexecutor.schemas.errors import DecodeFailed
+from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 from agentexecutor.schemas.plans import Goal
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
@@ -34,11 +36,12 @@ __all__ = ["AuctionMode", "Bus", "MessageHandler", "OnStall", "attached", "conne
 
 T = TypeVar("T")
 MessageHandler = Callable[[TaskName, m.Message, Headers], Awaitable[None]]
-AuctionMode = Literal["standing", "call", "broadcast", "auto"]
 OnStall = m.OnStall
 ANSWER_S = 10.0
 ALL_ANSWER_S = 3.0
 CHUNK_S = 30.0
+FORECAST_S = 60.0
+"""A plan of 20,000 subtasks takes a coordinator seconds."""
 
 
 def own_name() -> str:
@@ -169,19 +172,19 @@ class Bus:
         TaskRefused (an option that no coordinator would take), StoreTimeout, StoreRefused, TooLarge, BusClosed.
         """
         task = TaskName(self.name, check_name("task", new_id() if id is None else id))
-        options = m.Submit(
+        options = options_of(
             priority=priority,
             deadline_s=deadline_s,
             retries=retries,
             timeout_s=timeout_s,
-            labels=dict(sorted((labels or {}).items())),
+            labels=labels,
             award=award,
             auction=auction,
             tailored=tailored,
-            critics=sorted(set(critics)),
+            critics=critics,
             on_stall=on_stall,
-            replan=replan or m.Replan(),
-            budget=dict(sorted((budget or {}).items())),
+            replan=replan,
+            budget=budget,
             approval=approval,
         )
         title = what if isinstance(what, str) else "goal" if isinstance(what, Goal) else "plan"
@@ -228,6 +231,25 @@ class Bus:
         wait_s = options.pop("wait_s", None)
         task = await self.submit(what, input, **options)
         return await task.result(type, timeout_s=wait_s)
+
+    async def plan(self, what: What, input: Any = None, *, id: str | None = None, **options: Any) -> v.Forecast:
+        """Who would do what, when and at what cost, if this were submitted now; nothing is executed. Options as for `submit`.
+
+        The `plan` in the answer can be changed and submitted. Raises PlanRefused (also for what a coordinator would refuse), NameRefused, TaskRefused,
+        NoAnswer, and what storing a large plan raises.
+        """
+        store_timeout_s = options.pop("store_timeout_s", 60.0)
+        plan = None if isinstance(what, Goal) else plan_of(what, input)
+        submit = await fill_submit(options_of(**options), what, input, lambda body: self.put(NOBODY, body, timeout_s=store_timeout_s))
+        encode_submit(TaskName(self.name, check_name("task", new_id() if id is None else id)), submit)  # what submit refuses is refused
+        try:
+            forecast = await self.ask_body(v.Forecast, "forecast", None, m.Ask(submit=submit), timeout_s=FORECAST_S)
+        except BusError as error:
+            refused = error.fields.get("error")
+            if refused is None or refused.code != "input":
+                raise
+            raise PlanRefused(refused.message, path=refused.details.get("path", [])) from error
+        return forecast if plan is None else replace(forecast, plan=plan)  # with the inputs that travelled by reference
 
     def task(self, name: str) -> Task:
         """A handle for a task by its full name, ``<owner>.<id>``, from anywhere, at any time. Raises NameRefused."""

@@ -5,8 +5,8 @@ The same content gives the same bytes, because the task's digest is made of them
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal
 
 from msgspec import Raw
 from msgspec.structs import replace
@@ -20,7 +20,9 @@ from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Goal, Plan, check_plan, dependencies
 from agentexecutor.schemas.references import encode_input
 
-__all__ = ["What", "encode_submit", "fill_submit"]
+__all__ = ["AuctionMode", "What", "encode_submit", "fill_submit", "options_of", "plan_of"]
+
+AuctionMode = Literal["standing", "call", "broadcast", "auto"]
 
 MAIN = "main"
 """Name of the subtask of a task that is one capability."""
@@ -31,20 +33,62 @@ What = str | Plan | m.PlanSpec | Goal
 Put = Callable[[bytes], Awaitable[m.BlobRef]]
 
 
+def options_of(
+    *,
+    priority: int = 0,
+    deadline_s: float | None = None,
+    retries: int | None = None,
+    timeout_s: float | None = None,
+    labels: Mapping[str, str] | None = None,
+    award: str | None = None,
+    auction: AuctionMode | None = None,
+    tailored: bool | None = None,
+    critics: Iterable[str] = (),
+    on_stall: m.OnStall | None = None,
+    replan: m.Replan | None = None,
+    budget: Mapping[str, float] | None = None,
+    approval: m.ApprovalPolicy | None = None,
+) -> m.Submit:
+    """A submit with its options, and nothing to be done yet."""
+    return m.Submit(
+        priority=priority,
+        deadline_s=deadline_s,
+        retries=retries,
+        timeout_s=timeout_s,
+        labels=dict(sorted((labels or {}).items())),
+        award=award,
+        auction=auction,
+        tailored=tailored,
+        critics=sorted(set(critics)),
+        on_stall=on_stall,
+        replan=replan or m.Replan(),
+        budget=dict(sorted((budget or {}).items())),
+        approval=approval,
+    )
+
+
+def plan_of(what: str | Plan | m.PlanSpec, input: Any) -> m.PlanSpec:
+    """What is asked for as a plan, checked; a capability is its one subtask `main`. Raises NameRefused, PlanRefused."""
+    if isinstance(what, str):
+        plan = m.PlanSpec(subtasks={MAIN: m.SubtaskSpec(capability=what, input=_encoded(input))})
+    elif input is not None:
+        raise PlanRefused("A plan has no input of its own.", hint="Give the inputs to its subtasks.", path=[])
+    else:
+        plan = what.spec() if isinstance(what, Plan) else what
+    _check(plan)
+    return plan
+
+
 async def fill_submit(options: m.Submit, what: What, input: Any, put: Put) -> m.Submit:
     """The submit with its capability or goal and input, or with its plan; `put` stores what is large. Raises NameRefused, PlanRefused."""
     if isinstance(what, Goal):
         return replace(options, goal=what.text, input=_input_of_goal(what, input))
+    plan = plan_of(what, input)
     if isinstance(what, str):
-        spec = m.SubtaskSpec(capability=what, input=_encoded(input))
-        _check(m.PlanSpec(subtasks={MAIN: spec}))
+        spec = plan.subtasks[MAIN]
         if len(spec.input) > INLINE_LIMIT:
             return replace(options, capability=what, input_blob=await put(bytes(spec.input)))
         return replace(options, capability=what, input=spec.input)
-    if input is not None:
-        raise PlanRefused("A plan has no input of its own.", hint="Give the inputs to its subtasks.", path=[])
-    plan = what.spec() if isinstance(what, Plan) else what
-    _check(plan)
     plan = await _lift(plan, put)
     body = encode(plan)
     if len(body) > INLINE_LIMIT:

@@ -20,6 +20,7 @@ COMMANDS = {
     "agent": "agent",
     "coordinator": "coordinator",
     "submit": "submit",
+    "plan": "plan",
     "tasks": "tasks",
     "show": "tasks",
     "watch": "tasks",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import anyio
 import click
@@ -26,11 +27,41 @@ from agentexecutor.schemas.names import TaskName, check_capability
 from agentexecutor.schemas.plans import check_plan
 from agentexecutor.schemas.views import TaskView
 
-__all__ = ["submit", "whole_view"]
+__all__ = ["bus_options", "submit", "task_options", "what_is_meant", "whole_view"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 AUCTIONS = ("standing", "call", "broadcast", "auto")
 LAST_EVENTS_S = 2.0
 """How long the last events may come after the result."""
+
+
+def task_options(function: F) -> F:
+    """What a task is, and how it is to be done: CAPABILITY INPUT or --plan, and the options that `bus_options` reads."""
+    for decorate in (
+        click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto."),
+        click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices."),
+        click.option(
+            "--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, metavar="N", help="Larger runs first; 0 when not given."
+        ),
+        click.option(
+            "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds in which the task must be done."
+        ),
+        click.option("--plan", metavar="FILE", help="A plan as JSON (docs/protocol.md section 7) in a file, or - for stdin."),
+        click.argument("input", required=False),
+        click.argument("capability", required=False),
+    ):
+        function = decorate(function)
+    return function
+
+
+def bus_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `task_options` as the bus takes them."""
+    return {
+        "deadline_s": options["deadline"],
+        "priority": options["priority"],
+        "award": options["award"],
+        "auction": options["auction"],
+    }
 
 
 @command(
@@ -39,15 +70,9 @@ LAST_EVENTS_S = 2.0
     "agentexecutor submit --plan plan.json --award capacity",
     'echo \'{"name": "Ada"}\' | agentexecutor submit greet - --no-wait',
 )
-@click.argument("capability", required=False)
-@click.argument("input", required=False)
-@click.option("--plan", metavar="FILE", help="A plan as JSON (docs/protocol.md section 7) in a file, or - for stdin.")
+@task_options
 @click.option("--no-wait", is_flag=True, help="Print the task's name and go.")
 @click.option("--id", metavar="ID", help="The task's id; the same id with the same content is the same task.")
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds in which the task must be done.")
-@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, metavar="N", help="Larger runs first; 0 when not given.")
-@click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices.")
-@click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto.")
 def submit(capability: str | None, input: str | None, plan: str | None, nats: str | None, *, as_json: bool, **options: Any) -> None:
     """Submit a task and wait for its result.
 
@@ -55,7 +80,7 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
     itself, @FILE, or - for stdin. While it waits it shows the plan, the auctions and the progress; then it prints the task as `show` does.
     Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
     """
-    what, value = _what(capability, input, plan)
+    what, value = what_is_meant("submit", capability, input, plan)
     telemetry.setup("agentexecutor-submit")
     named: list[str] = []
     try:
@@ -66,8 +91,8 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
 
-def _what(capability: str | None, input: str | None, plan: str | None) -> tuple[str | PlanSpec, dict[str, Any] | None]:
-    """The capability with its input, or the plan. Raises UsageError, PlanRefused, NameRefused."""
+def what_is_meant(name: str, capability: str | None, input: str | None, plan: str | None) -> tuple[str | PlanSpec, dict[str, Any] | None]:
+    """What the command `name` is about: the capability with its input, or the plan. Raises UsageError, PlanRefused, NameRefused."""
     if plan is not None:
         if capability is not None:
             raise UsageError("CAPABILITY and --plan exclude each other.", hint="Give one of them.")
@@ -79,7 +104,7 @@ def _what(capability: str | None, input: str | None, plan: str | None) -> tuple[
         return spec, None
     if capability is None or input is None:
         missing = "INPUT is missing." if capability is not None else "CAPABILITY and INPUT are missing."
-        raise UsageError(missing, hint=f'For example: agentexecutor submit {capability or "greet"} \'{{"name": "Ada"}}\'.')
+        raise UsageError(missing, hint=f'For example: agentexecutor {name} {capability or "greet"} \'{{"name": "Ada"}}\'.')
     return check_capability(capability), _read_input(input)
 
 
@@ -110,15 +135,7 @@ def _read_input(given: str) -> dict[str, Any]:
 
 async def _submit(out: Output, nats: str | None, what: str | PlanSpec, value: Any, options: dict[str, Any], named: list[str]) -> None:
     async with connect(nats) as bus:
-        task = await bus.submit(
-            what,
-            value,
-            id=options["id"],
-            deadline_s=options["deadline"],
-            priority=options["priority"],
-            award=options["award"],
-            auction=options["auction"],
-        )
+        task = await bus.submit(what, value, id=options["id"], **bus_options(options))
         named.append(task.name)
         if options["no_wait"]:
             _print_name(out, task.name)

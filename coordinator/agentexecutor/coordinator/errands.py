@@ -22,6 +22,7 @@ from agentexecutor.coordinator.briefing import OfferLine, brief, check_offers
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.errors import SenselessLog
 from agentexecutor.coordinator.evolve import fold
+from agentexecutor.coordinator.forecast import make_forecast
 from agentexecutor.coordinator.inputs import (
     BrokenIn,
     ClaimIn,
@@ -37,10 +38,13 @@ from agentexecutor.coordinator.inputs import (
     SubmitIn,
 )
 from agentexecutor.coordinator.machine import award_of
+from agentexecutor.coordinator.market import Snapshot
 from agentexecutor.coordinator.model import TaskState
+from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.turns import Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode_as, decode_record, encode, to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
@@ -52,6 +56,7 @@ __all__ = [
     "by_reference",
     "compose",
     "fetch_plan",
+    "forecast",
     "give_award",
     "last_page",
     "list_to_split",
@@ -300,6 +305,15 @@ def _hydrate(record: r.Record) -> Errand[r.Record]:
 
 
 # answers
+
+
+def forecast(submit: m.Submit | None, snapshot: Snapshot, settings: Settings) -> Errand[v.Forecast | m.ErrorInfo]:
+    """The body for ``ask forecast``, or the error that the submit would be refused with."""
+    if submit is None:
+        return m.ErrorInfo(code="input", message="A forecast needs a submit: name one in the question.")
+    input = yield from fetch_plan(SubmitIn(submit=submit, digest="", stamp=0.0))
+    made: v.Forecast | m.ErrorInfo = yield partial(make_forecast, input, snapshot, settings)
+    return made
 
 
 def page_of_log(stored: Sequence[Stored], after: int, *, more: bool) -> Errand[tuple[bytes, int | None]]:

@@ -6,6 +6,7 @@ take is kept by `offers`, what waits by `ready`, a bidding round by `auction`. N
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 import sys
@@ -30,7 +31,7 @@ from agentexecutor.schemas.errors import NameRefused
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.records import ScoredBid
 
-__all__ = ["Action", "Assign", "Market", "SendCall", "Suspect"]
+__all__ = ["Action", "Assign", "Market", "SendCall", "Snapshot", "Suspect"]
 
 FIRST_ROUND_S = 0.005
 ROUNDS_WITHOUT_BIDS = 3
@@ -42,6 +43,7 @@ ON_ITS_WAY_S = 30.0
 """So long the accept of an agent that names the award in its offer may take: the inbox may be without a leader."""
 SILENT_BEATS = 1.5
 """An agent that was not heard for so many beats has missed one."""
+AVOIDED = "to be avoided"
 UNRECORDED_S = 10.0
 """An assignment that was never recorded gives its slot back after so long."""
 
@@ -79,6 +81,22 @@ class Suspect(Struct, frozen=True):
 Action = Assign | SendCall
 
 
+class Snapshot(Struct, frozen=True):
+    """A market at a moment (`at`, monotonic), for one other market that begins like it (`Market.of`).
+
+    `agents`: the living ones, longest without an award first; `waiting`: what waits for an agent, and since when.
+    """
+
+    at: float
+    settings: Settings
+    policies: Mapping[str, Policy]
+    share: float
+    awards: int
+    reputation: Reputation
+    agents: list[KnownAgent]
+    waiting: list[tuple[Key, Demand, float]]
+
+
 class Market:
     """All offers, all demand, and the awards of this coordinator."""
 
@@ -102,6 +120,18 @@ class Market:
         self._due: list[tuple[float, int, str, Key | None]] = []
         self._count = 0
         self._awards = 0
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Market:
+        """A market with the agents of a snapshot, whose silence means nothing; what waits there is not wanted here yet."""
+        market = cls(dataclasses.replace(snapshot.settings, lost_after_s=math.inf), snapshot.policies)
+        market.share, market.reputation, market._awards = snapshot.share, snapshot.reputation, snapshot.awards
+        for agent in snapshot.agents:
+            market._holdings.update(agent.ours)
+            market._book.adopt(agent, snapshot.at)
+            if agent.suspended_until > snapshot.at:
+                market._at(agent.suspended_until, "agent", None, agent.name)
+        return market
 
     @property
     def share(self) -> float:
@@ -317,17 +347,17 @@ class Market:
 
     def _free(self, demand: Demand) -> list[KnownAgent]:
         """Agents that fit and are free, the preferred one among them, no more than `candidates` of them."""
-        fitting = (agent for agent in self._book.available(demand.capability) if agent.fits(demand.capability, demand.labels))
+        fitting = (agent for agent in self._book.available(demand.capability) if _fits(agent, demand))
         free = list(islice(fitting, self._settings.candidates))
         preferred = self._book.agents.get(demand.prefer or "")
         if preferred is not None and preferred not in free and preferred in self._book.available(demand.capability):
-            free += [preferred] if preferred.fits(demand.capability, demand.labels) else []
+            free += [preferred] if _fits(preferred, demand) else []
         return free
 
     def _fitting(self, now: float, demand: Demand) -> list[KnownAgent]:
         """Living agents that fit, free or not."""
         agents = self._book.of(demand.capability).values()
-        return [agent for agent in agents if agent.fits(demand.capability, demand.labels) and self._book.alive(agent, now)]
+        return [agent for agent in agents if _fits(agent, demand) and self._book.alive(agent, now)]
 
     def _mode(self, wanted: Wanted, free: list[KnownAgent]) -> str:
         mode = wanted.demand.auction or "auto"
@@ -418,7 +448,9 @@ class Market:
             return "silent"
         if agent.offer is not None and not agent.offer.accepting:
             return "not accepting"
-        if not agent.fits(demand.capability, demand.labels):
+        if agent.name in demand.never:
+            return AVOIDED
+        if not _fits(agent, demand):
             return "labels"
         return "suspended" if agent.suspended_until > now else "busy" if agent.free(self.share) <= 0 else "not asked"
 
@@ -450,7 +482,9 @@ class Market:
         bids = []
         for peer, bid in round.bids.items():
             agent = self._book.agents.get(peer)
-            if agent is None or agent.boot != bid.boot or not agent.fits(wanted.demand.capability, wanted.demand.labels):
+            if peer in wanted.demand.never:
+                dropped[AVOIDED] += 1
+            elif agent is None or agent.boot != bid.boot or not _fits(agent, wanted.demand):
                 dropped["not known"] += 1
             elif agent.free(self.share) <= 0 or agent.suspended_until > now:
                 dropped["busy"] += 1
@@ -587,16 +621,26 @@ class Market:
 
     def _unserved(self, now: float, wants: list[Wanted]) -> v.UnservedLine:
         demand = wants[0].demand
-        offering = [agent for agent in self._book.of(demand.capability).values() if self._book.alive(agent, now)]
-        reason = f"no agent offers {demand.capability}" if not offering else f"none of the {len(offering)} agents that offer it fits"
         return v.UnservedLine(
             capability=demand.capability,
             labels=demand.labels,
             subtasks=len(wants),
             oldest_s=round(now - min(wanted.since for wanted in wants), 3),
-            reason=reason,
+            reason=self._why_nobody(now, demand),
             tasks=list(dict.fromkeys(str(wanted.key.task) for wanted in wants))[:8],
         )
+
+    def _why_nobody(self, now: float, demand: Demand) -> str:
+        offering = [agent for agent in self._book.of(demand.capability).values() if self._book.alive(agent, now)]
+        if not offering:
+            return f"no agent offers {demand.capability}"
+        counted = Counter(self._why_not(now, agent, demand) for agent in offering)
+        counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(counted.items()))
+        return f"none of the {len(offering)} agents that offer it fits: {counts}"
+
+    def why_unserved(self, now: float, demand: Demand) -> str:
+        """Why no living agent fits; empty when one does."""
+        return "" if self._fitting(now, demand) else self._why_nobody(now, demand)
 
     def looked(self, now: float, keys: Iterable[Key]) -> dict[str, str]:
         """How ready subtasks look from here: ``calling`` or ``parked`` (nobody fits); those that just wait are left out."""
@@ -609,6 +653,20 @@ class Market:
                 seen[key.subtask] = "parked"
         return seen
 
+    def snapshot(self, now: float) -> Snapshot:
+        """All of it that a forecast needs, copied."""
+        living = [agent.copy() for agent in self._book.agents.values() if agent.offer is not None and self._book.alive(agent, now)]
+        return Snapshot(
+            at=now,
+            settings=self._settings,
+            policies=self.policies,
+            share=self.share,
+            awards=self._awards,
+            reputation=self.reputation.copy(),
+            agents=sorted(living, key=lambda agent: agent.last_award),
+            waiting=[(wanted.key, wanted.demand, wanted.since) for wanted in self._ready.wanted.values()],
+        )
+
     def capacities(self, now: float, demand: Demand) -> list[tuple[str, int]]:
         """Fitting agents and their capacities, by name."""
         return sorted((agent.name, agent.capacity) for agent in self._fitting(now, demand))
@@ -620,6 +678,10 @@ def _named(running: Raw) -> set[tuple[str, str, int]]:
         return {(entry.task, entry.subtask, entry.epoch) for entry in _RUNNING.decode(running)}
     except (msgspec.MsgspecError, RecursionError):
         return set()
+
+
+def _fits(agent: KnownAgent, demand: Demand) -> bool:
+    return agent.fits(demand.capability, demand.labels) and agent.name not in demand.never
 
 
 def _recorded(scored: Scored, won: bool) -> ScoredBid:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agentexecutor.coordinator.inputs import Key
 from agentexecutor.coordinator.settings import Settings
@@ -70,6 +71,11 @@ class KnownAgent(Struct):
         limit = capacity if share >= 1 else max(1, int(capacity * share))
         return min(capacity - working - len(self.others), limit - working)
 
+    def copy(self) -> KnownAgent:
+        """The same, for somebody else to change."""
+        ours = {key: replace(holding) for key, holding in self.ours.items()}
+        return replace(self, ours=ours, waiting=set(self.waiting), others=set(self.others), missing={})
+
     def fits(self, capability: str, labels: dict[str, str]) -> bool:
         """Offers it, has the labels, and takes new work."""
         if self.offer is None or capability not in self.offered or not self.offer.accepting:
@@ -83,6 +89,12 @@ class Reputation:
     def __init__(self) -> None:
         self._ratio: dict[tuple[str, str], float] = {}
         self._mean: dict[tuple[str, str], float] = {}
+
+    def copy(self) -> Reputation:
+        """The same, for somebody else to go on with."""
+        other = Reputation()
+        other._ratio, other._mean = dict(self._ratio), dict(self._mean)
+        return other
 
     def learn(self, agent: str, capability: str, took_s: float, promised_s: float | None) -> None:
         """A completed subtask."""
@@ -133,12 +145,17 @@ class AgentBook:
         if agent.offer is None or agent.offer.capabilities != offer.capabilities:
             self._unindex(agent)
             agent.offered = {capability.name: capability for capability in offer.capabilities}
-            for capability in agent.offered:
-                self._by_capability.setdefault(capability, {})[name] = agent
+            self._index(agent)
         agent.offer = offer
         agent.capacity = offer.capacity
         self._read_running(agent, now)
         return agent, orphans
+
+    def adopt(self, agent: KnownAgent, now: float) -> None:
+        """An agent as another book knows it."""
+        self.agents[agent.name] = agent
+        self._index(agent)
+        self.refresh(agent, now)
 
     def _read_running(self, agent: KnownAgent, now: float) -> None:
         offer = agent.offer
@@ -212,6 +229,10 @@ class AgentBook:
                 if not agent.ours and now - agent.seen > 10 * self._settings.heartbeat_s:
                     self._unindex(agent)
                     del self.agents[agent.name]
+
+    def _index(self, agent: KnownAgent) -> None:
+        for capability in agent.offered:
+            self._by_capability.setdefault(capability, {})[agent.name] = agent
 
     def _unindex(self, agent: KnownAgent | None) -> None:
         if agent is None:

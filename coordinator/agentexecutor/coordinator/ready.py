@@ -1,4 +1,4 @@
-"""The ready queue: demand that waits for an agent, by pool (capability and labels). Pure.
+"""The ready queue: demand that waits for an agent, by pool (capability, labels, agents that never get it). Pure.
 
 Nine awards of ten go to the highest priority (of those the longest waiting), the tenth to whoever has waited longest: what is urgent passes by
 whatever waits, and nothing waits for ever, however much that is urgent keeps coming.
@@ -13,14 +13,19 @@ from msgspec import Struct, field
 
 from agentexecutor.coordinator.inputs import Demand, Key
 
-__all__ = ["OLDEST_EVERY", "Pool", "ReadyQueue", "Wanted"]
+__all__ = ["OLDEST_EVERY", "Pool", "ReadyQueue", "Wanted", "pool_of"]
 
-Pool = tuple[str, tuple[tuple[str, str], ...]]
-"""Capability and sorted labels: all that stand in one pool fit the same agents."""
+Pool = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]
+"""Capability, sorted labels, sorted names of those that never get it: all that stand in one pool fit the same agents."""
 
 OLDEST_EVERY = 10
 """Every so-manyth award of a pool goes to the one that has waited longest."""
 STALE = 64
+
+
+def pool_of(demand: Demand) -> Pool:
+    """The pool in which a demand waits."""
+    return demand.capability, tuple(sorted(demand.labels.items())), tuple(sorted(demand.never))
 
 
 class Wanted(Struct):
@@ -64,7 +69,7 @@ class ReadyQueue:
         since = now if there is None else there.since
         if there is not None:
             self.remove(key)
-        pool = demand.capability, tuple(sorted(demand.labels.items()))
+        pool = pool_of(demand)
         wanted = self.wanted[key] = Wanted(key, demand, since, pool)
         self._pools.setdefault(pool, _Queue()).size += 1
         self.put_back(wanted)

@@ -93,6 +93,8 @@ PARKED_A_TICK = 500
 TWICE_S = 1.0
 DEAF_S = 2.0
 """Offers, or the server's beats in their place, come every second."""
+FORECASTS = 16
+"""So many questions for a forecast wait for their turn at most; who gets no answer asks again."""
 LEVELS_S = 10.0
 SWEEP_S = 3600
 
@@ -168,7 +170,11 @@ class Coordinator:
             "agents": self._answer_agents,
             "unserved": self._answer_unserved,
             "blob": self._answer_blob,
+            "forecast": self._answer_forecast,
         }
+        self._forecasts: set[str] = set()
+        """Questions for a forecast that are being answered, one after another: each is work for a thread, which takes time from the loop."""
+        self._forecasting = anyio.Semaphore(1)
 
     # life
 
@@ -884,7 +890,7 @@ class Coordinator:
         async with (
             follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came) as self._offers,
             subscribed(self._connection, self._subjects.all_offers(), self._offer_said),
-            self._answering.hearing(self._asked, "agents", shared=True),
+            self._answering.hearing(self._asked, "agents", "forecast", shared=True),
         ):
             self._market.listen_again(time.monotonic())
             await anyio.sleep_forever()
@@ -1003,6 +1009,19 @@ class Coordinator:
         lines = [*self._market.unserved(now), *answers.unserved_splits(now, self._desk.splits)]
         stalled = answers.stalled_lines(self._clock.now(now), self._desk.stalls())
         await self._answer(asked, encode(v.UnservedView(unserved=lines, stalled=stalled)))
+
+    async def _answer_forecast(self, asked: Asked) -> None:
+        if asked.id in self._forecasts or len(self._forecasts) >= FORECASTS:
+            return
+        self._forecasts.add(asked.id)
+        try:
+            async with self._forecasting:
+                errand = errands.forecast(asked.ask.submit, self._market.snapshot(time.monotonic()), self._settings)
+                made = await self._errands.run(asked.task, errand)
+        finally:
+            self._forecasts.discard(asked.id)
+        error = made if isinstance(made, m.ErrorInfo) else None
+        await self._answering.answer(asked, None if error else encode(made), of=self._members(), error=error)
 
     async def _answer_blob(self, asked: Asked) -> None:
         await self._answering.answer_chunk(asked, of=self._members())

@@ -8,7 +8,7 @@ from agentexecutor.schemas.messages import Approval, ApprovalPolicy, ErrorInfo, 
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Feedback, Goal, Plan, Subtask
 from agentexecutor.schemas.references import Ref
-from agentexecutor.schemas.views import AgentView, Event, SubtaskView, TaskView
+from agentexecutor.schemas.views import AgentView, Event, Forecast, ForecastLine, SubtaskView, TaskView
 
 __all__ = [
     "AgentExecutorError",
@@ -19,6 +19,8 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "Feedback",
+    "Forecast",
+    "ForecastLine",
     "Goal",
     "NameRefused",
     "Plan",

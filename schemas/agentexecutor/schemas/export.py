@@ -32,6 +32,7 @@ VIEWS: dict[str, type[m.Message]] = {
     "task-line": v.TaskLine,
     "agent-view": v.AgentView,
     "unserved-line": v.UnservedLine,
+    "forecast": v.Forecast,
     "event": v.Event,
 }
 """What is no message of its own, but stands in files, in answers and in what the programs print."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from agentexecutor.schemas.messages import NULL, BlobRef, ErrorInfo, Message, Running
+from agentexecutor.schemas.messages import NULL, BlobRef, ErrorInfo, Message, PlanSpec, Running
 from agentexecutor.schemas.records import LogEntry
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "AttemptView",
     "BidView",
     "Event",
+    "Forecast",
+    "ForecastLine",
     "LogView",
     "StalledLine",
     "StateView",
@@ -157,6 +159,28 @@ class UnservedView(View, frozen=True, kw_only=True):
 
     unserved: list[UnservedLine]
     stalled: list[StalledLine] = []
+
+
+class ForecastLine(View, frozen=True, kw_only=True):
+    """Who would do a subtask, and when (seconds from now); nobody (None) when no agent fits, or when it waits for such a one: `reason` says which."""
+
+    name: str
+    capability: str
+    agent: str | None = None
+    start_s: float | None = None
+    finish_s: float | None = None
+    cost: float | None = None
+    reason: str = ""
+
+
+class Forecast(View, frozen=True, kw_only=True):
+    """What would happen to a submit now (section 11): `subtasks` in order of their start; `unserved`: capabilities without an agent that fits."""
+
+    plan: PlanSpec
+    subtasks: list[ForecastLine] = []
+    finish_s: float | None = None
+    cost: float = 0.0
+    unserved: list[str] = []
 
 
 class Event(View, frozen=True, kw_only=True):
