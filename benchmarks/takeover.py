@@ -35,7 +35,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -83,6 +83,7 @@ async def work(url: str, name: str) -> None:
 
     @agent.capability("bench.hold", estimate_s=1.0)
     async def hold(ctx: Context) -> str:
+        await bus.connection.publish("bench.began", str(ctx.task).encode(), {})
         await told[str(ctx.task)].wait()
         return "done"
 
@@ -155,10 +156,16 @@ class Bench:
         self._seen: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
         self._more = asyncio.Event()
         self.enough = asyncio.Event()
+        self.begun: Counter[str] = Counter()
+        """How often each task's subtask was begun."""
         self._number = 0
 
     async def watch(self) -> None:
         await self.bus.connection.subscribe(self.bus.connection.subjects.watch(TaskName(self.bus.name, "*")), self._record)
+        await self.bus.connection.subscribe("bench.began", self._began)
+
+    async def _began(self, message: Msg) -> None:
+        self.begun[message.data.decode()] += 1
 
     async def _record(self, message: Msg) -> None:
         at = time.monotonic()
@@ -317,7 +324,7 @@ async def kill_agents(bench: Bench, kills: int) -> dict[str, list[float]]:
 
 
 async def wrong_awards(bench: Bench, coordinators: int, interrupt: Callable[[], Any]) -> tuple[int, int]:
-    """Interrupt the server while subtasks run, and more are submitted and awarded: how many were awarded again though their agents live, of how many."""
+    """Interrupt the server while subtasks run, and more are submitted and awarded: how many began again though their agents live, of how many."""
     tasks = [(await bench.running())[0] for _ in range(RUNNING)]
     traffic = asyncio.create_task(bench.keep_submitting())
     await interrupt()
@@ -329,13 +336,16 @@ async def wrong_awards(bench: Bench, coordinators: int, interrupt: Callable[[], 
         await bench.until(task, lambda change: isinstance(change, r.Accepted))
         await bench.finish(task)
         await bench.bus.task(task).result(str, timeout_s=ENOUGH_S)
-    again = 0
+    again = lost = 0
     for task in tasks:
         events = [event async for event in bench.bus.task(task).events()]
-        again += sum(event.kind == "awarded" for event in events) - 1
+        again += bench.begun[task] - 1
+        lost += sum(event.kind == "awarded" for event in events) - bench.begun[task]
         for event in events:
             if event.kind == "failed":
                 tell(f"{event.time} {task}: {event.data['error']}")
+    if lost:
+        tell(f"{lost} awards never reached their agents, and were given again")
     return again, len(tasks)
 
 

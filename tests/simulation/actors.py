@@ -16,7 +16,7 @@ from simbus import Msg, SimConnection
 from agentexecutor.agents.book import Book, Held, LastClaim, What
 from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.errors import TaskError
-from agentexecutor.schemas import Feedback, Plan, Ref, Split, Subtask
+from agentexecutor.schemas import Approval, ApprovalPolicy, Feedback, Goal, Plan, Ref, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, TYPE_OF, decode, encode, headers
 from agentexecutor.schemas.errors import AgentExecutorError
@@ -25,6 +25,10 @@ from agentexecutor.schemas.names import TaskName, new_boot
 __all__ = ["SimAgent", "Wish", "random_wish", "submit_and_wait", "work"]
 
 CAPABILITIES = ("a", "b", "c")
+TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
+ANSWERS = ("retry", "another", "split", "plan", "wait", "skip", "fail")
+PEOPLE_S = 20.0
+"""So long a person is waited for."""
 
 
 class SimAgent:
@@ -49,7 +53,7 @@ class SimAgent:
             await asyncio.sleep(1.0)
 
     async def _offer(self) -> None:
-        capabilities = [m.Capability(name=name, estimate_s=0.2) for name in CAPABILITIES]
+        capabilities = [m.Capability(name=name, estimate_s=0.2) for name in (*CAPABILITIES, "plan")]
         offer = m.Offer(boot=self.boot, capabilities=capabilities, capacity=4, running=self.book.running())
         await self.connection.publish(self.connection.subjects.offer(self.connection.name), encode(offer), headers("offer"))
 
@@ -120,9 +124,38 @@ class SimAgent:
         elif 0.36 < luck < 0.38:
             held.last = self._claim(m.Release(**of, reason="stopping"))
         else:
-            held.last = self._claim(m.Done(**of, result=Raw(encode(work(msgspec.json.decode(award.input), award.task, award.subtask)))))
+            input = msgspec.json.decode(award.input)
+            result = self._revision(input) if award.capability == "plan" else work(input, award.task, award.subtask)
+            held.last = self._claim(m.Done(**of, result=Raw(encode(result)), usage={"tokens": float(self.drawn.randint(1, 50))}))
         await self._store(task, held.last)
         self.book.end(held)
+
+    def _revision(self, told: dict[str, Any]) -> Any:
+        """What a planner answers: something new, something again, something less; sometimes nonsense."""
+        drawn = self.drawn
+        present = sorted(told["plan"]["subtasks"])
+        if drawn.random() < 0.1:
+            return drawn.choice(
+                (7, {"again": ["nobody"]}, {"add": {"x": {"capability": "nowhere"}}}, {"add": {"x": {"capability": "a", "after": ["x"]}}})
+            )
+        made: dict[str, Any] = {"finish": drawn.random() < 0.7, "add": {}}
+        for number in range(drawn.randint(0, 2)):
+            input = {name: {"$ref": name} for name in drawn.sample(present, min(len(present), 1))}
+            made["add"][f"v{told['version']}-{number}"] = {"capability": drawn.choice(CAPABILITIES), "input": input, "retries": 4}
+        for name in present:
+            luck = drawn.random()
+            if luck < 0.2 or told["plan"]["subtasks"][name]["state"] == "failed":
+                made["add"][name] = {"capability": drawn.choice(CAPABILITIES), "retries": 4}
+            elif luck < 0.4:
+                made.setdefault("again", []).append(name)
+            elif luck < 0.5:
+                kept = told["plan"]["subtasks"][name]
+                made["add"][name] = {key: kept[key] for key in ("capability", "input", "after") if key in kept}
+            elif luck < 0.55:
+                made.setdefault("remove", []).append(name)
+        if drawn.random() < 0.05:
+            made["output"] = "the planner's own"
+        return made
 
     def _nonsense(self, award: m.Award) -> m.Claim:
         """A claim that its sender has no right to: of another life, of an award or a subtask that there never was."""
@@ -168,12 +201,12 @@ def work(input: dict[str, Any], task: str, subtask: str) -> Any:
 
 
 class Wish(NamedTuple):
-    """A task that somebody wants, and when. `steer`: (verdict or cancel, seconds after it is stored), one after another."""
+    """A task that somebody wants, and when. `steer`: (verdict or cancel, seconds after it is stored, subtask), one after another."""
 
-    plan: str | Plan
+    plan: str | Plan | Goal
     options: dict[str, Any]
     at: float
-    steer: list[tuple[str, float]]
+    steer: list[tuple[str, float, str | None]]
     waits: bool
 
 
@@ -182,14 +215,36 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
     options: dict[str, Any] = {"retries": 4, "priority": drawn.randint(-1, 1)}
     if drawn.random() < 0.1:
         options["deadline_s"] = drawn.uniform(0.5, 60)
-    steer: list[tuple[str, float]] = []
-    while drawn.random() < 0.3:
-        steer.append((drawn.choice(("cancel", "revise", "accept", "reject")), drawn.choice((0.0, drawn.expovariate(1.0)))))
-    return Wish(random_plan(drawn), options, at, steer, drawn.random() < 0.8)
+    if drawn.random() < 0.4:
+        options["replan"] = random_policy(drawn)
+    if drawn.random() < 0.1:
+        options["budget"] = {drawn.choice(("subtasks", "replans", "seconds", "tokens")): float(drawn.randint(0, 60))}
+    if drawn.random() < 0.15 or "wait" in msgspec.structs.astuple(options.get("replan", Replan())):
+        options["approval"] = ApprovalPolicy(
+            timeout_s=PEOPLE_S,
+            otherwise=drawn.choice(("accept", "reject")),
+            capabilities=drawn.sample(CAPABILITIES, drawn.randint(0, 1)),
+            versions=drawn.random() < 0.5,
+        )
+    plan = random_plan(drawn)
+    names = ["main"] if isinstance(plan, str) else list(plan.subtasks) if isinstance(plan, Plan) else ["v1-0"]
+    steer: list[tuple[str, float, str | None]] = []
+    while drawn.random() < 0.5:
+        what = drawn.choice(("cancel", "revise", "revise", "accept", "reject", "message", "changed"))
+        steer.append((what, drawn.choice((0.0, drawn.expovariate(0.5))), drawn.choice((None, *names))))
+    return Wish(plan, options, at, steer, drawn.random() < 0.8)
 
 
-def random_plan(drawn: random.Random) -> str | Plan:
-    """One capability, or a few subtasks that wait for each other, some split, some that may be skipped."""
+def random_policy(drawn: random.Random) -> Replan:
+    """Answers to some triggers. Whoever waits for a person is let go after a while."""
+    said = {trigger: drawn.choice(ANSWERS) for trigger in TRIGGERS if drawn.random() < 0.4}
+    return msgspec.convert({**said, "unserved_s": 5.0, "planner_timeout_s": 20.0, "split": {"over": "rows", "into": 2}}, Replan)
+
+
+def random_plan(drawn: random.Random) -> str | Plan | Goal:
+    """One capability, a goal, or a few subtasks that wait for each other, some split, some that may be skipped."""
+    if drawn.random() < 0.1:
+        return Goal("whatever the planner likes")
     if drawn.random() < 0.3:
         return drawn.choice(CAPABILITIES)
     plan = Plan()
@@ -210,6 +265,8 @@ def random_plan(drawn: random.Random) -> str | Plan:
             input["rows"] = Ref(drawn.choice(lists)) if lists and drawn.random() < 0.5 else list(range(drawn.randint(0, 9)))
             options["split"] = Split(over="rows", into=drawn.choice((None, 2, 3)), merge=drawn.choice((None, "c")))
             lists.append(name)
+        if drawn.random() < 0.05:
+            options["approval"] = Approval(timeout_s=PEOPLE_S, otherwise=drawn.choice(("accept", "reject")))
         plan.add(name, Subtask(drawn.choice(CAPABILITIES), input, retries=4, priority=drawn.randint(-1, 1), **options))
         names.append(name)
     return plan
@@ -226,14 +283,16 @@ async def submit_and_wait(connection: SimConnection, world: Any, ids: list[str])
 async def _one(bus: Bus, world: Any, id: str) -> None:
     wish = world.wanted[id]
     await asyncio.sleep(max(0.0, wish.at - world.loop.now))
-    task = await bus.submit(wish.plan, {} if isinstance(wish.plan, str) else None, id=id, store_timeout_s=None, **wish.options)
-    for what, after_s in wish.steer:
+    task = await bus.submit(wish.plan, None if isinstance(wish.plan, Plan) else {}, id=id, store_timeout_s=None, **wish.options)
+    for what, after_s, subtask in wish.steer:
         await asyncio.sleep(after_s)
         try:
             if what == "cancel":
                 await task.cancel("enough")
+            elif what == "changed":
+                await task.feedback(Feedback(text="later", deadline_s=600.0, priority=1))
             else:
-                await task.feedback(Feedback(text="faster", verdict=what))
+                await task.feedback(Feedback(text="faster", verdict=None if what == "message" else what, subtask=subtask))
         except AgentExecutorError:
             world.counts["steering refused"] += 1
     if not wish.waits:

@@ -20,6 +20,7 @@ from simbus import SHARDS, Server, SimConnection, Stored
 
 from agentexecutor.bus.streams import INBOX, LOG, OFFERS, SUBMITS
 from agentexecutor.coordinator import claims, evolve, states
+from agentexecutor.coordinator.budgets import account, exceeded
 from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.evolve import apply
 from agentexecutor.coordinator.inputs import Key, SetTimer, Want
@@ -71,6 +72,10 @@ class Checker:
         self.refused: set[str] = set()
         self.awarded: set[tuple[TaskName, int]] = set()
         """Also those that a power cut took: agents still know them."""
+        self.asked: dict[tuple[TaskName, int], int] = {}
+        """The version of the plan with which each award was given."""
+        self.wished: dict[tuple[TaskName, int], set[str]] = {}
+        """What each planner's answer asked for again, by the epoch of its award."""
         self.offers: dict[str, deque[tuple[float, str]]] = {}
         """The last offers of each agent: when they were stored, and the boot."""
         self.violation: Violation | None = None
@@ -115,6 +120,7 @@ class Checker:
         self.began.setdefault(task, self.server.loop.now)
         state = self._state(task, shard, record, replay=replay)
         before = state.epochs
+        self._versions(state, record)
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
         given = {said.id for said in state.feedback}
         holders = {subtask.name: subtask.epoch for subtask in state.subtasks.values() if subtask.held}
@@ -161,6 +167,8 @@ class Checker:
     def _change(self, state: TaskState, change: r.Change, epochs: int, completed: set[str], given: set[str]) -> None:
         task = state.name
         self.rows[f"recorded {type(change).__struct_config__.tag}"] += 1
+        if isinstance(change, r.Completed) and change.subtask is not None and state.subtasks[change.subtask].planner:
+            self._planner_said(state.name, change)
         if isinstance(change, r.Awarded) and change.epoch <= epochs:
             self.fail("an award to at most one holder per epoch", f"{task}/{change.subtask} epoch {change.epoch} after {epochs}")
         if isinstance(change, r.Completed) and change.subtask is not None:
@@ -168,6 +176,8 @@ class Checker:
                 self.fail("at most one accepted result per subtask", f"{task}/{change.subtask}")
             completed.add(change.subtask)
             subtask = state.subtasks[change.subtask]
+            if subtask.planner or subtask.state != "completed":
+                return  # what the same record supersedes has no result any more
             right = expected_result(state, subtask)
             if plain(subtask.result) != right:
                 self.fail("a result is what the work makes of the input", f"{task}/{subtask.name} is {plain(subtask.result)}, not {right}")
@@ -175,6 +185,43 @@ class Checker:
             if change.id in given:
                 self.fail("feedback is applied once", f"{task} {change.id}")
             given.add(change.id)
+
+    def _versions(self, state: TaskState, record: r.Record) -> None:
+        """New versions of the plan, looked at before they are applied: by rules of their own, not by the machine's."""
+        task, version = state.name, state.plan_version
+        for change in record.changes:
+            if isinstance(change, r.Awarded):
+                self.asked[task, change.epoch] = version
+                over = exceeded(state, {})
+                if over is not None:
+                    self.fail("budgets are never exceeded", f"{task} has spent {account(state)}, and {change.subtask} is awarded")
+            elif isinstance(change, r.Planned):
+                grows = change.cause == "replan" or version == 0
+                if change.version != version + grows or (change.cause == "replan" and change.base != version):
+                    self.fail("versions only grow", f"{task}: {change.version} after {version}, by {change.cause}")
+                if change.cause == "replan":
+                    self.rows[f"versions by {change.why[0].trigger} {change.why[0].answer}"] += 1
+                    self._kept(state, change)
+                version = change.version
+
+    def _kept(self, state: TaskState, change: r.Planned) -> None:
+        """What was completed and nobody asked for again is kept; and the planner knew the plan that it has changed."""
+        task = state.name
+        if change.planner is not None:
+            known = self.asked.get((task, state.subtasks[change.planner].epoch))
+            if known is not None and known != change.base:
+                self.fail("a planner's answer is of the present plan", f"{task}: asked at version {known}, used for {change.base}")
+        again = {why.subtask for why in change.why if why.answer != "plan"}
+        gone = {*change.add, *change.again, *change.remove}
+        for name in (*change.add, *change.again):
+            old = state.subtasks.get(name)
+            if old is None or old.state != "completed" or old.planner or name in again or change.planner is None:
+                continue
+            same = name in change.again or _same_work(old.spec, change.add[name])
+            asked = name in self.wished.get((task, state.subtasks[change.planner].epoch), ())
+            said = any(given.subtask == name and given.verdict == "revise" for given in state.feedback)
+            if same and not asked and not said and not any(need in gone for need in old.needs):
+                self.fail("kept work does not run again", f"{task}/{name} in version {change.version}")
 
     def _failed(self, state: TaskState, change: r.FailedChange, by: str, stored: Stored) -> None:
         """Nobody is taken for lost who is there, and no deadline passes early."""
@@ -189,6 +236,10 @@ class Checker:
                 self.fail(
                     "no deadline passes early", f"{state.name}/{change.subtask}: {stored.stamp - state.submitted_at:.1f} s of {given:.1f} s"
                 )
+
+    def _planner_said(self, task: TaskName, change: r.Completed) -> None:
+        said = plain(change.result)
+        self.wished[task, change.epoch] = set(said.get("again", ())) if isinstance(said, dict) else set()
 
     def _lost(self, state: TaskState, name: str, agent: str, boot: str, change: r.FailedChange, by: str) -> None:
         now = self.server.loop.now
@@ -373,6 +424,10 @@ def plain(body: Raw | m.BlobRef | None) -> Any:
 def expected_result(state: TaskState, subtask: SubtaskState) -> Any:
     """What the agents' `work` must have made of a subtask, references followed."""
     return work(_resolved(state, json.loads(bytes(subtask.spec.input))), str(state.name), subtask.name)
+
+
+def _same_work(old: m.SubtaskSpec, new: m.SubtaskSpec) -> bool:
+    return (old.capability, old.split) == (new.capability, new.split) and plain(old.input) == plain(new.input)
 
 
 def _resolved(state: TaskState, value: Any) -> Any:

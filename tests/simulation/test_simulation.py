@@ -28,10 +28,8 @@ FAULTS = (
     *("messages lost", "messages doubled", "late", "deliveries lost", "publishes lost", "sent twice", "requests lost", "answers lost"),
     *("acknowledgements lost", "redelivered", "appends refused"),
 )
-LATER = {*(row_name("subtask", key) for key in SUBTASK if key[1] == "superseded")} | {
-    row_name("task", key) for key in (("submitted", "failed"), ("submitted", "cancelled"))
-}
-"""Rows that come with replanning."""
+UNREACHED = {row_name("task", key) for key in (("submitted", "failed"), ("submitted", "cancelled"))}
+"""Rows for a task of which only the first of two records is stored: plans here are too small for that."""
 
 happened: Counter[str] = Counter()
 searched: set[int] = set()
@@ -52,7 +50,7 @@ def test_every_fault_and_every_row_of_the_tables_occurred(capsys: pytest.Capture
         counted = ", ".join(f"{happened[name]} {name.removeprefix('fault ')}" for name in FAULTS)
         sys.stdout.write(f"\n{SEEDS} runs: {counted}\n")
     rows = {row_name(name, key) for name, table in (("subtask", SUBTASK), ("task", TASK), ("claim", CLAIMS)) for key in table}
-    assert sorted(row for row in rows - LATER if not happened[row]) == []
+    assert sorted(row for row in rows - UNREACHED if not happened[row]) == []
     assert [name for name in FAULTS if not happened[name]] == []
 
 

@@ -74,7 +74,7 @@ def test_every_subtask_event_has_a_change_that_causes_it() -> None:
 
 def test_what_has_ended_stays_ended() -> None:
     left = {(before, event) for before, event in states.SUBTASK if before in states.ENDED}
-    assert left == {(before, "superseded") for before in ("completed", "failed", "skipped")}
+    assert left == {(before, "superseded") for before in ("completed", "failed", "cancelled", "skipped")}
     assert not {before for before, _ in states.TASK if before in states.ENDED}
 
 

@@ -35,7 +35,7 @@ def approval_timer(draft: Draft, input: TimerIn) -> None:
         since = subtask.asked_at
     if approval is None or approval.timeout_s is None:
         return
-    if draft.now < since + approval.timeout_s:
+    if since <= draft.now < since + approval.timeout_s:  # `since` may lie ahead: the server's clock was set back
         draft.effect(SetTimer("approval", since + approval.timeout_s, input.subtask))
     elif approval.otherwise == "reject":
         _reject(draft, subtask, approval)
@@ -55,16 +55,17 @@ def _reject(draft: Draft, subtask: SubtaskState | None, approval: m.Approval) ->
         draft.fail(subtask, error, "reject")
 
 
-def pending_approval(state: TaskState, subtask: SubtaskState) -> list[Effect]:
+def pending_approval(state: TaskState, subtask: SubtaskState, now: float) -> list[Effect]:
     """The timer of a subtask that waits for a person's word."""
-    approval = approval_of(state, subtask)
-    timed = approval is not None and approval.timeout_s is not None
-    return [SetTimer("approval", subtask.asked_at + (approval.timeout_s or 0.0), subtask.name)] if timed and approval is not None else []
+    return _timer(approval_of(state, subtask), subtask.asked_at, now, subtask.name)
 
 
-def pending_proposal(state: TaskState) -> list[Effect]:
+def pending_proposal(state: TaskState, now: float) -> list[Effect]:
     """The same of a proposed version."""
-    approval = version_approval(state)
-    if state.proposed is None or approval is None or approval.timeout_s is None:
+    return [] if state.proposed is None else _timer(version_approval(state), state.proposed_at, now, None)
+
+
+def _timer(approval: m.Approval | None, since: float, now: float, subtask: str | None) -> list[Effect]:
+    if approval is None or approval.timeout_s is None:
         return []
-    return [SetTimer("approval", state.proposed_at + approval.timeout_s)]
+    return [SetTimer("approval", min(since, now) + approval.timeout_s, subtask)]

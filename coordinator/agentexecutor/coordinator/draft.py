@@ -113,7 +113,7 @@ class Draft:
         """It waits for a person's word whether it is to run again."""
         self.failed(subtask, error, "wait")
         self._cancel_children(subtask)
-        approval = approval_of(self.state, subtask)
+        approval = approval_of(self.state, subtask, waits=True)
         if approval is not None and approval.timeout_s is not None:
             self.effect(SetTimer("approval", self.now + approval.timeout_s, subtask.name))
 

@@ -10,6 +10,7 @@ from agentexecutor.coordinator.approval import approve
 from agentexecutor.coordinator.budgets import budget_of, exceeded
 from agentexecutor.coordinator.draft import Draft, demand_of
 from agentexecutor.coordinator.inputs import FeedbackIn, Send, SetTimer, Settle, Want
+from agentexecutor.coordinator.lateness import watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.policy import answer_to
 from agentexecutor.coordinator.replanning import take_proposed
@@ -144,6 +145,8 @@ def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:
     for subtask in state.subtasks.values():
         if subtask.state == "ready" and not (subtask.spec.split is not None and not subtask.children):
             draft.effect(Want(subtask.name, demand_of(changed, subtask)))
+        elif subtask.state == "running" and subtask.held:
+            draft.effect(*watch_lateness(changed, subtask, draft.now))
 
 
 def _give_word(draft: Draft, subtask: SubtaskState | None, input: FeedbackIn) -> None:

@@ -438,7 +438,7 @@ def pending(state: TaskState, now: float, settings: Settings) -> list[Effect]:
     seconds = seconds_due(state, now)
     if seconds is not None:
         effects.append(SetTimer("budget", seconds))
-    effects += pending_proposal(state)
+    effects += pending_proposal(state, now)
     for subtask in state.subtasks.values():
         if not subtask.ended:
             effects += _pending_subtask(state, subtask, now, settings)
@@ -453,10 +453,12 @@ def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settin
         effects.append(SetTimer("subtask-deadline", state.submitted_at + subtask.spec.deadline_s, subtask.name))
     if subtask.state == "ready":
         due = min(subtask.ready_at, now + subtask.pause_s)  # the server's clock may have been set back
-        effects += [SetTimer("retry", due, subtask.name)] if due > now else want_effects(state, subtask)
-        effects += unserved_timer(state, subtask, now)
+        if due > now:
+            effects.append(SetTimer("retry", due, subtask.name))
+        else:
+            effects += [*want_effects(state, subtask), *unserved_timer(state, subtask, now)]
     elif subtask.state == "approval":
-        effects += pending_approval(state, subtask)
+        effects += pending_approval(state, subtask, now)
     elif subtask.state == "awarded":
         effects += award_effects(subtask.name, subtask.epoch, now, settings)
     elif subtask.state == "running" and subtask.is_split:

@@ -642,6 +642,10 @@ class Market:
         """Why no living agent fits; empty when one does."""
         return "" if self._fitting(now, demand) else self._why_nobody(now, demand)
 
+    def wants(self, key: Key) -> bool:
+        """Whether it looks for an agent for this subtask."""
+        return key in self._ready.wanted
+
     def looked(self, now: float, keys: Iterable[Key]) -> dict[str, str]:
         """How ready subtasks look from here: ``calling`` or ``parked`` (nobody fits); those that just wait are left out."""
         seen = {}

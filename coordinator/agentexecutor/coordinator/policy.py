@@ -30,19 +30,22 @@ def answer_to_failure(state: TaskState, subtask: SubtaskState, error: m.ErrorInf
     if subtask.spec.on_failure == "skip" and trigger == "failed":
         return "skip"
     answer = answer_to(state, trigger, subtask)
-    return "fail" if answer is None or (answer in IN_TIME and error.code == "deadline") else answer
+    too_late = answer in IN_TIME and error.code == "deadline"
+    waited = answer == "wait" and subtask.state == "approval"
+    return "fail" if answer is None or too_late or waited else answer
 
 
-def approval_of(state: TaskState, subtask: SubtaskState) -> m.Approval | None:
-    """How a subtask waits for a person's word; None: it need not. A share was agreed to with what it is a share of."""
+def approval_of(state: TaskState, subtask: SubtaskState, *, waits: bool = False) -> m.Approval | None:
+    """How a subtask waits for a person's word; None: it need not. A share was agreed to with what it is a share of. `waits`: it has to."""
+    waits = waits or subtask.state == "approval"
     if subtask.planner or (subtask.parent is not None and subtask.call is None):
         return None
     if subtask.spec.approval is not None:
         return subtask.spec.approval
     policy = None if state.submit is None else state.submit.approval
-    if policy is not None and (subtask.state == "approval" or any(_fits(name, subtask.spec.capability) for name in policy.capabilities)):
+    if policy is not None and (waits or any(_fits(name, subtask.spec.capability) for name in policy.capabilities)):
         return policy
-    return m.Approval() if subtask.state == "approval" else None
+    return m.Approval() if waits else None
 
 
 def _fits(pattern: str, capability: str) -> bool:

@@ -147,7 +147,7 @@ def _write(draft: Draft, change: r.Planned) -> None:
     for name in replaced(state, change):
         draft.stop(state.subtasks[name], f"version {change.version} of the plan goes on without it")
     draft.change(change)
-    draft.time_deadlines(change.add, state.submitted_at)
+    draft.time_deadlines({**{name: state.subtasks[name].spec for name in change.again}, **change.add}, state.submitted_at)
     draft.effect(Settle())
 
 

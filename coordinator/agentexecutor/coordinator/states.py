@@ -6,8 +6,8 @@ The rules behind the tables:
    recorded, and folding it raises `TransitionError` with the task's story.
 2. A subtask's states `calling` and `parked` are not here: they are a coordinator's view of `ready`, held in memory (docs/adr/0005).
 3. A subtask that goes back to `ready` gets a larger epoch with its next award; the claims of the older epoch then change nothing.
-4. Ended is ended: from `completed`, `failed`, `cancelled`, `skipped` no claim leads anywhere. A newer plan version may supersede whatever has
-   not been cancelled: who had the name is superseded, and a new subtask of that name begins as `blocked`.
+4. Ended is ended: from `completed`, `failed`, `cancelled`, `skipped` no claim leads anywhere. A newer plan version may supersede any of them:
+   who had the name is superseded, and a new subtask of that name begins as `blocked`.
 5. `CLAIMS` says what a claim leads to, by how its sender stands to the award that it names. Late and duplicate claims are rows that
    say *ignore* or *cancel*, not exceptions.
 
@@ -97,6 +97,7 @@ SUBTASK: dict[tuple[SubtaskStateName, SubtaskEvent], SubtaskStateName] = {
     ("running", "superseded"): "superseded",
     ("completed", "superseded"): "superseded",
     ("failed", "superseded"): "superseded",
+    ("cancelled", "superseded"): "superseded",
     ("skipped", "superseded"): "superseded",
     ("blocked", "replan"): "failed",
     ("ready", "replan"): "failed",

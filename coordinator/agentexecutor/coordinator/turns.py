@@ -51,7 +51,7 @@ __all__ = ["Desk", "SplitWanted", "Turn"]
 
 UNTOLD = frozenset({r.Submitted, r.Proposed, r.Asked, r.Approved, r.Ready, r.Held, r.FeedbackGiven})
 """Changes of which the market need not know."""
-DEADLINES: tuple[TimerKind, ...] = ("task-deadline", "subtask-deadline", "approval")
+DEADLINES: tuple[TimerKind, ...] = ("task-deadline", "subtask-deadline")
 """Timers that wait for a time of the server's clock."""
 CLOCK_STEP_S = 0.05
 ENDINGS = (r.Cancelled, r.Superseded, r.Completed, r.FailedChange)
@@ -396,6 +396,6 @@ class Desk:
             # A silent one may have died of its award, which counts: the market suspects it, or it is heard again.
             undecided = self.market.is_silent(monotonic, key) or self.market.says_it_has_it(monotonic, key)
             return self.settings.heartbeat_s if undecided else None
-        if due.kind == "unserved" and not self.market.looked(monotonic, [key]):
-            return self.settings.stall_min_s
+        if due.kind == "unserved" and self.market.wants(key) and not self.market.looked(monotonic, [key]):
+            return self.settings.stall_min_s  # somebody fits
         return None
