@@ -29,7 +29,7 @@ def record(names: str, **more: Any) -> dict[str, Any]:
 
 def offer(
     name: str, takes: str | dict[str, Any] | None, gives: str | dict[str, Any] | None, estimate_s: float | None = 1.0, cost: float = 0.0
-):
+) -> dict[str, Any]:
     schemas = {
         "takes": record(takes) if isinstance(takes, str) else takes,
         "gives": record(gives) if isinstance(gives, str) else gives,
@@ -302,7 +302,7 @@ def test_a_value_of_the_input_must_fit(value: Any, takes: dict[str, Any], fits: 
 # a plan that is there
 
 
-DONE = {
+DONE: dict[str, Any] = {
     "features": there("text.features", {"texts": ["good"]}, result={"rows": [[1]]}),
     "train": there("text.train", {"rows": ref("features/rows"), "labels": ["+"]}, result={"model": {}}),
     "evaluate": there("text.evaluate", CHAIN["evaluate"][1], "blocked"),
@@ -372,7 +372,7 @@ def test_without_a_single_result_what_is_not_needed_goes_also_when_it_is_done() 
 
 
 def test_the_only_way_is_not_tried_again_with_the_same_input() -> None:
-    with pytest.raises(Unplannable, match="The only way is text.train with the input that 'train' has had: no luck") as refused:
+    with pytest.raises(Unplannable, match=r"The only way is text.train with the input that 'train' has had: no luck") as refused:
         answer("accuracy", TEXT, DATA, failed("train"))
     assert refused.value.fields == {"missing": ["text.train"], "offered": ["text.evaluate", "text.features", "text.train"]}
 
@@ -405,7 +405,7 @@ def test_what_was_rejected_is_done_in_another_way(state: str) -> None:
     plan = {**DONE, "train": {**DONE["train"], "state": state}}
     revision = answer("accuracy", [*TEXT, OTHER_TRAIN], DATA, plan, why=why("reject", "train"))
     assert added(revision) == {"train": ("bayes.learn", CHAIN["train"][1]), "evaluate": CHAIN["evaluate"]}
-    with pytest.raises(Unplannable, match="The only way is text.train"):
+    with pytest.raises(Unplannable, match=r"The only way is text.train"):
         answer("accuracy", TEXT, DATA, plan, why=why("reject", "train"))
 
 
@@ -451,7 +451,7 @@ def test_data_takes_the_place_of_the_input_and_what_used_it_is_made_anew(verdict
         "evaluate": ("text.evaluate", {**CHAIN["evaluate"][1], "labels": ["-"]}),
     }
     assert (revision.again, revision.remove) == ([], [])
-    now = {name: {**DONE[name], **({"input": added(revision)[name][1]} if name in revision.add else {})} for name in DONE}
+    now = {**DONE, **{name: {**DONE[name], "input": input} for name, (_, input) in added(revision).items()}}
     assert answer("accuracy", TEXT, DATA, now, feedback=said(None, data={"labels": ["-"]})["feedback"]).add == {}, "once it is so, it is so"
 
 
@@ -471,6 +471,6 @@ async def test_the_agent_answers_with_a_revision() -> None:
     called = await call(agent, "plan", {**told("accuracy", TEXT, DATA), "more": "fields of later versions"})
     revision = decode_as(r.Revision, encode(called.result))
     assert (list(revision.add), revision.result, revision.finish) == (["features", "train", "evaluate"], "evaluate", True)
-    with pytest.raises(Fail, match="Nothing gives 'happiness'. On offer are text.evaluate, text.features, text.train.") as refused:
+    with pytest.raises(Fail, match=r"Nothing gives 'happiness'. On offer are text.evaluate, text.features, text.train.") as refused:
         await call(agent, "plan", told("happiness", TEXT, DATA))
     assert refused.value.fields["missing"] == ["happiness"]
