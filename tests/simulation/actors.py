@@ -218,7 +218,7 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
     if drawn.random() < 0.4:
         options["replan"] = random_policy(drawn)
     if drawn.random() < 0.1:
-        options["budget"] = {drawn.choice(("subtasks", "replans", "seconds", "tokens")): float(drawn.randint(0, 60))}
+        options["budget"] = {drawn.choice(("subtasks", "replans", "seconds", "tokens")): float(drawn.randint(5, 60))}
     if drawn.random() < 0.15 or "wait" in msgspec.structs.astuple(options.get("replan", Replan())):
         options["approval"] = ApprovalPolicy(
             timeout_s=PEOPLE_S,

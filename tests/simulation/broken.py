@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from agentexecutor.bus.consumers import ShardConsumers
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.task import Task
-from agentexecutor.coordinator import claims, machine, turns
+from agentexecutor.coordinator import claims, draft, machine, replanning, turns, versions
 from agentexecutor.coordinator.admission import Admission
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
-from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Want
+from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Settle, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
@@ -263,6 +263,55 @@ def _acts_at_once() -> Patch:
     return mock.patch.object(Coordinator, "_knows_the_server", return_value=True)
 
 
+def _everything_again() -> Patch:
+    """A new version runs again whatever was completed."""
+    original = versions.next_version
+
+    def next_version(state: Any, revision: r.Revision, *given: Any, **more: Any) -> r.Planned:
+        named = {*revision.add, *revision.remove}
+        done = [name for name, subtask in versions.live(state).items() if subtask.state == "completed" and name not in named]
+        return original(state, replace(revision, again=[*revision.again, *done]), *given, **more)
+
+    return mock.patch.object(replanning, "next_version", next_version)
+
+
+def _versions_stand_still() -> Patch:
+    """A new version has the number of the one before."""
+    original = versions.next_version
+
+    def next_version(*given: Any, **more: Any) -> r.Planned:
+        change = original(*given, **more)
+        return replace(change, version=change.base)
+
+    return mock.patch.object(replanning, "next_version", next_version)
+
+
+def _budgets_unlooked() -> Patch:
+    """What attempts have used is not compared with the budget."""
+    return mock.patch.object(draft, "exceeded_by", return_value=None)
+
+
+def _planners_go_on() -> Patch:
+    """A planner that is at work does not begin anew when the plan has changed meanwhile."""
+    original = replanning.replan
+
+    def replan(made: Any, *given: Any) -> None:
+        with mock.patch.object(made.state, "thinking", None):
+            original(made, *given)
+
+    return mock.patch.object(replanning, "replan", replan)
+
+
+def _triggers_forgotten() -> Patch:
+    """Who loads a task does not go on with what is unanswered."""
+    original = machine.pending
+
+    def pending(*given: Any) -> list[Any]:
+        return [effect for effect in original(*given) if not isinstance(effect, Settle)]
+
+    return mock.patch.object(turns, "pending", pending)
+
+
 BROKEN: dict[str, Callable[[], Patch]] = {
     "fence off": _fence_off,
     "epoch ignored": _epoch_ignored,
@@ -290,6 +339,11 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "epochs begin anew": _epochs_begin_anew,
     "history left out": _history_left_out,
     "acts before it knows the server": _acts_at_once,
+    "kept work runs again": _everything_again,
+    "versions stand still": _versions_stand_still,
+    "budgets unlooked": _budgets_unlooked,
+    "planners go on": _planners_go_on,
+    "triggers forgotten": _triggers_forgotten,
 }
 
 

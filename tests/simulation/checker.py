@@ -179,7 +179,8 @@ class Checker:
             if subtask.planner or subtask.state != "completed":
                 return  # what the same record supersedes has no result any more
             right = expected_result(state, subtask)
-            if plain(subtask.result) != right:
+            doubtful = self.clock_jumped and self.cut_at > 0  # then numbers of awards may be given again (docs/adr/0011)
+            if plain(subtask.result) != right and not doubtful:
                 self.fail("a result is what the work makes of the input", f"{task}/{subtask.name} is {plain(subtask.result)}, not {right}")
         if isinstance(change, r.FeedbackGiven):
             if change.id in given:
@@ -227,8 +228,9 @@ class Checker:
         """Nobody is taken for lost who is there, and no deadline passes early."""
         cause, subtask = change.error.details.get("cause"), state.subtasks.get(change.subtask or "")
         if cause == "lost" and subtask is not None:
-            attempt = next(attempt for attempt in subtask.attempts if attempt.epoch == change.epoch)
-            self._lost(state, subtask.name, attempt.agent, attempt.boot, change, by)
+            for attempt in subtask.attempts:  # a split subtask, whose share was lost too often, has none
+                if attempt.epoch == change.epoch:
+                    self._lost(state, subtask.name, attempt.agent, attempt.boot, change, by)
         elif cause == "deadline" and not self.clock_jumped and "subtask" not in change.error.details:
             own = None if subtask is None else subtask.spec.deadline_s
             given = own if own is not None else state.submit.deadline_s if state.submit is not None else None

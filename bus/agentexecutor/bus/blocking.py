@@ -71,6 +71,10 @@ class Task:
         """All of it, as ``show`` prints it."""
         return self._portal.call(self._task.view)
 
+    def plan_versions(self) -> list[v.PlanVersion]:
+        """Every version of the plan, oldest first."""
+        return self._portal.call(self._task.plan_versions)
+
     def cancel(self, reason: str = "") -> None:
         """End the task."""
         self._portal.call(self._task.cancel, reason)

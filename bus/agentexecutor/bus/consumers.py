@@ -233,6 +233,11 @@ class ShardConsumers:
         return {"filter_subject": self._connection.subjects.all_new(shard, klass), "max_waiting": 512}
 
     async def _renew(self, stream: str, name: str, config: dict[str, Any]) -> None:
+        """Not cut in two: a request that is under way when we end would meet those of who comes after us."""
+        with anyio.CancelScope(shield=True):
+            await self._make_anew(stream, name, config)
+
+    async def _make_anew(self, stream: str, name: str, config: dict[str, Any]) -> None:
         await self._delete(stream, name)
         common = {
             "durable_name": name,

@@ -161,6 +161,11 @@ async def _log(bus: Bus, task: TaskName, after: int) -> AsyncIterator[r.LogEntry
         start = answer.next
 
 
+async def read_log(bus: Bus, task: TaskName) -> list[r.LogEntry]:
+    """A task's whole log so far, with what its records refer to."""
+    return [entry async for entry in _log(bus, task, 0)]
+
+
 async def _entries(bus: Bus, task: TaskName, item: Heard) -> list[r.LogEntry]:
     """A republished message as entries; none when it is no record."""
     try:

@@ -66,7 +66,13 @@ class TaskLog:
         return await self.append_to(self._connection.subjects.log(shard, task), payload, headers, expected=expected)
 
     async def append_to(self, subject: str, payload: bytes, headers: Headers, *, expected: int) -> int:
-        """The same for any subject whose last sequence is `expected`."""
+        """The same for any subject whose last sequence is `expected`.
+
+        Not while the connection is away: what waits in it would be sent after the reconnect, perhaps to a server that has lost records and whose
+        sequences have come as far again.
+        """
+        if not self._connection.connected:
+            raise _unknown("the connection is away")
         answer = await self._connection.acknowledged(subject, payload, {**headers, H_EXPECTED: str(expected)}, APPEND_S)
         if answer is None:
             raise _unknown("no stream answered")

@@ -61,7 +61,7 @@ def options_of(
         tailored=tailored,
         critics=sorted(set(critics)),
         on_stall=on_stall,
-        replan=replan or m.Replan(),
+        replan=replan,
         budget=dict(sorted((budget or {}).items())),
         approval=approval,
     )

@@ -15,8 +15,9 @@ from nats.aio.msg import Msg
 from agentexecutor.bus import telemetry as t
 from agentexecutor.bus.connection import Headers
 from agentexecutor.bus.errors import BusClosed, BusError, StoreTimeout, TaskCancelled, TaskFailed, TaskLost, TaskRefused, TaskTimeout
-from agentexecutor.bus.events import follow_events
+from agentexecutor.bus.events import follow_events, read_log
 from agentexecutor.bus.outcome import Outcome
+from agentexecutor.bus.versions import plan_versions
 from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
@@ -196,6 +197,11 @@ class Task:
             raise TaskLost(f"Nobody knows a task {self.name}.", hint="Is the name right (<owner>.<id>)?", task=self.name)
         self._trace_id = self._trace_id or view.trace_id
         return view
+
+    async def plan_versions(self) -> list[v.PlanVersion]:
+        """Every version of the plan, oldest first: the difference, why it was made, and the plan that it led to. Raises TaskLost, BusError."""
+        await self.view()
+        return plan_versions(await read_log(self._bus, self._task))
 
     def events(self) -> AsyncGenerator[v.Event, None]:
         """Everything that happens to the task, from its first event on; ends with the task's own end.

@@ -52,7 +52,37 @@ def _planned(data: dict[str, Any]) -> str:
     subtasks = data.get("subtasks", {})
     what = {"split": "shares", "extend": "child"}.get(data.get("cause", ""), "subtasks")
     parent = f" of {data['parent']}" if data.get("parent") else ""
+    if data.get("cause") == "ask":
+        return f"a planner is asked: {_whys(data)}"
     return f"version {data.get('version', 1)}, {what}{parent}: {_names(subtasks)}"
+
+
+def _whys(data: dict[str, Any]) -> str:
+    whys = data.get("why") or []
+    said = []
+    for why in whys:
+        about = f" about {why['subtask']}" if why.get("subtask") else ""
+        said.append(f"{why.get('trigger')}{about}" + (f" ({why['text']})" if why.get("text") else ""))
+    return "; ".join(said)
+
+
+def _replanned(data: dict[str, Any]) -> str:
+    parts = {"new": data.get("subtasks"), "again": data.get("again"), "removed": data.get("remove")}
+    changed = "; ".join(f"{what} {_names(names)}" for what, names in parts.items() if names)
+    return f"version {data.get('version')} because of {_whys(data)}: {changed or 'nothing more is to come'}"
+
+
+def _proposed(data: dict[str, Any]) -> str:
+    revision = data.get("revision") or {}
+    return f"a new version waits for a person's word: {_whys(data)}" + (f"; new {_names(revision['add'])}" if revision.get("add") else "")
+
+
+def _asked(data: dict[str, Any]) -> str:
+    return f"waits for a person's word{': ' + data['text'] if data.get('text') else ''}"
+
+
+def _approved(data: dict[str, Any]) -> str:
+    return f"by {data['sender']}" if data.get("sender") else "nobody objected in time"
 
 
 def _awarded(data: dict[str, Any]) -> str:
@@ -89,7 +119,12 @@ def _completed(data: dict[str, Any]) -> str:
 
 def _failed(data: dict[str, Any]) -> str:
     error = data.get("error") or {}
-    outcome = {"retry": "goes back: ", "skip": "is skipped: "}.get(data.get("outcome", "final"), "")
+    outcome = {
+        "retry": "goes back: ",
+        "skip": "is skipped: ",
+        "replan": "is to be replanned: ",
+        "wait": "waits for a person's word: ",
+    }.get(data.get("outcome", "final"), "")
     return f"{outcome}{error.get('code', 'handler')}: {error.get('message', '')}"
 
 
@@ -110,7 +145,10 @@ def _plain(data: dict[str, Any]) -> str:
 _SAYS: dict[str, Callable[[dict[str, Any]], str]] = {
     "submitted": _submitted,
     "planned": _planned,
-    "replanned": _planned,
+    "replanned": _replanned,
+    "proposed": _proposed,
+    "asked": _asked,
+    "approved": _approved,
     "awarded": _awarded,
     "accepted": _accepted,
     "progress": _progress,

@@ -40,7 +40,7 @@ def plan(
     are counted from now. With --save the plan can be changed, looked at again, and submitted. Ends with 0 also when nobody would do a part of it, with 2
     when the plan cannot run.
     """
-    what, value = what_is_meant("plan", capability, input, plan)
+    what, value = what_is_meant("plan", capability, input, plan, options["goal"])
     run(_plan, Output(json=as_json), nats, what, value, options, save)
 
 

@@ -133,15 +133,20 @@ def _of_task(state: PlanState, event: Event, at: float) -> None:
             state.state = "submitted" if not state.ended else state.state
             state.started_at = at
         case "planned" | "replanned":
+            _superseded(state, event.data, at)
             _planned(state, event.data, at)
+        case "proposed":
+            state.state = "waiting"
         case "completed" | "failed" | "cancelled":
             _ended(state, event, at)
 
 
 def _of_subtask(state: PlanState, row: Row, event: Event, at: float) -> None:
     match event.kind:
-        case "ready":
+        case "ready" | "approved":
             row.state = "ready"
+        case "asked":
+            row.state = "approval"
         case "awarded":
             _awarded(row, event, at)
             state.auctions.append(_auction(row, event, at))
@@ -158,6 +163,19 @@ def _of_subtask(state: PlanState, row: Row, event: Event, at: float) -> None:
         case "cancelled" | "superseded":
             row.state = event.kind
             row.ended_at = at
+
+
+def _superseded(state: PlanState, data: dict[str, Any], at: float) -> None:
+    """What a new version replaces, runs again or removes, and its shares, is over; what has the name then begins as blocked."""
+    again = [name for name in (*data.get("again", ()), *data.get("subtasks", ())) if name in state.rows]
+    gone = [*data.get("remove", ()), *again]
+    while gone:
+        row = state.row(gone.pop(0))
+        gone += row.children
+        row.children = []
+        row.state, row.ended_at = "superseded", at
+    for name in again:
+        state.rows[name] = Row(name, capability=state.rows[name].capability)
 
 
 def _planned(state: PlanState, data: dict[str, Any], at: float) -> None:
@@ -236,7 +254,7 @@ def _completed(row: Row, event: Event, at: float) -> None:
 
 def _failed(row: Row, data: dict[str, Any], at: float) -> None:
     outcome = data.get("outcome", "final")
-    row.state = {"retry": "ready", "skip": "skipped"}.get(outcome, "failed")
+    row.state = {"retry": "ready", "skip": "skipped", "wait": "approval"}.get(outcome, "failed")
     row.error = _error(data)
     row.fraction, row.step = None, ""
     row.ended_at = at

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.text import Text
 
 from agentexecutor.console.output import Output, amount, cell
-from agentexecutor.schemas.views import SubtaskView, TaskView
+from agentexecutor.schemas.plans import dependencies
+from agentexecutor.schemas.views import PlanVersion, SubtaskView, TaskView
 
-__all__ = ["print_view"]
+__all__ = ["print_version", "print_view"]
 
 BIDS = "Bids (smaller scores are better; who is asked for by name goes first)"
 RESULT_SHOWN = 20_000
@@ -30,6 +31,31 @@ def print_view(out: Output, view: TaskView) -> None:
         _bids(out, view)
         _attempts(out, view)
     _result(out, view)
+
+
+def print_version(out: Output, made: PlanVersion) -> None:
+    """A version of a plan: one JSON line, or why it was made and a table of what it holds, with what is new."""
+    if out.json:
+        out.object(made)
+        return
+    base = f", made from {made.base}" if made.base else ""
+    out.say(
+        Text.assemble(
+            (f"Version {made.version}", "bold"),
+            f"{base}, at {made.at[:19]}Z by {made.coordinator}" + (f" for {made.planner}" if made.planner else ""),
+        )
+    )
+    for why in made.why:
+        about = f" about {why.subtask}" if why.subtask else ""
+        out.say(f"{why.trigger}{about}{f' by {why.sender}' if why.sender else ''}: {why.text or 'no reason given'} (answer: {why.answer})")
+    if made.remove:
+        out.say(f"removed: {', '.join(made.remove)}")
+    change = {**dict.fromkeys(made.again, "runs again"), **dict.fromkeys(made.add, "new")}
+    rows = [
+        [name, spec.capability, ", ".join(dependencies(spec)), change.get(name, "kept") if made.base else ""]
+        for name, spec in made.plan.subtasks.items()
+    ]
+    out.table(["subtask", "capability", "after", ""], rows)
 
 
 def _subtasks(out: Output, view: TaskView) -> None:

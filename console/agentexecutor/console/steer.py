@@ -10,6 +10,7 @@ from agentexecutor.bus.client import Bus, connect
 from agentexecutor.bus.errors import TaskTimeout
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Task
+from agentexecutor.console.exits import UsageError
 from agentexecutor.console.options import command, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.tasks import unknown
@@ -63,17 +64,25 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
 @command(
     'agentexecutor feedback ada-laptop.r3Kd93bQz0LmXw71TyUe2p --verdict revise --subtask features --text "use bigrams"',
     "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict accept",
+    "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --deadline 600 --priority 5",
 )
 @task_argument
-@click.option("--verdict", type=click.Choice(get_args(Verdict)), required=True, help="accept, revise or reject.")
+@click.option("--verdict", type=click.Choice(get_args(Verdict)), help="accept, revise or reject; without it: just the text.")
 @click.option("--subtask", metavar="S", help="The subtask that it is about; without it: the task.")
 @click.option("--text", default="", metavar="T", help="What the agent shall know.")
+@click.option(
+    "--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Another deadline: seconds from the submit."
+)
+@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), metavar="N", help="Another priority.")
 def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) -> None:
     """Say something about a task or a subtask.
 
-    The agent that runs it hears it. The message is published under the owner's name. TASK is <owner>.<id>, or the id alone for a task of
-    one's own.
+    The agent that runs it hears it. `accept` is also the word that a subtask or a new version of the plan waits for; `revise` runs again
+    what was completed, or has the planner think again; `reject` fails it, if the task's policy says nothing else. The message is published
+    under the owner's name. TASK is <owner>.<id>, or the id alone for a task of one's own.
     """
+    if not any(said[name] not in (None, "") for name in ("verdict", "text", "deadline_s", "priority")):
+        raise UsageError("Nothing is said.", hint="Give --verdict, --text, --deadline or --priority.")
     run(_feedback, Output(json=as_json), nats, task, Feedback(**said))
 
 
@@ -84,7 +93,7 @@ async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedbac
     if out.json:
         out.object({"task": str(name), "subtask": said.subtask, "verdict": said.verdict, "text": said.text})
     else:
-        out.say(f"{name} has it: {said.verdict}" + (f" for {said.subtask}." if said.subtask else "."))
+        out.say(f"{name} has it: {said.verdict or 'noted'}" + (f" for {said.subtask}." if said.subtask else "."))
 
 
 async def _known(bus: Bus, name: TaskName) -> Task:

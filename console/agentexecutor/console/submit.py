@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, get_args
 
 import anyio
 import click
@@ -15,6 +16,7 @@ from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, connect
 from agentexecutor.bus.errors import TaskCancelled, TaskError, TaskFailed
 from agentexecutor.bus.loop import run
+from agentexecutor.bus.request import What
 from agentexecutor.bus.task import Task
 from agentexecutor.console.exits import Exit, UsageError
 from agentexecutor.console.live import LivePlan, follow
@@ -22,21 +24,23 @@ from agentexecutor.console.options import command, read_json, read_text
 from agentexecutor.console.output import Output, print_error
 from agentexecutor.console.show import print_view
 from agentexecutor.schemas.errors import AgentExecutorError
-from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec
+from agentexecutor.schemas.messages import ApprovalPolicy, PlanSpec, Replan, ReplanAnswer, Split, SubtaskSpec
 from agentexecutor.schemas.names import TaskName, check_capability
-from agentexecutor.schemas.plans import check_plan
+from agentexecutor.schemas.plans import Goal, check_plan
 from agentexecutor.schemas.views import TaskView
 
 __all__ = ["bus_options", "submit", "task_options", "what_is_meant", "whole_view"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
+ANSWERS: tuple[str, ...] = get_args(ReplanAnswer)
 AUCTIONS = ("standing", "call", "broadcast", "auto")
 LAST_EVENTS_S = 2.0
 """How long the last events may come after the result."""
 
 
 def task_options(function: F) -> F:
-    """What a task is, and how it is to be done: CAPABILITY INPUT or --plan, and the options that `bus_options` reads."""
+    """What a task is, and how it is to be done: CAPABILITY INPUT, --plan or --goal, and the options that `bus_options` reads."""
     for decorate in (
         click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto."),
         click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices."),
@@ -46,6 +50,21 @@ def task_options(function: F) -> F:
         click.option(
             "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds in which the task must be done."
         ),
+        click.option(
+            "--replan",
+            multiple=True,
+            metavar="TRIGGER=ANSWER",
+            help=f"What answers what happens: {', '.join(TRIGGERS)}={'|'.join(ANSWERS)}.",
+        ),
+        click.option("--budget", multiple=True, metavar="NAME=N", help="A limit: subtasks, replans, seconds of work, tokens, money, ..."),
+        click.option(
+            "--approve",
+            multiple=True,
+            metavar="CAPABILITY",
+            help="Subtasks that wait for your `feedback --verdict accept`; files.* fits all files.",
+        ),
+        click.option("--approve-plan", is_flag=True, help="New versions of the plan wait for it too."),
+        click.option("--goal", metavar="TEXT", help="What is wanted, for a planner; INPUT is what there is."),
         click.option("--plan", metavar="FILE", help="A plan as JSON (docs/protocol.md section 7) in a file, or - for stdin."),
         click.argument("input", required=False),
         click.argument("capability", required=False),
@@ -61,7 +80,40 @@ def bus_options(options: dict[str, Any]) -> dict[str, Any]:
         "priority": options["priority"],
         "award": options["award"],
         "auction": options["auction"],
+        "replan": _policy(options["replan"]),
+        "budget": {name: _number("--budget", name, value) for name, value in _pairs("--budget", options["budget"])},
+        "approval": ApprovalPolicy(capabilities=list(options["approve"]), versions=options["approve_plan"])
+        if options["approve"] or options["approve_plan"]
+        else None,
     }
+
+
+def _pairs(option: str, given: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for text in given:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"{option} {text!r} is no NAME=VALUE.", hint="For example: --budget tokens=10000, --replan failed=plan.")
+        yield name, value
+
+
+def _number(option: str, name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UsageError(f"{option} {name}={text} is no number.", hint="Give 0 or more.")
+    return number
+
+
+def _policy(given: Iterable[str]) -> Replan | None:
+    said = dict(_pairs("--replan", given))
+    for trigger, answer in said.items():
+        if trigger not in TRIGGERS or answer not in ANSWERS:
+            raise UsageError(
+                f"--replan {trigger}={answer} is no policy.", hint=f"Triggers: {', '.join(TRIGGERS)}. Answers: {', '.join(ANSWERS)}."
+            )
+    return msgspec.convert(said, Replan) if said else None
 
 
 @command(
@@ -69,6 +121,7 @@ def bus_options(options: dict[str, Any]) -> dict[str, Any]:
     "agentexecutor submit text.classify @texts.json --priority 5 --deadline 60",
     "agentexecutor submit --plan plan.json --award capacity",
     'echo \'{"name": "Ada"}\' | agentexecutor submit greet - --no-wait',
+    'agentexecutor submit --goal summary \'{"text": "..."}\' --budget tokens=10000 --approve-plan',
 )
 @task_options
 @click.option("--no-wait", is_flag=True, help="Print the task's name and go.")
@@ -76,11 +129,11 @@ def bus_options(options: dict[str, Any]) -> dict[str, Any]:
 def submit(capability: str | None, input: str | None, plan: str | None, nats: str | None, *, as_json: bool, **options: Any) -> None:
     """Submit a task and wait for its result.
 
-    The task is a CAPABILITY with its INPUT, or a plan. INPUT is a JSON object whose keys are the handler's parameters: the text
+    The task is a CAPABILITY with its INPUT, a plan, or a goal (with an INPUT). INPUT is a JSON object whose keys are the handler's parameters: the text
     itself, @FILE, or - for stdin. While it waits it shows the plan, the auctions and the progress; then it prints the task as `show` does.
     Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
     """
-    what, value = what_is_meant("submit", capability, input, plan)
+    what, value = what_is_meant("submit", capability, input, plan, options["goal"])
     telemetry.setup("agentexecutor-submit")
     named: list[str] = []
     try:
@@ -91,8 +144,17 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
 
-def what_is_meant(name: str, capability: str | None, input: str | None, plan: str | None) -> tuple[str | PlanSpec, dict[str, Any] | None]:
-    """What the command `name` is about: the capability with its input, or the plan. Raises UsageError, PlanRefused, NameRefused."""
+def what_is_meant(
+    name: str, capability: str | None, input: str | None, plan: str | None, goal: str | None = None
+) -> tuple[str | PlanSpec | Goal, dict[str, Any] | None]:
+    """What the command `name` is about: the capability or the goal with its input, or the plan. Raises UsageError, PlanRefused, NameRefused."""
+    if goal is not None:
+        if plan is not None or input is not None:
+            raise UsageError(
+                "--goal takes no CAPABILITY, and no --plan.",
+                hint=f'For example: agentexecutor {name} --goal summary \'{{"text": "..."}}\'.',
+            )
+        return Goal(goal), {} if capability is None else _read_input(capability)
     if plan is not None:
         if capability is not None:
             raise UsageError("CAPABILITY and --plan exclude each other.", hint="Give one of them.")
@@ -133,7 +195,7 @@ def _read_input(given: str) -> dict[str, Any]:
     return value
 
 
-async def _submit(out: Output, nats: str | None, what: str | PlanSpec, value: Any, options: dict[str, Any], named: list[str]) -> None:
+async def _submit(out: Output, nats: str | None, what: What, value: Any, options: dict[str, Any], named: list[str]) -> None:
     async with connect(nats) as bus:
         task = await bus.submit(what, value, id=options["id"], **bus_options(options))
         named.append(task.name)

@@ -14,7 +14,7 @@ from agentexecutor.console.exits import Exit, UsageError, of_task
 from agentexecutor.console.lines import line_of
 from agentexecutor.console.options import command, task_argument
 from agentexecutor.console.output import Output
-from agentexecutor.console.show import print_view
+from agentexecutor.console.show import print_version, print_view
 from agentexecutor.console.submit import whole_view
 from agentexecutor.schemas.messages import ErrorInfo
 from agentexecutor.schemas.names import TaskName
@@ -70,23 +70,39 @@ async def _tasks(out: Output, nats: str | None, states: tuple[str, ...], owner: 
 @command(
     "agentexecutor show ada-laptop.r3Kd93bQz0LmXw71TyUe2p",
     "agentexecutor show r3Kd93bQz0LmXw71TyUe2p --json | jq .result",
+    "agentexecutor show r3Kd93bQz0LmXw71TyUe2p --plan-version 2",
 )
 @task_argument
-def show(task: TaskName, nats: str | None, *, as_json: bool) -> None:
+@click.option(
+    "--plan-version",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Show version N of the plan: why it was made, what it changed, the plan.",
+)
+def show(task: TaskName, nats: str | None, plan_version: int | None, *, as_json: bool) -> None:
     """Show a task: subtasks, bids with reasons, result.
 
     TASK is <owner>.<id>, or the id alone for a task of one's own.
     """
-    run(_show, Output(json=as_json), nats, task)
+    run(_show, Output(json=as_json), nats, task, plan_version)
 
 
-async def _show(out: Output, nats: str | None, task: TaskName) -> None:
+async def _show(out: Output, nats: str | None, task: TaskName, version: int | None) -> None:
     async with connect(nats) as bus:
         try:
-            view = await whole_view(bus, bus.task(str(task)))
+            if version is not None:
+                versions = await bus.task(str(task)).plan_versions()
+            else:
+                view = await whole_view(bus, bus.task(str(task)))
         except TaskLost as error:
             raise unknown(task) from error
-    print_view(out, view)
+    if version is None:
+        print_view(out, view)
+        return
+    found = [made for made in versions if made.version == version]
+    if not found:
+        raise UsageError(f"Task {task} has no version {version} of its plan.", hint=f"It has {len(versions)}.")
+    print_version(out, found[0])
 
 
 @command(

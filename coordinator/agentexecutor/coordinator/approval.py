@@ -37,7 +37,8 @@ def approval_timer(draft: Draft, input: TimerIn) -> None:
         return
     if since <= draft.now < since + approval.timeout_s:  # `since` may lie ahead: the server's clock was set back
         draft.effect(SetTimer("approval", since + approval.timeout_s, input.subtask))
-    elif approval.otherwise == "reject":
+    elif approval.otherwise == "reject" or (subtask is not None and subtask.error is not None):
+        # What has failed before is not run again for ever because nobody looks.
         _reject(draft, subtask, approval)
     elif subtask is None:
         draft.change(r.Approved(subtasks=None))

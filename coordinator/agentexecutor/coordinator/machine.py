@@ -138,7 +138,7 @@ def _plan(draft: Draft, input: SubmitIn) -> None:
         )
     if plan is None:
         why = r.Why(trigger="goal", answer="plan", text=(submit.goal or "")[:1000])
-        draft.change(r.Planned(version=1, cause="goal", add={"plan-1": planner_spec(submit.replan)}, why=[why]))
+        draft.change(r.Planned(version=1, cause="goal", add={"plan-1": planner_spec(submit.replan or m.Replan())}, why=[why]))
         draft.effect(Settle())
     else:
         _plan_all(draft, input, submit, plan, needs)
@@ -160,8 +160,9 @@ def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec | None:
     given = [what for what in (submit.capability, submit.plan or submit.plan_blob, submit.goal) if what is not None]
     if len(given) != 1:
         raise PlanRefused("A submit names exactly one of capability, plan, goal.", hint="Name one of them.")
-    check_capability(submit.replan.planner)
-    if submit.replan.split is None and "split" in msgspec.structs.astuple(submit.replan):
+    policy = submit.replan or m.Replan()
+    check_capability(policy.planner)
+    if policy.split is None and "split" in msgspec.structs.astuple(policy):
         raise PlanRefused("The policy answers with 'split', and does not say how.", hint="Say it in replan.split.")
     if submit.goal is not None:
         check_policies([submit.award], settings)

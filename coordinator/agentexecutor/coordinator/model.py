@@ -15,6 +15,9 @@ from agentexecutor.schemas.records import FeedbackGiven, Proposed, ScoredBid, Wh
 __all__ = ["Attempt", "SubtaskState", "TaskState", "body_of", "new_task", "why_cancelled"]
 
 
+DEFAULT = m.Replan()
+
+
 class Attempt(Struct):
     """One award and what became of it; state: awarded running completed failed cancelled, or the cause for which it went back."""
 
@@ -144,7 +147,7 @@ class TaskState(Struct):
     @property
     def replan(self) -> m.Replan:
         """The task's policy."""
-        return m.Replan() if self.submit is None else self.submit.replan
+        return DEFAULT if self.submit is None or self.submit.replan is None else self.submit.replan
 
     @property
     def goal(self) -> str | None:

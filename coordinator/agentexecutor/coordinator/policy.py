@@ -11,8 +11,9 @@ PLANNED_BY_GOAL = ("failed", "unserved", "revise", "reject", "message")
 """Triggers that a task with a goal puts before its planner when nobody says otherwise."""
 FOR_ALL: tuple[m.ReplanAnswer, ...] = ("plan", "fail")
 """Answers that make sense for a task as a whole."""
-IN_TIME: tuple[m.ReplanAnswer, ...] = ("retry", "another", "split")
-"""Answers that make no sense once the subtask's deadline has passed."""
+IN_TIME: tuple[m.ReplanAnswer, ...] = ("retry", "another", "split", "wait")
+"""Answers that make no sense once the subtask's deadline has passed, or when nobody has said the word that it waits for."""
+TOO_LATE = ("deadline", "approval-timeout")
 
 
 def answer_to(state: TaskState, trigger: str, subtask: SubtaskState | None) -> m.ReplanAnswer | None:
@@ -30,7 +31,7 @@ def answer_to_failure(state: TaskState, subtask: SubtaskState, error: m.ErrorInf
     if subtask.spec.on_failure == "skip" and trigger == "failed":
         return "skip"
     answer = answer_to(state, trigger, subtask)
-    too_late = answer in IN_TIME and error.code == "deadline"
+    too_late = answer in IN_TIME and error.details.get("cause") in TOO_LATE
     waited = answer == "wait" and subtask.state == "approval"
     return "fail" if answer is None or too_late or waited else answer
 

@@ -213,7 +213,7 @@ class Submit(Message, frozen=True, kw_only=True):
     tailored: bool | None = None
     critics: list[str] = []
     on_stall: OnStall | None = None
-    replan: Replan = Replan()
+    replan: Replan | None = None
     budget: dict[str, Seconds] = {}
     approval: ApprovalPolicy | None = None
 

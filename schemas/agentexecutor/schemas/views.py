@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Raw
 
 from agentexecutor.schemas.messages import NULL, BlobRef, ErrorInfo, Message, PlanSpec, Running
-from agentexecutor.schemas.records import LogEntry
+from agentexecutor.schemas.records import LogEntry, Why
 
 __all__ = [
     "AgentView",
@@ -18,6 +18,7 @@ __all__ = [
     "Forecast",
     "ForecastLine",
     "LogView",
+    "PlanVersion",
     "StalledLine",
     "StateView",
     "SubtaskView",
@@ -80,6 +81,23 @@ class TaskView(View, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     trace_id: str | None = None
     subtasks: dict[str, SubtaskView] = {}
+
+
+class PlanVersion(View, frozen=True, kw_only=True):
+    """A version of a task's plan: the difference to `base`, why it was made, and the whole `plan` that it led to (inputs as they were planned)."""
+
+    version: int
+    base: int
+    cause: str
+    why: list[Why] = []
+    at: str = ""
+    coordinator: str = ""
+    planner: str | None = None
+    add: list[str] = []
+    again: list[str] = []
+    remove: list[str] = []
+    finish: bool = False
+    plan: PlanSpec
 
 
 class StateView(View, frozen=True, kw_only=True):
