@@ -78,7 +78,7 @@ EVALUATE = offer("text.evaluate", "model rows labels", "accuracy", 1.0)
 TEXT = [FEATURES, TRAIN, EVALUATE]
 DATA = {"texts": ["good"], "labels": ["+"]}
 
-CHAIN = {
+CHAIN: dict[str, Any] = {
     "features": ("text.features", {"texts": ["good"]}),
     "train": ("text.train", {"rows": ref("features/rows"), "labels": ["+"]}),
     "evaluate": ("text.evaluate", {"model": ref("train/model"), "rows": ref("features/rows"), "labels": ["+"]}),
@@ -451,7 +451,8 @@ def test_data_takes_the_place_of_the_input_and_what_used_it_is_made_anew(verdict
         "evaluate": ("text.evaluate", {**CHAIN["evaluate"][1], "labels": ["-"]}),
     }
     assert (revision.again, revision.remove) == ([], [])
-    now = {**DONE, **{name: {**DONE[name], "input": input} for name, (_, input) in added(revision).items()}}
+    now = dict(DONE)
+    now.update({name: {**DONE[name], "input": input} for name, (_, input) in added(revision).items()})
     assert answer("accuracy", TEXT, DATA, now, feedback=said(None, data={"labels": ["-"]})["feedback"]).add == {}, "once it is so, it is so"
 
 
