@@ -41,19 +41,19 @@ def plan(
     when the plan cannot run.
     """
     what, value = what_is_meant("plan", capability, input, plan, options["goal"])
-    run(_plan, Output(json=as_json), nats, what, value, options, save)
+    run(_plan, Output(json=as_json), nats, what, value, bus_options(options), save)
 
 
-async def _plan(out: Output, nats: str | None, what: str | PlanSpec, value: Any, options: dict[str, Any], save: Path | None) -> None:
+async def _plan(out: Output, nats: str | None, what: str | PlanSpec, value: Any, how: dict[str, Any], save: Path | None) -> None:
     async with connect(nats) as bus:
-        forecast = await bus.plan(what, value, **bus_options(options))
+        forecast = await bus.plan(what, value, **how)
     if save is not None:
         _save(save, forecast.plan)
     if out.json:
         out.object(forecast)
         return
     out.table(["subtask", "capability", "agent", ">start", ">finish", ">cost", "why"], (_cells(line) for line in forecast.subtasks))
-    out.say(_summary(forecast, options["deadline"]))
+    out.say(_summary(forecast, how["deadline_s"]))
     if save is not None:
         out.say(f"The plan is in {save}. Submit it with: agentexecutor submit --plan {save}")
 

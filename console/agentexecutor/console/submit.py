@@ -134,10 +134,11 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
     Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
     """
     what, value = what_is_meant("submit", capability, input, plan, options["goal"])
+    how = bus_options(options)
     telemetry.setup("agentexecutor-submit")
     named: list[str] = []
     try:
-        run(_submit, Output(json=as_json), nats, what, value, options, named)
+        run(_submit, Output(json=as_json), nats, what, value, how | {"id": options["id"]}, named, not options["no_wait"])
     except KeyboardInterrupt:
         if named:
             print_error(f"Interrupted; the task goes on. `agentexecutor watch {named[0]}` shows it, `agentexecutor cancel` ends it.")
@@ -195,11 +196,11 @@ def _read_input(given: str) -> dict[str, Any]:
     return value
 
 
-async def _submit(out: Output, nats: str | None, what: What, value: Any, options: dict[str, Any], named: list[str]) -> None:
+async def _submit(out: Output, nats: str | None, what: What, value: Any, how: dict[str, Any], named: list[str], waits: bool) -> None:
     async with connect(nats) as bus:
-        task = await bus.submit(what, value, id=options["id"], **bus_options(options))
+        task = await bus.submit(what, value, **how)
         named.append(task.name)
-        if options["no_wait"]:
+        if not waits:
             _print_name(out, task.name)
             return
         ended = await (_result(task) if out.json else _result_in_sight(task, out))
