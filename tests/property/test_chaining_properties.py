@@ -70,6 +70,13 @@ def test_without_effort_there_is_still_a_way(graph: tuple[list[Step], list[list[
     assert best is None or quick is None or best.cost <= quick.cost
 
 
+def test_steps_that_could_serve_each_other_need_one_from_outside() -> None:
+    steps = [Step("p", 0.1, [[1, 2]]), Step("q", 0.1, [[0, 3]]), Step("for p", 1.0), Step("for q", 1.0)]
+    way = cheapest(steps, [[0], [1]])
+    assert way is not None
+    assert (way.cost, way.uses) == (1.2, {2: [], 0: [2], 1: [0]}), "q has what p gives; one by one both would be cheapest from outside"
+
+
 def test_a_long_chain_and_a_wide_choice_are_searched() -> None:
     long = [Step(f"s{place:04}", 1.0, [[place - 1]] if place else []) for place in range(2000)]
     way = cheapest(long, [[1999]])
@@ -131,20 +138,25 @@ def as_graph(offers: list[dict[str, Any]], given: dict[str, str], goals: list[st
     return steps, [[place for place, offer in enumerate(offers) if goal in offer["gives"]] for goal in goals]
 
 
-@given(OFFERS, GIVEN, st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True))
-def test_a_plan_can_run_is_complete_and_the_cheapest(offers: list[dict[str, Any]], given: dict[str, str], goals: list[str]) -> None:
-    lines = [
+def lines_of(offers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
         {**offer, "name": f"cap-{place}", "agents": 1, "free": 1, "takes": schema(offer["takes"]), "gives": schema(offer["gives"])}
         for place, offer in enumerate(offers)
     ]
+
+
+def briefing(offers: list[dict[str, Any]], given: dict[str, str], goals: list[str], **more: Any) -> Briefing:
+    told = {
+        "goal": ", ".join(goals), "input": {name: VALUES[kind] for name, kind in given.items()}, "why": [], "errors": [], "version": 1,
+        "plan": {"subtasks": {}, "result": None}, "feedback": [], "offers": lines_of(offers), "spent": {}, "left": {}, "deadline": None,
+    }  # fmt: skip
+    return msgspec.json.decode(json.dumps({**told, **more}), type=Briefing)
+
+
+@given(OFFERS, GIVEN, st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True))
+def test_a_plan_can_run_is_complete_and_the_cheapest(offers: list[dict[str, Any]], given: dict[str, str], goals: list[str]) -> None:
     least = brute_force(*as_graph(offers, given, goals))
-    told = msgspec.json.decode(
-        json.dumps({
-            "goal": ", ".join(goals), "input": {name: VALUES[kind] for name, kind in given.items()}, "why": [], "errors": [], "version": 1,
-            "plan": {"subtasks": {}, "result": None}, "feedback": [], "offers": lines, "spent": {}, "left": {}, "deadline": None,
-        }),
-        type=Briefing,
-    )  # fmt: skip
+    told = briefing(offers, given, goals)
     try:
         revision = next_plan(told)
     except Unplannable:
@@ -155,7 +167,7 @@ def test_a_plan_can_run_is_complete_and_the_cheapest(offers: list[dict[str, Any]
         least
     )
     check_plan(PlanSpec(subtasks=revision.add, result=revision.result))
-    by_name = {line["name"]: offer for line, offer in zip(lines, offers, strict=True)}
+    by_name = {f"cap-{place}": offer for place, offer in enumerate(offers)}
     for spec in revision.add.values():
         takes, input = by_name[spec.capability]["takes"], json.loads(bytes(spec.input))
         assert set(input) == set(takes)
@@ -167,3 +179,40 @@ def test_a_plan_can_run_is_complete_and_the_cheapest(offers: list[dict[str, Any]
         assert all(input[name] == VALUES[given[name]] and fits(given[name], takes[name]) for name in input)
     for goal in goals:
         assert any(goal in by_name[spec.capability]["gives"] for spec in revision.add.values())
+
+
+STATES = st.sampled_from(["completed", "running", "blocked", "failed"])
+TRIGGERS = st.sampled_from(["failed", "revise", "reject", "late", "lost", "unserved", "message"])
+
+
+@given(OFFERS, OFFERS, GIVEN, st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True), st.data())
+def test_whatever_became_of_a_plan_the_next_one_can_run(
+    offers: list[dict[str, Any]], more: list[dict[str, Any]], given: dict[str, str], goals: list[str], data: st.DataObject
+) -> None:
+    try:
+        first = next_plan(briefing(offers, given, goals))
+    except Unplannable:
+        return
+    old = {
+        name: {"capability": spec.capability, "input": json.loads(bytes(spec.input)), "state": data.draw(STATES)}
+        for name, spec in first.add.items()
+    }
+    why = [{"trigger": data.draw(TRIGGERS), "answer": "plan", "subtask": data.draw(st.sampled_from(sorted(old)))}]
+    said = data.draw(st.dictionaries(st.sampled_from(NAMES), st.sampled_from([1, 2.5, "other"]), max_size=1))
+    feedback = [{"id": "f", "sender": "me", "data": said}]
+    plan = {"subtasks": old, "result": first.result}
+    told = briefing([*offers, *more], given, goals, plan=plan, why=why, feedback=feedback)
+    try:
+        revision = next_plan(told)
+    except Unplannable:
+        return
+    assert set(revision.again) | set(revision.remove) <= set(old)
+    assert not (set(revision.add) | set(revision.again)) & set(revision.remove)
+    specs = {name: spec for name, spec in first.add.items() if name not in revision.remove} | revision.add
+    needs = check_plan(PlanSpec(subtasks=specs, result=revision.result))
+    alive = {name for name in specs if name in revision.add or name in revision.again or old[name]["state"] != "failed"}
+    assert all(other in alive for name in alive for other in needs[name]), "nothing waits for what has failed"
+    for name, spec in revision.add.items():
+        failed = name in old and old[name]["state"] == "failed" and why[0]["trigger"] not in ("revise", "lost", "late", "unserved")
+        same = failed and (spec.capability, json.loads(bytes(spec.input))) == (old[name]["capability"], old[name]["input"])
+        assert not same or any(other in revision.add for other in needs[name]), "what has failed is not just done again"

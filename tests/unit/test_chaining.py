@@ -352,6 +352,14 @@ def test_another_way_is_taken_around_what_has_failed(trigger: list[dict[str, Any
     assert (revision.again, revision.remove) == ([], []), "the new one has its name, so it is superseded; features is kept"
 
 
+def test_all_that_waited_for_the_failed_one_is_planned_anew() -> None:
+    offers = [offer("a", "", "x"), offer("b", "x", "y"), offer("c", "y", "z"), offer("other", "", {"title": "x"}, 9.0)]
+    plan = {"a": there("a", {}, "failed"), "b": there("b", {"x": ref("a/x")}, "blocked"), "c": there("c", {"y": ref("b/y")}, "blocked")}
+    revision = answer("z", offers, {}, plan)
+    assert added(revision) == {"a": ("other", {}), "b": ("b", {"x": ref("a")}), "c": ("c", {"y": ref("b/y")})}
+    assert revision.remove == []
+
+
 def test_what_waited_for_the_failed_one_is_removed_when_the_other_way_does_not_need_it() -> None:
     guess = offer("guess", "texts", "accuracy", 100.0)
     revision = answer("accuracy", [*TEXT, guess], DATA, failed("train"))
