@@ -111,6 +111,7 @@ class Place:
     url: str
     store: Path
     names: list[str]
+    planner: str | None = None
 
     def run(self, *arguments: str, text: str = "", cwd: Path = ROOT) -> Ran:
         done = subprocess.run(
@@ -139,14 +140,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "worker.py").write_text(WORKER)
     with ExitStack() as stack:
         _, started = stack.enter_context(program("up", "--store", str(folder / "store"), "--port", "0"))
-        assert set(started) == {"nats", "port", "store", "coordinator"}
+        assert set(started) == {"nats", "port", "store", "coordinator", "planner"}
         url = started["nats"]
         hello = [stack.enter_context(program("agent", HELLO, url=url))[1] for _ in range(2)]
         worker = stack.enter_context(
             program("agent", "worker:agent", "--name", "w1", "--capacity", "8", "--no-coordinate", url=url, cwd=folder)
         )[1]
         assert worker == {"name": "w1", "capabilities": ["echo", "never", "listen", "fail"], "capacity": 8, "nats": url}
-        yield Place(url, Path(started["store"]), [made["name"] for made in hello])
+        yield Place(url, Path(started["store"]), [made["name"] for made in hello], started["planner"])
 
 
 # submit
@@ -428,7 +429,7 @@ def test_agents(place: Place) -> None:
     ran = place.run("agents", "--json")
     assert ran.code == 0
     agents = {agent["name"]: agent for agent in ran.lines}
-    assert set(agents) == {*place.names, "w1"}
+    assert set(agents) == {*place.names, "w1", place.planner}
     assert all(set(agent) == {"name", "capabilities", "capacity", "free", "labels", "running", "seen_s"} for agent in ran.lines)
     assert (agents["w1"]["capacity"], agents["w1"]["labels"]) == (8, {"zone": "eu"})
     assert all("greet" in agents[name]["capabilities"] for name in place.names)
@@ -567,6 +568,28 @@ def test_what_up_kept_is_there_the_next_time(tmp_path: Path) -> None:
             assert ready["name"].startswith("worker-")
             ran = second.run("submit", "echo", '{"text": "kept"}', "--id", "kept", "--json")
             assert (ran.code, ran.object["result"]) == (0, "kept")
+
+
+def test_up_plans_for_a_goal(place: Place) -> None:
+    reached = place.run("submit", "--goal", "echo", '{"text": "a"}', "--json")
+    assert (reached.code, reached.object["result"]) == (0, "a"), reached.err
+    assert reached.object["subtasks"]["plan-1"]["agent"] == place.planner
+    missed = place.run("submit", "--goal", "happiness", '{"text": "a"}', "--json")
+    assert missed.code == 1
+    assert "Nothing gives 'happiness'. On offer are echo, fail, greet, listen, never." in missed.object["error"]["message"]
+
+
+def test_up_without_a_planner(tmp_path: Path) -> None:
+    with program("up", "--store", str(tmp_path / "store"), "--port", "0", "--no-planner") as (_, started):
+        assert started["planner"] is None
+        assert Place(started["nats"], tmp_path, []).run("agents", "--json").lines == []
+
+
+def test_the_planner_is_an_agent_like_any_other(place: Place) -> None:
+    with program("agent", "agentexecutor.agents.planner:agent", url=place.url) as (_, ready):
+        assert ready["capabilities"] == ["plan"]
+        assert ready["name"].startswith("planner-")
+        assert ready["name"] != place.planner
 
 
 def test_a_coordinator_of_its_own_serves_a_bus_whose_agents_do_not_coordinate(place: Place) -> None:

@@ -1,19 +1,20 @@
-"""`up`: a NATS server of one's own and a coordinator, until stopped."""
+"""`up`: a NATS server of one's own, a coordinator and the planner that needs no model, until stopped."""
 
 from __future__ import annotations
 
 import fcntl
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
+from agentexecutor.agents import planner
 from agentexecutor.bus import telemetry
-from agentexecutor.bus.client import own_name
+from agentexecutor.bus.client import connect, own_name
 from agentexecutor.bus.connection import DEFAULT_URL, open_connection
 from agentexecutor.bus.loop import run_program
 from agentexecutor.bus.server import EmbeddedServer, embedded_server
@@ -33,22 +34,28 @@ def _check_sync(_context: click.Context, _option: click.Parameter, sync: str | N
     return sync
 
 
-@command("agentexecutor up", "agentexecutor up --store /var/lib/agentexecutor --port 4333 --sync always")
+@command(
+    "agentexecutor up",
+    "agentexecutor up --store /var/lib/agentexecutor --port 4333 --sync always",
+    "agentexecutor up --no-planner",
+)
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=Path(".agentexecutor"), show_default=True, metavar="DIR",
               help="Where the streams are kept.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, show_default=True, metavar="N", help="0 takes a free one.")
 @click.option("--sync", metavar="always|TIME", callback=_check_sync,
               help="How often the server writes through to the disk, such as 10s: a power cut takes what came since. Default: 2m.")  # fmt: skip
-def up(store: Path, port: int, sync: str | None, nats: str | None, *, as_json: bool) -> None:
-    """Start a NATS server and a coordinator, until stopped.
+@click.option("--no-planner", is_flag=True, help="Leave goals to planners of your own.")
+def up(store: Path, port: int, sync: str | None, nats: str | None, *, no_planner: bool, as_json: bool) -> None:
+    """Start a NATS server, a coordinator and a planner, until stopped.
 
-    The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time.
+    The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time. The planner
+    needs no model: it reaches what a goal names by what the agents on offer take and give.
     """
     if nats is not None:
         port = _port_of(nats)
     log_to_stderr()
     telemetry.setup("agentexecutor-up")
-    run_program(_up, Output(json=as_json), store, port, sync)
+    run_program(_up, Output(json=as_json), store, port, sync, not no_planner)
 
 
 def _port_of(nats: str) -> int:
@@ -62,14 +69,26 @@ def _port_of(nats: str) -> int:
     raise UsageError(f"`up` cannot serve at {nats}: it listens on 127.0.0.1 only.", hint="Use --port N, or `agentexecutor coordinator`.")
 
 
-async def _up(out: Output, store: Path, port: int, sync: str | None) -> None:
+async def _up(out: Output, store: Path, port: int, sync: str | None, plans: bool) -> None:
     _refuse_taken(port)
+    peer = unique_name(planner.agent.name) if plans else None
     with _locked(store):
         async with (
             embedded_server(store, port, sync=sync) as server,
             open_connection(server.url, name=unique_name(own_name())) as connection,
+            _planning(server.url, peer),
         ):
-            await coordinate_until_stopped(connection, lambda: _announce(out, server, connection.name))
+            await coordinate_until_stopped(connection, lambda: _announce(out, server, connection.name, peer))
+
+
+@asynccontextmanager
+async def _planning(url: str, peer: str | None) -> AsyncIterator[None]:
+    """The planner serves under this name; None: there is none."""
+    if peer is None:
+        yield
+        return
+    async with connect(url, name=f"{peer}-main") as bus, planner.agent.serve(bus, name=peer, coordinate=False):
+        yield
 
 
 def _refuse_taken(port: int) -> None:
@@ -102,13 +121,16 @@ def _locked(store: Path) -> Iterator[None]:
         yield
 
 
-def _announce(out: Output, server: EmbeddedServer, name: str) -> None:
+def _announce(out: Output, server: EmbeddedServer, name: str, peer: str | None) -> None:
     if out.json:
-        out.object({"nats": server.url, "port": server.port, "store": str(server.store), "coordinator": name})
-    out.say(f"NATS is up at {server.url}, its streams are kept in {server.store}; coordinating as {name}.")
+        out.object({"nats": server.url, "port": server.port, "store": str(server.store), "coordinator": name, "planner": peer})
+    planning = f", planning as {peer}" if peer else ""
+    out.say(f"NATS is up at {server.url}, its streams are kept in {server.store}; coordinating as {name}{planning}.")
     out.say("Next, in other terminals:")
     if server.url != DEFAULT_URL:
         out.say(f"  export AGENTEXECUTOR_NATS_URL={server.url}")
     out.say("  agentexecutor agent FILE.py:NAME")
     out.say('  agentexecutor submit CAPABILITY \'{"key": "value"}\'')
+    if peer:
+        out.say('  agentexecutor submit --goal WHAT \'{"key": "value"}\'')
     out.say("Stop with Ctrl-C.")

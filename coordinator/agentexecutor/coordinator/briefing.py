@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from agentexecutor.coordinator.budgets import account, left
 from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.shapes import Shape
 from agentexecutor.coordinator.versions import live
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -128,7 +129,7 @@ def check_offers(revision: r.Revision, offers: Sequence[OfferLine]) -> None:
             known = ", ".join(sorted(by_name)[:30])
             raise PlanRefused(f"Nobody offers {spec.capability!r}, which {name!r} asks for.", hint=f"On offer are {known}.", path=[name])
         if offer.takes is not None and spec.input_blob is None and spec.split is None:
-            _check_input(name, msgspec.json.decode(spec.input), offer.takes)
+            _check_input(name, msgspec.json.decode(spec.input), Shape.of(offer.takes).schema)
 
 
 TYPES: Mapping[str, type | tuple[type, ...]] = {

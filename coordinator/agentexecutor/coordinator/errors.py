@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
 
-__all__ = ["RepeatedWork", "SenselessLog", "SettingRefused", "TransitionError"]
+__all__ = ["RepeatedWork", "SenselessLog", "SettingRefused", "TransitionError", "Unplannable"]
 
 
 class SettingRefused(AgentExecutorError):
@@ -21,3 +21,7 @@ class SenselessLog(AgentExecutorError):
 
 class TransitionError(AgentExecutorError):
     """A record that the task's state does not allow; `task`, `state`, `event`, and `story`: what led there, a line each."""
+
+
+class Unplannable(AgentExecutorError):
+    """A goal that cannot be reached by what is on offer: `missing` names what nothing gives, `offered` the capabilities that there are."""

@@ -10,6 +10,7 @@
     ├── BusError                   the connection and the streams (agentexecutor.bus)
     ├── TaskError                  how a task ended, for the client (agentexecutor.bus)
     ├── SettingRefused             a setting that there is not, or a value that it cannot have (agentexecutor.coordinator)
+    ├── Unplannable                a goal that what is on offer does not reach (agentexecutor.coordinator)
     ├── TransitionError            an input that the task's state does not allow (agentexecutor.coordinator)
     └── AgentError                 a mistake in how an agent is written or run (agentexecutor.agents)
 

@@ -1,0 +1,50 @@
+"""A planner's answer against what is on offer."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import Raw
+
+from agentexecutor.agents import Agent
+from agentexecutor.coordinator.briefing import OfferLine, check_offers
+from agentexecutor.schemas import PlanRefused
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
+
+agent = Agent("worker")
+
+
+@agent.capability("count")
+def count(texts: list[str], n: int = 1) -> int:
+    return len(texts) * n
+
+
+PLAIN = {
+    "type": "object",
+    "properties": {"texts": {"type": "array"}, "n": {"type": "integer"}},
+    "required": ["texts"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("takes", [PLAIN, agent.handlers["count"].offered().takes], ids=["plain", "as handlers have it"])
+@pytest.mark.parametrize(
+    ("input", "problem"),
+    [
+        (b'{"texts":["a"],"n":2}', None),
+        (b'{"texts":{"$ref":"load"}}', None),
+        (b'{"n":2}', "The input of 's' lacks 'texts'."),
+        (b'{"texts":[],"m":2}', "'s' takes no 'm'; it takes texts, n."),
+        (b'{"texts":"a"}', "'texts' in the input of 's' is no array."),
+        (b'{"texts":[],"n":true}', "'n' in the input of 's' is no integer."),
+    ],
+)
+def test_an_input_must_fit_what_its_offer_takes(takes: dict[str, object], input: bytes, problem: str | None) -> None:
+    revision = r.Revision(add={"s": m.SubtaskSpec(capability="count", input=Raw(input))})
+    offers = [OfferLine(name="count", agents=1, free=1, takes=takes)]
+    if problem is None:
+        check_offers(revision, offers)
+        return
+    with pytest.raises(PlanRefused) as refused:
+        check_offers(revision, offers)
+    assert refused.value.message == problem
