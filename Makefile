@@ -14,7 +14,7 @@ COUNT ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load bench-takeover simulate chaos fuzz wheel constraints clean
+.PHONY: help install demo test lint format bench bench-load bench-takeover bench-replan simulate chaos fuzz wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ bench-load: $(INSTALLED) ## 100,000 tasks at once for a slow pool (ARGS="--tasks
 
 bench-takeover: $(INSTALLED) ## processes and servers are killed: how long work stands still (ARGS="--kills 5 --restarts 2" for a short look)
 	$(BIN)/python benchmarks/takeover.py $(ARGS)
+
+bench-replan: $(INSTALLED) ## from feedback to the new version of the plan
+	$(BIN)/python benchmarks/replan.py $(ARGS)
 
 simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from agentexecutor.agents import Agent, AgentError, Asked, ChildFailed, Context, Fail, NameTaken, Retry
 from agentexecutor.agents.hosting import Hosting
 from agentexecutor.bus import NoAnswer, TaskCancelled, TaskFailed, connect
-from agentexecutor.schemas import Feedback, Plan, Subtask
+from agentexecutor.schemas import Event, Feedback, Plan, Subtask
 from agentexecutor.schemas.codec import encode, headers
 from agentexecutor.schemas.names import TaskName
 
@@ -515,6 +515,33 @@ async def test_a_process_whose_name_is_taken_ends_though_a_handler_blocks(server
     finally:
         older.kill()
         older.wait()
+
+
+async def test_a_running_agent_hears_feedback_revises_its_schedule_and_says_what_it_did_with_it(bus: Bus) -> None:
+    agent = Agent("listener", capacity=1)
+
+    @agent.capability("listen")
+    async def listen(ctx: Context) -> str:
+        await ctx.schedule(("count words", 60.0))
+        async for said in ctx.feedback():
+            await ctx.schedule(("count bigrams", 0.1))
+            ctx.progress(text=f"counts {said.text} now", feedback=said)
+            return said.text
+        return ""
+
+    async with agent.serve(bus):
+        task = await bus.submit("listen")
+        events: list[Event] = []
+        async for event in task.events():
+            events.append(event)
+            if event.kind == "accepted":
+                await task.feedback(Feedback(verdict="revise", text="bigrams", subtask="main"))
+        assert await task.result(timeout_s=20) == "bigrams"
+    (given,) = [event.data["id"] for event in events if event.kind == "feedback"]
+    answers = [event.data["text"] for event in events if event.kind == "progress" and event.data.get("feedback") == given]
+    assert answers == ["counts bigrams now"]
+    schedules = [event.data["schedule"] for event in events if event.data.get("schedule")]
+    assert [step["name"] for steps in schedules for step in steps] == ["count words", "count bigrams"]
 
 
 async def test_feedback_that_comes_before_the_handler_has_begun_is_kept(bus: Bus) -> None:

@@ -574,6 +574,8 @@ def test_up_plans_for_a_goal(place: Place) -> None:
     reached = place.run("submit", "--goal", "echo", '{"text": "a"}', "--json")
     assert (reached.code, reached.object["result"]) == (0, "a"), reached.err
     assert reached.object["subtasks"]["plan-1"]["agent"] == place.planner
+    foretold = place.run("plan", "--goal", "echo", '{"text": "a"}', "--json")
+    assert [line["capability"] for line in foretold.object["subtasks"]] == ["echo"], foretold.err
     missed = place.run("submit", "--goal", "happiness", '{"text": "a"}', "--json")
     assert missed.code == 1
     assert "Nothing gives 'happiness'. On offer are echo, fail, greet, listen, never." in missed.object["error"]["message"]

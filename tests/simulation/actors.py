@@ -232,6 +232,9 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
     while drawn.random() < 0.5:
         what = drawn.choice(("cancel", "revise", "revise", "accept", "reject", "message", "changed"))
         steer.append((what, drawn.choice((0.0, drawn.expovariate(0.5))), drawn.choice((None, *names))))
+    if drawn.random() < 0.15:  # a planner is asked, and before it answers the plan changes
+        options["replan"] = Replan(message="plan", revise="retry", planner_timeout_s=20.0)
+        steer = [("message", drawn.expovariate(2.0), None), ("revise", drawn.expovariate(4.0), drawn.choice(names))]
     return Wish(plan, options, at, steer, drawn.random() < 0.8)
 
 

@@ -17,7 +17,7 @@ from agentexecutor.coordinator import claims, draft, machine, replanning, turns,
 from agentexecutor.coordinator.admission import Admission
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
-from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Settle, Want
+from agentexecutor.coordinator.inputs import AwardIn, Decision, HeldIn, LostIn, SetTimer, Settle, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
@@ -302,14 +302,25 @@ def _planners_go_on() -> Patch:
     return mock.patch.object(replanning, "replan", replan)
 
 
-def _triggers_forgotten() -> Patch:
-    """Who loads a task does not go on with what is unanswered."""
-    original = machine.pending
+@contextmanager
+def _triggers_forgotten() -> Iterator[None]:
+    """Who loads a task, or takes it over, does not go on with what is unanswered, or with an answer that nobody has used."""
+    pending, decide = machine.pending, machine.decide
 
-    def pending(*given: Any) -> list[Any]:
-        return [effect for effect in original(*given) if not isinstance(effect, Settle)]
+    def unsettled(effects: list[Any]) -> list[Any]:
+        return [effect for effect in effects if not isinstance(effect, Settle)]
 
-    return mock.patch.object(turns, "pending", pending)
+    def decide_unsettled(state: Any, input: Any, *more: Any) -> Decision:
+        decision = decide(state, input, *more)
+        if isinstance(input, HeldIn):
+            decision.effects = unsettled(decision.effects)
+        return decision
+
+    with (
+        mock.patch.object(turns, "pending", lambda *given: unsettled(pending(*given))),
+        mock.patch.object(turns, "decide", decide_unsettled),
+    ):
+        yield
 
 
 BROKEN: dict[str, Callable[[], Patch]] = {

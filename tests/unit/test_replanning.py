@@ -16,6 +16,8 @@ from agentexecutor.coordinator.inputs import (
     RevisionIn,
     Send,
     SetTimer,
+    Settle,
+    SettleIn,
     SplitIn,
     TimerIn,
     Want,
@@ -270,6 +272,17 @@ def test_a_planner_may_end_the_task_with_a_result_of_its_own(table: Table) -> No
     asked(table)
     answer(table, finish=True, output=Raw(b"42"))
     assert (table.state.state, table.state.result) == ("completed", Raw(b"42"))
+
+
+def test_an_answer_that_nobody_has_used_is_pending_also_while_others_work(table: Table) -> None:
+    table.submit(chain(), replan=Replan(message="plan"))
+    table.award("load")
+    say(table, None, None, text="think")
+    table.award("plan-1", agent="p")
+    table.claim(m.Done, "plan-1", agent="p", result=Raw(b"{}"))
+    assert Settle() in pending(table.folded(), table.now, table.settings)
+    table.put(SettleIn())
+    assert [need.subtask for need in table.of(NeedRevision)] == ["plan-1"]
 
 
 def test_the_same_work_is_kept_and_other_work_replaced(table: Table) -> None:

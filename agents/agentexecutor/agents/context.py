@@ -160,9 +160,10 @@ class Context:
         self.host.scheduled(make_schedule([_checked(step) for step in steps]))
         await anyio.lowlevel.checkpoint()
 
-    def progress(self, fraction: float | None = None, text: str = "") -> None:
-        """Say how far it is (0 to 1), or what it is doing. Works from blocking handlers too."""
-        self.host.tell(fraction=None if fraction is None else min(max(fraction, 0.0), 1.0), text=text)
+    def progress(self, fraction: float | None = None, text: str = "", *, feedback: m.FeedbackMessage | None = None) -> None:
+        """Say how far it is (0 to 1), what it is doing, or what it did with `feedback`. Works from blocking handlers too."""
+        said = {} if feedback is None else {"feedback": feedback.id}
+        self.host.tell(fraction=None if fraction is None else min(max(fraction, 0.0), 1.0), text=text, **said)
 
     def step(self, name: str) -> _Step:
         """A step of the work, ``async with ctx.step("fit"):`` (or plain ``with`` in a blocking handler): told as started and finished, and a span."""

@@ -105,6 +105,7 @@ def _progress(data: dict[str, Any]) -> str:
         " ".join(str(data[key]) for key in ("step", "state") if data.get(key)),
         str(data.get("text", "")),
         f"new schedule {_steps(data['schedule'])}" if data.get("schedule") else "",
+        "(answers feedback)" if data.get("feedback") else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -15,13 +15,18 @@ is taken for granted:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import count
 
 from msgspec.structs import replace
 
+from agentexecutor.coordinator.briefing import Briefing, OfferLine, brief
+from agentexecutor.coordinator.chaining import next_plan
 from agentexecutor.coordinator.draft import demand_of
+from agentexecutor.coordinator.errors import Unplannable
+from agentexecutor.coordinator.evolve import evolve
 from agentexecutor.coordinator.inputs import Demand, Key, SubmitIn
 from agentexecutor.coordinator.machine import decide
 from agentexecutor.coordinator.market import Assign, Market, Snapshot
@@ -33,6 +38,7 @@ from agentexecutor.coordinator.split import list_reference, share_specs
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import decode_as
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.subjects import NOBODY
@@ -47,18 +53,27 @@ LONGEST_S = 1e9
 
 def make_forecast(input: SubmitIn, snapshot: Snapshot, settings: Settings) -> v.Forecast | m.ErrorInfo:
     """What would happen to the submit, or the error with which it would be refused. The snapshot is used up."""
-    if input.submit.goal is not None:
-        return m.ErrorInfo(
-            code="input", message="A goal cannot be forecast yet: its plan is made while it runs. Give a capability or a plan."
-        )
-    decision = decide(new_task(NOBODY, 0), input, 0.0, settings, 0)
+    state = new_task(NOBODY, 0)
+    decision = decide(state, input, 0.0, settings, 0)
     if decision.refusal is not None:
         return decision.refusal
     planned = next(change for change in decision.changes if isinstance(change, r.Planned))
+    plan = m.PlanSpec(subtasks=planned.add, result=planned.result)
     try:
-        return _Forecast(m.PlanSpec(subtasks=planned.add, result=planned.result), input.submit, snapshot).run()
-    except PlanRefused as error:
-        return m.ErrorInfo(code="input", message=str(error), details={"path": error.fields["path"]})
+        if input.submit.goal is not None:
+            for change in decision.changes:
+                evolve(state, change, 0.0)
+            plan = _plan_of_goal(state, Market.of(deepcopy(snapshot)).on_offer(snapshot.at))
+        return _Forecast(plan, input.submit, snapshot).run()
+    except (PlanRefused, Unplannable) as error:
+        return m.ErrorInfo(code="input", message=str(error), details={"path": error.fields.get("path", [])})
+
+
+def _plan_of_goal(state: TaskState, offers: Sequence[OfferLine]) -> m.PlanSpec:
+    """The plan that the planner without a model would make; what another planner makes is not known before it is asked. Raises Unplannable."""
+    (planner,) = state.subtasks.values()
+    revision = next_plan(decode_as(Briefing, brief(state, planner, offers)))
+    return m.PlanSpec(subtasks=revision.add, result=revision.result)
 
 
 class _Forecast:
@@ -156,7 +171,7 @@ class _Forecast:
                 self._start(subtask)
 
     def _start(self, subtask: SubtaskState) -> None:
-        demand = _standing(replace(demand_of(self.task, subtask), never=tuple(subtask.spec.avoid)))
+        demand = _standing(demand_of(self.task, subtask))
         why = self._why_unserved(demand)
         if why:
             self.unserved[demand.capability] = None

@@ -443,9 +443,14 @@ def pending(state: TaskState, now: float, settings: Settings) -> list[Effect]:
     for subtask in state.subtasks.values():
         if not subtask.ended:
             effects += _pending_subtask(state, subtask, now, settings)
-    if (state.open == 0 or state.unanswered) and state.state not in UNPLANNED:
+    if state.state not in UNPLANNED and (state.open == 0 or state.unanswered or _has_thought(state)):
         effects.append(Settle())
     return effects
+
+
+def _has_thought(state: TaskState) -> bool:
+    """Whether a planner's answer is there, and was not used yet."""
+    return state.thinking is not None and state.subtasks[state.thinking].state == "completed"
 
 
 def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settings: Settings) -> list[Effect]:
