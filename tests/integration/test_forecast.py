@@ -170,7 +170,7 @@ async def test_a_coordinator_refuses_what_a_client_did_not_check(server: Embedde
         gone = m.BlobRef(digest="0" * 64, bytes=3, chunks=1)
         for submit, said, details in (
             (m.Submit(plan=cycle), "cycle: a -> a", {"path": ["a", "a"]}),
-            (m.Submit(goal="be happy"), "be happy", {}),
+            (m.Submit(goal="be happy"), "be happy", {"path": []}),
             (m.Submit(plan_blob=gone), "is gone", {}),
             (None, "A forecast needs a submit", {}),
         ):
