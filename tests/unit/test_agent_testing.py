@@ -74,6 +74,19 @@ async def test_children_are_answered_by_a_function() -> None:
     assert [child.retries for child in called.children] == [None, 5]
 
 
+async def test_what_a_critic_says_is_told() -> None:
+    agent = Agent("critic")
+
+    @agent.capability("criticise")
+    async def criticise(ctx: Context, score: float) -> float:
+        await ctx.say(Feedback("revise", "too low", "features", data={"score": score}))
+        return score
+
+    called = await call(agent, "criticise", {"score": 0.5})
+    (said,) = called.said
+    assert (said.verdict, said.text, said.subtask, bytes(said.data)) == ("revise", "too low", "features", b'{"score":0.5}')
+
+
 async def test_a_childs_failure_is_raised() -> None:
     context = Context(m.Award(task="me.t", subtask="main", capability="c", epoch=1, boot="b"), _Deaf())
     child = await context.submit("x")
@@ -88,6 +101,7 @@ class _Deaf:
 
     def tell(self, **progress: object) -> None: ...
     def scheduled(self, steps: list[m.Step]) -> None: ...
+    async def say(self, said: m.FeedbackClaim) -> None: ...
     async def extend(self, call: int, child: m.SubtaskSpec) -> None: ...
     @asynccontextmanager
     async def waits(self) -> AsyncIterator[None]:

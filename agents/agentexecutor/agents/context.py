@@ -18,7 +18,7 @@ from agentexecutor.agents.schedule import schedule as make_schedule
 from agentexecutor.bus import telemetry
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import from_rfc3339
-from agentexecutor.schemas.plans import Subtask
+from agentexecutor.schemas.plans import Feedback, Subtask
 
 __all__ = ["Child", "Context", "Host"]
 
@@ -35,6 +35,9 @@ class Host(Protocol):
 
     def scheduled(self, steps: list[m.Step]) -> None:
         """A schedule was made or revised."""
+
+    async def say(self, said: m.FeedbackClaim) -> None:
+        """Store feedback by the holder."""
 
     async def extend(self, call: int, child: m.SubtaskSpec) -> None:
         """Store an `extend` claim."""
@@ -191,6 +194,13 @@ class Context:
                 self._read += 1
                 yield self._feedback[self._read - 1]
             await self._feedback_came.wait()
+
+    async def say(self, feedback: Feedback) -> None:
+        """Say something about the task or another of its subtasks, as a critic does: ``await ctx.say(Feedback("revise", "too low", "features"))``.
+
+        Stored when this returns; what runs again because of it, perhaps this subtask too, is cancelled then. Raises PlanRefused.
+        """
+        await self.host.say(feedback.claim())
 
     # children
 

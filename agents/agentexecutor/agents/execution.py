@@ -380,6 +380,10 @@ class Execution:
         self._lifted[call] = msgspec.structs.replace(child, input=m.EMPTY, input_blob=ref, after=dependencies(child))
         return self._lifted[call]
 
+    async def say(self, said: m.FeedbackClaim) -> None:
+        """Feedback by the holder."""
+        await self._hosting.store(self._task, LastClaim("feedback", encode(said), headers("feedback-claim", self._trace)))
+
     def refused(self, id: str, error: m.ErrorInfo) -> bool:
         """A coordinator cannot use the claim with this Ae-Id: an `extend` fails its child. False: it was none of this subtask's."""
         call = self._extends.get(id)

@@ -29,6 +29,7 @@ class Called:
     schedule: list[m.Step] = field(default_factory=list)
     progress: list[dict[str, Any]] = field(default_factory=list)
     children: list[m.SubtaskSpec] = field(default_factory=list)
+    said: list[m.FeedbackClaim] = field(default_factory=list)
 
     @property
     def steps(self) -> list[str]:
@@ -49,6 +50,9 @@ class _Host:
 
     def scheduled(self, steps: list[m.Step]) -> None:
         self._called.schedule = steps
+
+    async def say(self, said: m.FeedbackClaim) -> None:
+        self._called.said.append(said)
 
     async def extend(self, call: int, child: m.SubtaskSpec) -> None:
         if self._child is None:

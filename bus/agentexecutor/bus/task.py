@@ -228,13 +228,7 @@ class Task:
 
         `sender`: who says it, the task's owner unless given (a critic says it under its own name).
         """
-        try:
-            data = m.NULL if feedback.data is None else msgspec.Raw(msgspec.json.encode(feedback.data))
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
-            raise PlanRefused(f"The feedback's data have no JSON form: {error}.", hint="Use what JSON knows.") from error
-        said = m.FeedbackClaim(subtask=feedback.subtask, verdict=feedback.verdict, text=feedback.text, data=data)
-        said = msgspec.structs.replace(said, deadline_s=feedback.deadline_s, priority=feedback.priority)
-        await self._say("feedback", "feedback-claim", said, sender)
+        await self._say("feedback", "feedback-claim", feedback.claim(), sender)
 
     async def _say(
         self, kind: str, type: str, content: m.Message, sender: str | None = None, *, over: Callable[[], bool] = lambda: False

@@ -15,7 +15,7 @@ from msgspec import Raw
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, why_unreadable
 from agentexecutor.schemas.codec import decode_as, encode
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
-from agentexecutor.schemas.messages import Approval, OnStall, PlanSpec, Split, SubtaskSpec, Verdict
+from agentexecutor.schemas.messages import NULL, Approval, FeedbackClaim, OnStall, PlanSpec, Split, SubtaskSpec, Verdict
 from agentexecutor.schemas.names import check_capability, check_name
 from agentexecutor.schemas.references import Ref, encode_input, find_references
 
@@ -135,6 +135,16 @@ class Feedback:
     data: Any = None
     deadline_s: float | None = None
     priority: int | None = None
+
+    def claim(self) -> FeedbackClaim:
+        """The feedback as it travels. Raises PlanRefused: its data have no JSON form."""
+        try:
+            data = NULL if self.data is None else Raw(msgspec.json.encode(self.data))
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise PlanRefused(f"The feedback's data have no JSON form: {error}.", hint="Use what JSON knows.") from error
+        return FeedbackClaim(
+            subtask=self.subtask, verdict=self.verdict, text=self.text, data=data, deadline_s=self.deadline_s, priority=self.priority
+        )
 
 
 def dependencies(spec: SubtaskSpec) -> list[str]:

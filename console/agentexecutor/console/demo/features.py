@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["COLUMNS", "Features", "count", "pack", "pack_array", "stack", "unpack", "unpack_array"]
+__all__ = ["COLUMNS", "Features", "count", "count_words", "pack", "pack_array", "stack", "unpack", "unpack_array"]
 
 COLUMNS = 2**20
 WORD = r"(?u)\w+|[!?]+|[:;=][-']?[)(DPp/|]"
@@ -36,12 +36,17 @@ class Features(msgspec.Struct, frozen=True):
     shares: list[int]
 
 
-def count(texts: Sequence[str]) -> csr_matrix:
-    """How often each word and each pair of words occurs in each text."""
+def count_words(texts: Sequence[str]) -> csr_matrix:
+    """How often each word occurs in each text."""
+    return count(texts, longest=1)
+
+
+def count(texts: Sequence[str], *, longest: int = 2) -> csr_matrix:
+    """How often each word and each pair of words (each run of up to `longest` words) occurs in each text."""
     from sklearn.feature_extraction.text import HashingVectorizer  # noqa: PLC0415 - takes a second, and only handlers need it
 
     counter = HashingVectorizer(
-        n_features=COLUMNS, ngram_range=(1, 2), token_pattern=WORD, alternate_sign=False, norm=None, dtype=np.float32
+        n_features=COLUMNS, ngram_range=(1, longest), token_pattern=WORD, alternate_sign=False, norm=None, dtype=np.float32
     )
     return counter.transform(texts).tocsr()
 
