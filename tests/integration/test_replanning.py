@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -280,3 +281,148 @@ async def test_a_goal_from_plan_to_result(place: Place, me: Peer) -> None:
         await planner.done(asked, Raw(b'{"add":{"b":{"capability":"two","input":{"n":{"$ref":"a"}}}},"finish":true}'))
         await worker.done(await worker.award("b"), 3)
         assert bytes((await me.result(task)).result) == b"3"
+
+
+ANSWERS = {
+    "retry": ({"again": ["work"]}, "work"),
+    "another": ({"add": ["work"]}, "work"),
+    "wait": (None, "work"),
+    "skip": (None, "end"),
+    "fail": (None, None),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_every_answer_to_a_failure(place: Place, me: Peer, answer: Any) -> None:
+    """`plan` is tried with every trigger above, `split` below."""
+    difference, then = ANSWERS[answer]
+    async with (
+        agent(place, "worker", "load", "work", "end", capacity=10) as worker,
+        agent(place, "other", "work", capacity=10) as other,
+        coordinating(place),
+    ):
+        await me.until_agents(2)
+        submit = m.Submit(plan=plan(prefer="worker").spec(), replan=msgspec.convert({"failed": answer}, Replan))
+        stage = Stage(me, worker, other)
+        await stage.begin(submit)
+        await failed(stage)
+        if answer == "wait":
+            await me.until_state(stage.task, "waiting")
+            await stage.say(subtask="work", verdict="accept")
+        if answer == "fail":
+            error = (await me.result(stage.task)).error
+            assert error is not None
+            assert (error.code, error.details["subtask"]) == ("handler", "work")
+            return
+        if answer == "another":
+            again = await other.award("work")
+            await other.done(again, "new")
+        elif then == "work":
+            await worker.done(await stage.next("work"), "new")
+        end = await stage.next("end")
+        assert msgspec.json.decode(end.input)["done"] == (None if answer == "skip" else "new")
+        await worker.done(end, "all")
+        assert bytes((await me.result(stage.task)).result) == b'"all"'
+        made = await versions(me, stage.task)
+        assert len(made) == (1 if difference is None else 2)
+        if difference is not None:
+            assert {"add": list(made[1].add), "again": made[1].again} == {"add": [], "again": []} | difference
+        assert stage.awarded["load"] == 1
+
+
+async def test_what_is_too_much_for_one_is_split(place: Place, me: Peer) -> None:
+    async with agent(place, "a1", "count", "join", capacity=10) as worker, coordinating(place):
+        subtask = m.SubtaskSpec(capability="count", input=Raw(b'{"rows":[1,2,3,4]}'), retries=0)
+        policy = Replan(failed="split", split=m.Split(over="rows", into=2))
+        task = await me.submit("t", plan=m.PlanSpec(subtasks={"all": subtask}), replan=policy)
+        await worker.failed(await worker.award("all"))
+        for name, rows in (("all-1", [1, 2]), ("all-2", [3, 4])):
+            award = await worker.award(name)
+            assert (msgspec.json.decode(award.input), award.plan_version) == ({"rows": rows}, 2)
+            await worker.done(award, rows)
+        assert msgspec.json.decode((await me.result(task)).result) == [1, 2, 3, 4]
+
+
+async def test_approval_outlives_its_coordinator(place: Place, me: Peer) -> None:
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(agent(place, "worker", "pay"))
+        kill = await stack.enter_async_context(doomed(place, "first"))
+        task = await me.submit("t", capability="pay", approval=m.ApprovalPolicy(capabilities=["pay"], text="Pay Ada?"))
+        await me.until_state(task, "waiting")
+        await kill()
+        await stack.enter_async_context(coordinating(place, "second"))
+        answer = await me.ask("tasks")
+        assert [(line["task"], line["state"]) for line in msgspec.json.decode(answer.body)["tasks"]] == [("me.t", "waiting")]
+        assert (await me.view(task)).subtasks["main"].state == "approval"
+        await me.claim("feedback", task, m.FeedbackClaim(subtask="main", verdict="accept"))
+        await worker.done(await worker.award(), "paid")
+        assert bytes((await me.result(task)).result) == b'"paid"'
+        asked = [change for change in await changes(me, task) if isinstance(change, r.Asked | r.Approved)]
+        assert [type(change).__name__ for change in asked] == ["Asked", "Approved"]
+
+
+async def test_a_budget_is_kept_for_agents_of_any_language(place: Place, me: Peer) -> None:
+    async with agent(place, "worker", "one", "two", capacity=10) as worker, coordinating(place):
+        two = Plan({"a": Subtask("one"), "b": Subtask("two", after=["a"])})
+        task = await me.submit("t", m.Submit(plan=two.spec(), budget={"tokens": 1000}))
+        await worker.done(await worker.award("a"), 1, usage={"tokens": 1200.0}, took_s=2.0)
+        error = (await me.result(task)).error
+        assert error is not None
+        assert (error.code, error.details["exceeded"], error.details["by"]) == (
+            "budget",
+            "tokens",
+            {"one": {"tokens": 1200.0, "seconds": 2.0}},
+        )
+
+
+def _is_of(epoch: int, message: m.Cancel) -> bool:
+    return message.epoch == epoch
+
+
+@pytest.mark.parametrize("how", ["nonsense", "100,000 subtasks", "too late", "for ever"])
+async def test_a_planner_that_is_of_no_use(place: Place, me: Peer, how: str) -> None:
+    """It is told what was wrong (or given up, when it takes too long), and the third time the task fails with the reason."""
+    async with agent(place, "planner", "plan", capacity=10) as planner, coordinating(place):
+        task = await me.submit("t", goal="happiness", replan=Replan(planner_timeout_s=0.5), retries=2)
+        large = {"add": {f"s{number}": {"capability": "plan"} for number in range(100_000)}}
+        for count in range(3):
+            asked = await planner.award()
+            told = msgspec.json.decode(asked.input)
+            assert len(told["errors"]) == count
+            if how == "nonsense":
+                await planner.done(asked, {"add": "everything"})
+            elif how == "100,000 subtasks":
+                await planner.done(asked, None, result_blob=await planner.put(task, large))
+            else:
+                await planner.accept(asked)
+                cancelled = await planner.expect("cancel", partial(_is_of, asked.epoch))
+                assert "timeout_s" in cancelled.reason
+                if how == "too late":
+                    await planner.done(asked, {"finish": True, "output": 7})
+        error = (await me.result(task)).error
+        assert error is not None
+        words = {"nonsense": "Expected `object`", "100,000 subtasks": "more than 20000"}
+        assert words.get(how, "timeout_s of 0.5 s") in error.message
+
+
+@pytest.mark.parametrize("who", ["a stranger", "nobody's task", "nobody's subtask", "an ended task"])
+async def test_feedback_that_cannot_be_used_is_refused_to_its_sender(place: Place, me: Peer, who: str) -> None:
+    async with agent(place, "worker", "work") as worker, client(place, "eve") as eve, coordinating(place):
+        task = await me.submit("t", capability="work")
+        award = await worker.award()
+        if who == "an ended task":
+            await worker.done(award, 1)
+            await me.result(task)
+        peer = eve if who == "a stranger" else me
+        about = TaskName("me", "nothing") if who == "nobody's task" else task
+        said = m.FeedbackClaim(subtask="nobody" if who == "nobody's subtask" else None, verdict="revise", text="?")
+        id = await peer.claim("feedback", about, said)
+        refused = await peer.expect("refused", lambda refused: refused.id == id)
+        assert refused.error.code == "refused"
+        words = {
+            "a stranger": "eve is neither",
+            "nobody's task": "There is no task",
+            "nobody's subtask": "no subtask 'nobody'",
+            "an ended task": "has ended",
+        }
+        assert words[who] in refused.error.message

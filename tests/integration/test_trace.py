@@ -11,7 +11,7 @@ from traces import recorded
 from agentexecutor.agents import Agent, Context
 from agentexecutor.bus import connect
 from agentexecutor.bus import telemetry as t
-from agentexecutor.schemas import Plan, Subtask
+from agentexecutor.schemas import Feedback, Plan, Ref, Subtask
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -19,6 +19,35 @@ if TYPE_CHECKING:
     from agentexecutor.bus import EmbeddedServer
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_a_new_version_is_a_span_with_its_cause_and_its_difference(server: EmbeddedServer) -> None:
+    agent = Agent("agent", capacity=2)
+
+    @agent.capability("load")
+    async def load(ctx: Context) -> int:
+        return len(ctx.feedback_now())
+
+    @agent.capability("critic")
+    async def critic(ctx: Context, loaded: int) -> int:
+        if loaded == 0:
+            await ctx.say(Feedback("revise", "more", "load"))
+        return loaded
+
+    plan = Plan({"load": Subtask("load"), "critic": Subtask("critic", {"loaded": Ref("load")})})
+    with recorded() as spans:
+        async with connect(server.url, name="me") as bus, agent.serve(bus):
+            assert await bus.run(plan, wait_s=30) == 1
+    finished = spans.get_finished_spans()
+    (replan,) = [span for span in finished if span.name == "replan"]
+    attributes = dict(replan.attributes or {})
+    assert (attributes[t.ATTR_PLAN_VERSION], attributes[t.ATTR_CAUSE]) == (2, "revise")
+    events = {event.name: dict(event.attributes or {}) for event in replan.events}
+    assert (events[t.EVENT_CAUSE][t.ATTR_ANSWER], events[t.EVENT_CAUSE][t.ATTR_SUBTASK]) == ("retry", "load")
+    assert events[t.EVENT_AGAIN] == {t.ATTR_SUBTASKS: ("load", "critic")}
+    (link,) = replan.links
+    (first, _) = sorted((span for span in finished if span.name == "auction load"), key=lambda span: span.start_time or 0)
+    assert link.context.span_id == first.context.span_id, "linked to the auction of the work that was the cause"
 
 
 async def test_a_plans_tree_is_rebuilt_from_its_spans(server: EmbeddedServer) -> None:

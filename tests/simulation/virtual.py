@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
+import anyio.to_thread
 from agentexecutor.coordinator.policies import load_policies
 
 __all__ = ["Process", "VirtualLoop", "current_process", "running"]
@@ -29,6 +30,8 @@ WORKERS = 16
 """Of a coordinator: a run starts many coordinators, and has twenty tasks."""
 STEP_S = 1e-6
 """What a turn of the loop takes: nothing that waits for a moment can wait for ever."""
+THREAD_S = 0.05
+"""What work in a side thread takes at most."""
 LONG_SLEEP_S = 1.5
 EPOCH = 1_800_000_000.0
 """The server's time when a run begins, seconds since 1970."""
@@ -194,11 +197,18 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         return int(wall() * 1e9)
 
     names_random = random.Random(drawn.getrandbits(64))
+    threads_random = random.Random(drawn.getrandbits(64))
+
+    async def run_sync(need: Callable[[], Any]) -> Any:
+        await asyncio.sleep(threads_random.uniform(0.0, THREAD_S))
+        return need()
+
     with (
         mock.patch.object(time, "monotonic", monotonic),
         mock.patch.object(time, "time", wall),
         mock.patch.object(time, "time_ns", nanoseconds),
         mock.patch.object(names, "_random", names_random),
+        mock.patch.object(anyio.to_thread, "run_sync", run_sync),  # a real thread ends when it likes
         mock.patch.object(shell, "random", random.Random(drawn.getrandbits(64))),
         mock.patch.object(shell, "WORKERS", WORKERS),
         mock.patch.object(market, "load_policies", _policies),

@@ -274,6 +274,19 @@ def test_parked_tasks_leave_memory_and_come_back(office: Office) -> None:
     assert isinstance(entry.inputs[0].input, AwardIn)
 
 
+def test_what_waits_for_a_person_leaves_memory_and_comes_back_with_the_word(office: Office) -> None:
+    office.agent()
+    office.turn(office.submit(approval=m.ApprovalPolicy(capabilities=["*"], timeout_s=3600.0, otherwise="accept")))
+    entry = office.entry()
+    office.desk.park(10, office.at)
+    assert entry.state is None
+    assert office.desk.tasks.active == 0
+    office.desk.ring(office.at + 3599.0)
+    assert office.woken == []
+    office.desk.ring(office.at + 3601.0)
+    assert office.woken == [T1], "its timer goes on while it is out of memory"
+
+
 def test_a_split_waits_for_its_first_agent(office: Office) -> None:
     spec = m.SubtaskSpec(capability="echo", input=Raw(b'{"w":[1,2,3]}'), split=m.Split(over="w"))
     turn = office.turn(office.submit(capability=None, plan=m.PlanSpec(subtasks={"all": spec})))

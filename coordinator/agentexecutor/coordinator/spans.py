@@ -21,6 +21,8 @@ from agentexecutor.schemas.names import TaskName
 __all__ = ["Headers", "Spans"]
 
 Headers = dict[str, str]
+SHOWN = 100
+"""So many names of subtasks stand in an event."""
 
 
 class Spans:
@@ -104,6 +106,9 @@ class Spans:
         self._awards.pop(task, None)
 
     def _plan(self, state: TaskState, change: r.Planned) -> None:
+        if change.cause == "replan":
+            self._replan(state, change)
+            return
         t = self._t
         attributes = {
             t.ATTR_TASK: str(state.name),
@@ -113,6 +118,28 @@ class Spans:
             t.ATTR_COORDINATOR: self._coordinator,
         }
         t.start_span(t.SPAN_PLAN, parent=self.of_task(state), attributes=attributes).end()
+
+    def _replan(self, state: TaskState, change: r.Planned) -> None:
+        """A new version: why, and what it changed; linked to the work that was the cause, and to the planner's."""
+        t = self._t
+        attributes = {
+            t.ATTR_TASK: str(state.name),
+            t.ATTR_PLAN_VERSION: change.version,
+            t.ATTR_PLAN_SUBTASKS: len(change.add) + len(change.again),
+            t.ATTR_CAUSE: ", ".join(dict.fromkeys(why.trigger for why in change.why)),
+            t.ATTR_COORDINATOR: self._coordinator,
+        }
+        mine = self._awards.get(state.name, {})
+        causes = dict.fromkeys([*(why.subtask for why in change.why), change.planner])
+        links = [link for name in causes for link in t.link(mine.get(name or ""), t.LINK_CAUSE)]
+        span = t.start_span(t.SPAN_REPLAN, parent=self.of_task(state), attributes=attributes, links=links)
+        for why in change.why:
+            told = {t.ATTR_CAUSE: why.trigger, t.ATTR_ANSWER: why.answer, t.ATTR_SUBTASK: why.subtask or "", t.ATTR_REASON: why.text}
+            span.add_event(t.EVENT_CAUSE, told)
+        for event, names in ((t.EVENT_ADDED, change.add), (t.EVENT_AGAIN, change.again), (t.EVENT_REMOVED, change.remove)):
+            if names:
+                span.add_event(event, {t.ATTR_SUBTASKS: list(names)[:SHOWN]})
+        span.end()
 
     def _auction(self, state: TaskState, subtask: SubtaskState, change: r.Awarded) -> None:
         t = self._t

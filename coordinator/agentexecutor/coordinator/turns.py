@@ -342,12 +342,12 @@ class Desk:
                 self.tasks.park(entry)
 
     def _is_parked(self, entry: Entry, monotonic: float) -> bool:
-        """Whether nothing of the task can go on before another agent comes."""
+        """Whether nothing of the task can go on before another agent comes, or a person's word."""
         state = entry.state
         if state is None or state.ended or state.state == "unknown":
             return False
         keys = [Key(entry.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
-        if not keys or any(subtask.held for subtask in state.subtasks.values()):
+        if not (keys or state.state == "waiting") or any(subtask.held for subtask in state.subtasks.values()):
             return False
         looked = self.market.looked(monotonic, keys)
         return all(looked.get(key.subtask) == "parked" for key in keys)
