@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import anyio.to_thread
+
 from agentexecutor.coordinator.policies import load_policies
 
 __all__ = ["Process", "VirtualLoop", "current_process", "running"]
