@@ -104,6 +104,8 @@ async def test_a_load_ends_in_order_of_priority_within_the_memory_s_limit(place:
             for number, priority in enumerate(priorities):
                 group.start_soon(submit, me, number, priority, 20.0)
         async with coordinating(place, settings=dataclasses.replace(QUICK, open_tasks=limit)), anyio.create_task_group() as group:
+            while (await stream(me.connection))[0] > count - limit + a1.capacity:  # as long as it has room, it does not know all that wait
+                await anyio.sleep(0.02)
             for _ in range(4):
                 group.start_soon(work, a1)
             for number in range(count):
@@ -112,6 +114,6 @@ async def test_a_load_ends_in_order_of_priority_within_the_memory_s_limit(place:
     assert sorted(order) == list(range(count)), "each once"
     assert most <= limit
     places = {priority: [at for at, number in enumerate(order) if priorities[number] == priority] for priority in set(priorities)}
-    assert median(places[5]) <= median(places[1]) < median(places[0]) < median(places[-1]) < median(places[-5])
+    assert median(places[5]) < median(places[1]) < median(places[0]) < median(places[-1]) < median(places[-5])
     assert 10 * median(places[5]) < median(places[-5])
     assert places[-5][0] < places[0][-1] / 2, "the lowest moves while higher ones wait"
