@@ -32,6 +32,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_ID, H_STATE, H_TYPE, decode, decode_record
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.subjects import CLASSES
 
 __all__ = ["Checker", "Violation", "plain"]
@@ -429,7 +430,8 @@ def expected_result(state: TaskState, subtask: SubtaskState) -> Any:
 
 
 def _same_work(old: m.SubtaskSpec, new: m.SubtaskSpec) -> bool:
-    return (old.capability, old.split) == (new.capability, new.split) and plain(old.input) == plain(new.input)
+    needs = set(dependencies(old)) == set(dependencies(new))
+    return needs and (old.capability, old.split) == (new.capability, new.split) and plain(old.input) == plain(new.input)
 
 
 def _resolved(state: TaskState, value: Any) -> Any:

@@ -23,6 +23,7 @@ from agentexecutor.coordinator.inputs import (
     Want,
 )
 from agentexecutor.coordinator.machine import award_of, pending
+from agentexecutor.coordinator.versions import work_digests
 from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Ref, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -274,6 +275,18 @@ def test_a_planner_may_end_the_task_with_a_result_of_its_own(table: Table) -> No
     assert (table.state.state, table.state.result) == ("completed", Raw(b"42"))
 
 
+def test_a_planner_may_end_a_task_that_waits_for_a_person(table: Table) -> None:
+    asked(table)
+    answer(table, add={"a": spec("one"), "pay": spec("bank.pay", approval=Approval())})
+    say(table, None, None, text="think")
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    assert table.state.state == "waiting"
+    answer(table, "plan-2", finish=True, output=Raw(b"42"))
+    assert (table.state.state, table.state.result) == ("completed", Raw(b"42"))
+    assert table.folded() == table.state
+
+
 def test_an_answer_that_nobody_has_used_is_pending_also_while_others_work(table: Table) -> None:
     table.submit(chain(), replan=Replan(message="plan"))
     table.award("load")
@@ -310,6 +323,18 @@ def test_the_same_work_is_kept_and_other_work_replaced(table: Table) -> None:
         "d": "blocked",
     }
     assert len(table.state.subtasks["a"].attempts) == 1
+
+
+def test_what_a_subtask_needs_is_part_of_its_work_in_any_order() -> None:
+    others = {name: spec(name) for name in "abc"}
+
+    def digest_of(input: bytes, *after: str) -> str:
+        return work_digests({**others, "x": spec("x", input, after=list(after))})["x"]
+
+    first = digest_of(b'{"a":{"$ref":"a"},"b":{"$ref":"b"}}', "c")
+    assert digest_of(b'{"b":{"$ref":"b"},"a":{"$ref":"a"}}', "c", "a") == first
+    assert digest_of(b'{"b":{"$ref":"b"},"a":{"$ref":"a"}}') != first
+    assert digest_of(b'{"b":{"$ref":"a"},"a":{"$ref":"b"}}', "c") != first
 
 
 @pytest.mark.parametrize(

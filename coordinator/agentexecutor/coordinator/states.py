@@ -129,6 +129,7 @@ TASK: dict[tuple[TaskStateName, TaskEvent], TaskStateName] = {
     ("running", "cancelled"): "cancelled",
     ("waiting", "planned"): "waiting",
     ("waiting", "answered"): "running",
+    ("waiting", "completed"): "completed",  # a planner had the result without what waits
     ("waiting", "failed"): "failed",
     ("waiting", "cancelled"): "cancelled",
 }

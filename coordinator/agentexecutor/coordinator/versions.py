@@ -1,7 +1,7 @@
 """Plan versions: what of the old plan a new one keeps, runs again, replaces or removes. Pure.
 
-Work is the same when its capability, its input, what stands behind the references of the input, and its split are the same, and nobody has asked for
-a revision of it since: its digest. What is the same is kept, as it stands; the rest is superseded.
+Work is the same when its capability, its input, its split and what it needs (behind its references and `after`) are the same, and nobody has asked
+for a revision of it since: its digest. What is the same is kept, as it stands; the rest is superseded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def work_digests(
         if given.subtask is not None and given.verdict == "revise":
             said.setdefault(given.subtask, []).append(given.id)
     made: dict[str, str] = {}
-    needs = {name: [other for other in dependencies(spec) if other in specs] for name, spec in specs.items()}
+    needs = {name: [other for other in sorted(dependencies(spec)) if other in specs] for name, spec in specs.items()}
     for start in specs:
         stack = [start]
         while stack:
