@@ -28,10 +28,11 @@ from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.turns import Desk, Turn
+from agentexecutor.schemas import Plan, Replan, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.records import FailedChange
+from agentexecutor.schemas.records import Awarded, FailedChange, Planned
 from agentexecutor.schemas.subjects import shard_of
 
 T1, T2 = TaskName("me", "t1"), TaskName("me", "t2")
@@ -230,6 +231,25 @@ def test_an_award_that_comes_too_late_gives_its_slot_back(office: Office) -> Non
     turn = office.turn(name=T2)
     assert kinds(turn) == ["Cancelled"]
     assert office.free() == 1
+
+
+def test_an_award_for_an_older_version_of_the_plan_leaves_the_newer_one_wanted(office: Office) -> None:
+    office.agent("a1", "echo", capacity=1)
+    office.agent("p1", "plan", capacity=1)
+    office.turn(office.submit(capability="plan"))
+    plan = Plan({"main": Subtask("echo"), "after": Subtask("nobody.does", after=["main"])}).spec()
+    office.turn(office.submit(capability=None, plan=plan, replan=Replan(message="plan")), name=T2)
+    office.turn(office.claim(m.Done), name=T2)
+    office.turn(FeedbackIn("me", m.FeedbackClaim(text="think"), "f1"), name=T2)
+    entry = office.entry(T2)
+    entry.inputs.append(Waiting(FeedbackIn("me", m.FeedbackClaim(subtask="main", verdict="revise"), "f2")))
+    office.turn(ClaimIn("p1", m.Done(subtask="main", epoch=1, boot="b1"), "d1"))
+    assert isinstance(entry.inputs[-1].input, AwardIn)
+    turn = office.turn(name=T2)
+    planned = [change for change in turn.changes if isinstance(change, Planned)]
+    assert [change.again for change in planned] == [["main", "after", "plan-1"]]
+    awarded = [change.subtask for change in turn.changes if isinstance(change, Awarded)]
+    assert sorted(awarded) == ["main", "plan-1"]
 
 
 def test_a_cancelled_task_is_wanted_no_more(office: Office) -> None:

@@ -176,7 +176,9 @@ class Desk:
             turn.applied += decision.applied
         self._arrange(state.name, decision.effects, turn.effects, monotonic)
         if isinstance(waiting.input, AwardIn) and not decision.changes:
-            self.market.drop(Key(state.name, waiting.input.subtask))
+            subtask = state.subtasks.get(waiting.input.subtask)
+            if subtask is None or subtask.state != "ready":  # else a newer version of the plan wants it again, and that stands
+                self.market.drop(Key(state.name, waiting.input.subtask))
 
     def _arrange(self, task: TaskName, effects: list[Effect], later: list[Effect], monotonic: float) -> None:
         """Do what is memory only; the rest waits until the changes are stored."""
