@@ -370,10 +370,11 @@ def test_watch_begins_with_the_first_event_and_ends_with_the_task(place: Place) 
     assert len(people.out.splitlines()) == len(watched.lines)
 
 
-def until(process: subprocess.Popen[str], kind: str) -> None:
-    """Read what a `watch --json` prints up to an event of this kind."""
+def until(process: subprocess.Popen[str], kind: str, subtask: str | None = None) -> None:
+    """Read what a `watch --json` prints up to an event of this kind, of this subtask if one is given."""
     assert process.stdout is not None
-    assert any(json.loads(line)["kind"] == kind for line in process.stdout), f"it ended without {kind!r}"
+    seen = (json.loads(line) for line in process.stdout)
+    assert any(event["kind"] == kind and subtask in (None, event["subtask"]) for event in seen), f"it ended without {kind!r}"
 
 
 def test_cancelling_a_running_task(place: Place) -> None:
@@ -420,6 +421,54 @@ def test_feedback_that_cannot_be_used_is_refused(place: Place) -> None:
     ran = place.run("feedback", "talked-about", "--verdict", "revise")
     assert (ran.code, ran.out) == (1, "")
     assert "ended already (completed)" in ran.err
+
+
+# plans that change
+
+
+def test_a_subtask_waits_for_a_person_and_goes_on_with_the_word(place: Place) -> None:
+    submitted = ("submit", "echo", '{"text": "paid"}', "--id", "asked", "--approve", "echo")
+    assert place.run(*submitted, "--no-wait").code == 0
+    with place.start("watch", "asked", "--json") as watching:
+        until(watching, "asked")
+        assert f"{OWNER}.asked" in [line["task"] for line in place.run("tasks", "--state", "waiting", "--json").lines]
+        assert place.run("feedback", "asked", "--subtask", "main", "--verdict", "accept").code == 0
+        until(watching, "approved")
+        assert watching.wait(timeout=LONG) == 0
+    assert place.run(*submitted, "--json").object["result"] == "paid"
+
+
+def test_versions_of_a_plan_are_shown(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    plan = {"subtasks": {"a": {"capability": "echo", "input": {"text": "x"}}, "b": {"capability": "never", "after": ["a"]}}}
+    file.write_text(json.dumps(plan))
+    assert place.run("submit", "--plan", str(file), "--id", "changed", "--replan", "revise=retry", "--no-wait").code == 0
+    with place.start("watch", "changed", "--json") as watching, place.start("watch", "changed") as people:
+        until(watching, "accepted", "b")
+        assert "Plan versions" not in place.run("show", "changed").out
+        assert place.run("feedback", "changed", "--subtask", "a", "--verdict", "revise", "--text", "once more").code == 0
+        until(watching, "replanned")
+        shown = place.run("show", "changed").out
+        assert "Plan versions" in shown
+        assert "revise of a" in shown
+        second = place.run("show", "changed", "--plan-version", "2", "--json").object
+        assert ((second["version"], second["base"]), second["again"]) == ((2, 1), ["a", "b"])
+        assert "once more" in place.run("show", "changed", "--plan-version", "2").out
+        missing = place.run("show", "changed", "--plan-version", "3")
+        assert (missing.code, "It has 2." in missing.err) == (2, True)
+        assert place.run("cancel", "changed").code == 0
+        out, _ = people.communicate(timeout=LONG)
+    (line,) = [line for line in out.splitlines() if "version 2" in line and "plan" in line]
+    assert "once more" in line
+    assert "a, b" in line
+
+
+def test_a_plan_larger_than_its_budget_ends_with_1(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"subtasks": {name: {"capability": "echo", "input": {"text": name}} for name in "abc"}}))
+    ran = place.run("submit", "--plan", str(file), "--budget", "subtasks=2")
+    assert (ran.code, "3 subtasks, more than its budget of 2" in ran.err) == (1, True)
+    assert place.run("submit", "--plan", str(file), "--budget", "subtasks=3").code == 0
 
 
 # lists

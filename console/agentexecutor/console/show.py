@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from agentexecutor.console.output import Output, amount, cell
@@ -15,8 +17,8 @@ RESULT_SHOWN = 20_000
 """Bytes of a result that are printed for people; --json prints all of it."""
 
 
-def print_view(out: Output, view: TaskView) -> None:
-    """The show object: one JSON line, or tables."""
+def print_view(out: Output, view: TaskView, versions: Sequence[PlanVersion] = ()) -> None:
+    """The show object: one JSON line, or tables; `versions` of its plan, when there are more than one."""
     if out.json:
         out.object(view)
         return
@@ -30,6 +32,7 @@ def print_view(out: Output, view: TaskView) -> None:
         _subtasks(out, view)
         _bids(out, view)
         _attempts(out, view)
+    _versions(out, versions)
     _result(out, view)
 
 
@@ -96,6 +99,23 @@ def _attempts(out: Output, view: TaskView) -> None:
         if trace and subtask.state != "completed":
             out.say(Text(f"\nThe last error of {name}, on {subtask.attempts[-1].agent}", style="bold"))
             out.say(Text(str(trace).rstrip(), style="dim"))
+
+
+def _versions(out: Output, versions: Sequence[PlanVersion]) -> None:
+    if len(versions) > 1:
+        rows = [
+            [made.version, f"{made.at[:19]}Z", _because(made), ", ".join(made.add), ", ".join(made.again), ", ".join(made.remove)]
+            for made in versions
+        ]
+        out.table(
+            [">version", "made at", "because of", "new", "again", "removed"], rows, title="Plan versions (one whole: --plan-version N)"
+        )
+
+
+def _because(made: PlanVersion) -> str:
+    """In a few words why a version was made."""
+    whys = [f"{why.trigger} of {why.subtask}" if why.subtask else why.trigger for why in made.why]
+    return ", ".join(whys) or made.cause
 
 
 def _result(out: Output, view: TaskView) -> None:

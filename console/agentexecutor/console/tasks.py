@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import get_args
 
 import click
 
@@ -16,11 +17,12 @@ from agentexecutor.console.options import command, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.show import print_version, print_view
 from agentexecutor.console.submit import whole_view
+from agentexecutor.coordinator.states import TaskStateName
 from agentexecutor.schemas.messages import ErrorInfo
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.views import Event
+from agentexecutor.schemas.views import Event, PlanVersion
 
-STATES = ("submitted", "running", "completed", "failed", "cancelled")
+STATES = tuple(state for state in get_args(TaskStateName) if state != "unknown")
 
 __all__ = ["show", "tasks", "unknown", "watch"]
 
@@ -43,7 +45,7 @@ def unknown(task: TaskName) -> UsageError:
     multiple=True,
     type=click.Choice(STATES),
     metavar="STATE",
-    help="Only these: submitted, running, completed, failed, cancelled.",
+    help=f"Only these: {', '.join(STATES)}.",
 )
 @click.option("--owner", metavar="NAME", help="Only this owner's.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="At most so many.")
@@ -88,16 +90,17 @@ def show(task: TaskName, nats: str | None, plan_version: int | None, *, as_json:
 
 
 async def _show(out: Output, nats: str | None, task: TaskName, version: int | None) -> None:
+    versions: list[PlanVersion] = []
     async with connect(nats) as bus:
         try:
-            if version is not None:
-                versions = await bus.task(str(task)).plan_versions()
-            else:
+            if version is None:
                 view = await whole_view(bus, bus.task(str(task)))
+            if version is not None or (view.plan_version > 1 and not out.json):
+                versions = await bus.task(str(task)).plan_versions()
         except TaskLost as error:
             raise unknown(task) from error
     if version is None:
-        print_view(out, view)
+        print_view(out, view, versions)
         return
     found = [made for made in versions if made.version == version]
     if not found:
