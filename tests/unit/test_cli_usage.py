@@ -20,6 +20,7 @@ NAMES = [
     "demo",
     "up",
     "agent",
+    "bridge",
     "coordinator",
     "submit",
     "plan",

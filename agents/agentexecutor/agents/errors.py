@@ -34,10 +34,10 @@ class Fail(AgentError):
 
 
 class Retry(AgentError):
-    """Raised by a handler: try again, not before `after_s` seconds (None: after the usual back-off)."""
+    """Raised by a handler: try again, not before `after_s` seconds (None: after the usual back-off). Details are given by keyword."""
 
-    def __init__(self, message: str = "to be tried again", *, after_s: float | None = None) -> None:
+    def __init__(self, message: str = "to be tried again", *, after_s: float | None = None, **details: Any) -> None:
         if after_s is not None and not 0 <= after_s < math.inf:
             raise ValueError(f"Retry(after_s={after_s!r}): give seconds from now, 0 or more")
-        super().__init__(message, after_s=after_s)
+        super().__init__(message, **details)
         self.after_s = after_s

@@ -21,7 +21,7 @@ from agentexecutor.console.options import command, log_to_stderr, unique_name
 from agentexecutor.console.output import Output
 from agentexecutor.schemas.names import check_name
 
-__all__ = ["agent", "load_agent"]
+__all__ = ["agent", "load_agent", "serve_agent"]
 
 
 @command(
@@ -41,18 +41,23 @@ def agent(where: str, name: str | None, capacity: int | None, nats: str | None, 
     loaded = load_agent(where)
     if capacity is not None:
         loaded.capacity = capacity
-    peer = unique_name(loaded.name) if name is None else check_name("peer", name)
+    serve_agent(loaded, name, nats, coordinate=not no_coordinate, as_json=as_json)
+
+
+def serve_agent(agent: Agent, name: str | None, nats: str | None, *, coordinate: bool, as_json: bool) -> None:
+    """Serve until stopped, and say so. `name` None: the agent's own with a random ending."""
+    peer = unique_name(agent.name) if name is None else check_name("peer", name)
     log_to_stderr()
-    telemetry.setup(loaded.name)
+    telemetry.setup(agent.name)
     out = Output(json=as_json)
 
     def began(bus: Bus) -> None:
-        _announce(out, loaded, peer, bus.connection.url)
+        _announce(out, agent, peer, bus.connection.url)
 
     def stops() -> None:
         out.say(f"{peer} stops: what runs is finished or given back.")
 
-    run_serving(partial(serve_until_stopped, loaded, peer, url=nats, coordinate=not no_coordinate, began=began, stops=stops))
+    run_serving(partial(serve_until_stopped, agent, peer, url=nats, coordinate=coordinate, began=began, stops=stops))
 
 
 def _announce(out: Output, agent: Agent, peer: str, url: str) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "demo.command",
     "up": "up",
     "agent": "agent",
+    "bridge": "bridge",
     "coordinator": "coordinator",
     "submit": "submit",
     "plan": "plan",

@@ -1,0 +1,279 @@
+"""Any program as an agent: one JSON line for each subtask goes in, JSON lines come out (docs/bridge.md).
+
+A process is kept for the next subtask; one that dies, is cancelled, or says what cannot be understood is ended, and the next subtask gets a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+from opentelemetry import trace
+
+from agentexecutor.agents.agent import Agent
+from agentexecutor.agents.context import Context
+from agentexecutor.agents.errors import AgentError, Fail, Retry
+from agentexecutor.bus import telemetry
+
+__all__ = ["bridge"]
+
+logger = logging.getLogger("agentexecutor.bridge")
+
+LINE_LIMIT = 64 * 1024 * 1024
+"""Bytes of a line that a program may print."""
+TAIL_LINES = 20
+"""So many of the last lines that a program printed to stderr are told when it dies."""
+TOLD_LINES = 100
+"""So many lines of stderr go into the trace of one subtask."""
+LINE_SHOWN = 1000
+END_S = 2.0
+"""A program that is to end has so many seconds after its input was closed, and after SIGTERM as many again."""
+LAST_WORDS_S = 1.0
+"""So long is waited for what a process that has ended may have printed."""
+
+
+class _Said(msgspec.Struct, forbid_unknown_fields=True):
+    """A line that a program prints: progress (`progress`, `step`, `text`), or how the subtask ended (`result`, or `error` with what belongs to it)."""
+
+    progress: float | None = None
+    step: str | None = None
+    text: str = ""
+    result: Any = msgspec.UNSET
+    error: str | None = None
+    retryable: bool = True
+    after_s: float | None = None
+    details: dict[str, Any] = {}
+
+
+_decoder = msgspec.json.Decoder(_Said)
+
+
+def bridge(
+    name: str,
+    capability: str,
+    command: Sequence[str],
+    *,
+    capacity: int = 1,
+    labels: Mapping[str, str] | None = None,
+    estimate_s: float | None = None,
+    cost: float = 0.0,
+    takes: dict[str, Any] | None = None,
+    gives: dict[str, Any] | None = None,
+) -> Agent:
+    """An agent whose one capability is done by `command`, in up to `capacity` processes. `takes`, `gives`: JSON Schemas. Raises AgentError."""
+
+    @asynccontextmanager
+    async def programs() -> AsyncIterator[_Programs]:
+        pool = _Programs(command)
+        try:
+            yield pool
+        finally:
+            await pool.end()
+
+    agent = Agent(name, capacity=capacity, labels=labels, lifespan=programs)
+
+    @agent.capability(capability, estimate_s=estimate_s, cost=cost)
+    async def work(ctx: Context, **input: Any) -> Any:
+        pool: _Programs = ctx.state
+        return await pool.do(ctx, input)
+
+    signature = agent.handlers[capability].signature
+    signature.takes, signature.gives = takes, gives
+    return agent
+
+
+class _Left(RuntimeError):
+    """A program ended well and without a word about its subtask: one that ends after each has not read the next."""
+
+
+class _Programs:
+    """The processes of one command: those at work, and those that wait for more."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._idle: list[_Program] = []
+
+    async def do(self, ctx: Context, input: dict[str, Any]) -> Any:
+        while True:
+            kept = self._kept()
+            program = kept or await _Program.started(self._command)
+            try:
+                result = await program.do(ctx, input)
+            except (Fail, Retry):
+                self._idle.append(program)
+                raise
+            except BaseException as error:
+                await asyncio.shield(program.end(working=True))
+                if kept is not None and isinstance(error, _Left):
+                    continue
+                raise
+            self._idle.append(program)
+            return result
+
+    def _kept(self) -> _Program | None:
+        while self._idle:
+            program = self._idle.pop()
+            if program.alive:
+                return program
+            logger.info("%s ended with %s while it had nothing to do; it is started again.", self._command[0], program.how)
+        return None
+
+    async def end(self) -> None:
+        await asyncio.gather(*(program.end(working=False) for program in self._idle))
+
+
+class _Pipes(asyncio.subprocess.SubprocessStreamProtocol):
+    """asyncio's own, but it also tells when the process has ended while something that it started keeps its pipes open."""
+
+    def __init__(self) -> None:
+        super().__init__(LINE_LIMIT, asyncio.get_running_loop())
+        self.exited = asyncio.get_running_loop().create_future()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set_result(None)
+
+
+class _Program:
+    """One process."""
+
+    def __init__(self, process: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
+        if pipes.stdin is None or pipes.stdout is None or pipes.stderr is None:
+            raise ValueError("all three pipes are needed")
+        self._process = process
+        self._stdin, self._stdout, self._stderr = pipes.stdin, pipes.stdout, pipes.stderr
+        self._exit = pipes.exited
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._span: trace.Span = trace.INVALID_SPAN
+        self._log = logger
+        self._told = 0
+        self._silent = True
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def started(cls, command: Sequence[str]) -> _Program:
+        """Start it, in a group of its own, so that what it starts ends with it."""
+        pipe = subprocess.PIPE
+        loop = asyncio.get_running_loop()
+        try:
+            process, pipes = await loop.subprocess_exec(_Pipes, *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        except OSError as error:
+            raise AgentError(
+                f"{command[0]} cannot be started: {error.strerror or error}.", hint="Is it installed, and may it be run?"
+            ) from error
+        logger.info("%s runs as process %d.", command[0], process.get_pid())
+        return cls(process, pipes)
+
+    @property
+    def alive(self) -> bool:
+        return not self._exit.done()
+
+    @property
+    def how(self) -> str:
+        """How it ended."""
+        code = self._process.get_returncode() or 0
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+    async def do(self, ctx: Context, input: dict[str, Any]) -> Any:
+        """One subtask. Raises Fail or Retry for what the program says, RuntimeError when it is to be ended: it died, or cannot be understood."""
+        self._span, self._log, self._told = trace.get_current_span(), ctx.log, 0
+        self._tail.clear()
+        award = ctx.award
+        line = {
+            "task": award.task,
+            "subtask": award.subtask,
+            "capability": award.capability,
+            "attempt": award.attempt,
+            "epoch": award.epoch,
+            "key": award.key,
+            "deadline": award.deadline,
+            **telemetry.inject(),
+            "input": input,
+        }
+        with suppress(ConnectionError):  # it is dead, which reading tells better
+            self._stdin.write(msgspec.json.encode(line) + b"\n")
+            await self._stdin.drain()
+        self._silent = True
+        while True:
+            said = await self._said()
+            self._silent = False
+            if said.error is not None:
+                error = Retry(said.error, after_s=said.after_s) if said.retryable else Fail(said.error)
+                error.fields.update(said.details)
+                raise error
+            if said.result is not msgspec.UNSET:
+                return said.result
+            if said.step is not None:
+                ctx.host.tell(step=said.step, state="started", fraction=said.progress, text=said.text)
+            else:
+                ctx.progress(said.progress, said.text)
+
+    async def _said(self) -> _Said:
+        try:
+            line = await self._line()
+        except ValueError as error:
+            raise RuntimeError(f"The program printed a line of more than {LINE_LIMIT} bytes.") from error
+        if not line.endswith(b"\n"):
+            await asyncio.wait({self._exit, self._listening}, timeout=LAST_WORDS_S)
+            if self._silent and self._process.get_returncode() == 0:
+                raise _Left("The program ended (exit code 0) without a result.")
+            tail = "\n".join(self._tail)
+            raise RuntimeError(f"The program ended ({self.how}) without a result." + (f" Its last words:\n{tail}" if tail else ""))
+        try:
+            return _decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            shown = line[:LINE_SHOWN].decode(errors="backslashreplace").rstrip()
+            raise RuntimeError(
+                f"The program printed a line that is not understood ({error}): {shown!r}. It prints JSON objects with progress, result or error, "
+                "one a line, and flushes each; anything else belongs to stderr."
+            ) from error
+
+    async def _line(self) -> bytes:
+        """The next line; what is there when the process has ended, also when something that it has started keeps its stdout open."""
+        reading = asyncio.ensure_future(self._stdout.readline())
+        try:
+            await asyncio.wait({reading, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading}, timeout=None if self.alive else LAST_WORDS_S)
+            return reading.result() if reading.done() else b""
+        finally:
+            reading.cancel()
+
+    async def _listen(self) -> None:
+        """What it prints to stderr goes to the log and the trace."""
+        while True:
+            try:
+                line = await self._stderr.readline()
+            except ValueError:
+                continue  # too long to be read by anybody
+            if not line:
+                return
+            text = line[:LINE_SHOWN].decode(errors="backslashreplace").rstrip()
+            self._tail.append(text)
+            self._log.info("%s", text)
+            self._told += 1
+            if self._told <= TOLD_LINES:
+                self._span.add_event("stderr", {"text": text})
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.get_pid(), number)
+
+    async def end(self, *, working: bool) -> None:
+        """Close its input and let it end; one that is `working` is told by SIGTERM. Who does not obey is killed, with what it has started."""
+        self._stdin.close()
+        if not working:
+            await asyncio.wait({self._exit}, timeout=END_S)
+        if self.alive:
+            self._signal(signal.SIGTERM)
+            await asyncio.wait({self._exit}, timeout=END_S)
+        self._signal(signal.SIGKILL)
+        self._listening.cancel()
+        self._process.close()

@@ -1,0 +1,44 @@
+"""A program for the bridge: does what the input says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+
+def say(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    print(f"at work on {asked['subtask']}", file=sys.stderr, flush=True)
+    match asked["input"]["do"]:
+        case "echo":
+            say(progress=0.5, text="half", step="echoing")
+            time.sleep(asked["input"].get("takes_s", 0))
+            say(result={**asked, "pid": os.getpid()})
+        case "large":
+            say(result="x" * asked["input"]["bytes"])
+        case "fail":
+            say(error="no such page", retryable=False, details={"status": 404, "message": "gone"})
+        case "busy":
+            say(error="come again", after_s=0.1, details={"attempt": asked["attempt"]})
+        case "die":
+            print("out of luck", file=sys.stderr, flush=True)
+            sys.exit(3)
+        case "leave something behind":
+            left = subprocess.Popen(["sleep", "60"])  # noqa: S607  # it keeps stdout open
+            print(f"left {left.pid}", file=sys.stderr, flush=True)
+            sys.exit(4)
+        case "nonsense":
+            print("Loading the model ...", flush=True)
+        case "last":
+            say(result=os.getpid())
+            break
+        case "hang":
+            say(progress=0.1, text=str(os.getpid()))
+            time.sleep(60)
