@@ -32,6 +32,7 @@ NAMES = [
     "agents",
     "unserved",
     "doctor",
+    "conformance",
     "schema",
 ]
 

@@ -168,13 +168,15 @@ class Hosting:
 
     async def _bid(self, task: TaskName, call: m.Call, trace: dict[str, str]) -> None:
         handler = self.agent.handlers.get(call.capability)
-        if handler is None or not call.labels.items() <= self.agent.labels.items():
-            return
         subject = self.bus.connection.subjects.bid(self.name, call.shard, task)
         answer: m.Bid | m.Refusal
         try:
             if self.book.draining:
                 answer = m.Refusal(subtask=call.subtask, call=call.call, boot=self.boot, reason="stopping")
+            elif handler is None or not self._has(call.labels):
+                answer = m.Refusal(
+                    subtask=call.subtask, call=call.call, boot=self.boot, reason="it has not this capability with these labels"
+                )
             else:
                 if handler.bid is not None and call.input_blob is not None:
                     call = replace(call, input=Raw(await self.bus.fetch(task, call.input_blob, timeout_s=call.reply_by_s)))
@@ -183,6 +185,9 @@ class Hosting:
             logger.exception("The bid function of %s failed.", call.capability)
             answer = m.Refusal(subtask=call.subtask, call=call.call, boot=self.boot, reason=f"bid function failed: {error}"[:200])
         await self._publish(subject, answer, "bid" if isinstance(answer, m.Bid) else "refusal", trace)
+
+    def _has(self, labels: dict[str, str]) -> bool:
+        return labels.items() <= self.agent.labels.items()
 
     async def on_broadcast(self, message: Msg) -> None:
         """A call to everybody with the capability."""
@@ -193,7 +198,7 @@ class Hosting:
         except WireError:
             self.bus.count_undecodable()
             return
-        if task is not None and isinstance(call, m.Call):
+        if task is not None and isinstance(call, m.Call) and self._has(call.labels):  # who is not meant stays silent
             await self.on_call(task, call, got)
 
     async def on_cancel(self, _task: TaskName, message: m.Message, _got: dict[str, str]) -> None:
@@ -327,3 +332,4 @@ async def _listen(hosting: Hosting) -> None:
     bus.on_message("refused", hosting.on_refused)
     for capability in hosting.agent.handlers:
         await bus.connection.subscribe(bus.connection.subjects.call(capability), hosting.on_broadcast)
+    await bus.connection.nats.flush()  # the first offer goes out on another connection, and must not be faster

@@ -30,6 +30,7 @@ COMMANDS = {
     "agents": "agents",
     "unserved": "agents",
     "doctor": "doctor",
+    "conformance": "conformance.command",
     "schema": "schema",
 }
 """Where each command stands, in the order in which one meets them. A module is loaded when its command is run: the others cost nothing."""

@@ -1,0 +1,95 @@
+"""Runs scenarios against an agent, one after another, each with a process of its own, on one embedded server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup, TaskStatus
+
+from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.server import embedded_server
+from agentexecutor.console.conformance.scenarios import Scenario
+from agentexecutor.console.conformance.stage import Broken, on_stage
+
+__all__ = ["Verdict", "play"]
+
+MOST_S = 120.0
+"""No scenario takes longer, whatever the agent does."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How a scenario went. `messages`: what was wrong with messages besides, each once; `stderr`: the end of what the agent printed."""
+
+    scenario: str
+    passed: bool
+    expected: str
+    seen: str = ""
+    messages: list[str] = []
+    stderr: str = ""
+
+
+async def play(command: Sequence[str], scenarios: Sequence[Scenario], patience: float) -> AsyncIterator[Verdict]:
+    """The verdict of each scenario, as it falls. Raises BusError when the server does not start."""
+    async with _a_server() as server, open_connection(server.url, name="conformance") as connection:
+        for scenario in scenarios:
+            async with on_stage(connection, command, patience, server.restart) as stage:
+                expected, seen = scenario.expected, ""
+                try:
+                    with anyio.fail_after(MOST_S * patience):
+                        await scenario.play(stage)
+                except Broken as broken:
+                    expected, seen = broken.expected, broken.seen
+                except TimeoutError:
+                    expected, seen = f"an end within {MOST_S * patience:g} s", "it went on"
+            yield Verdict(
+                scenario=scenario.name,
+                passed=not seen and not stage.problems,
+                expected=expected,
+                seen=seen,
+                messages=list(dict.fromkeys(stage.problems)),
+                stderr=stage.stderr if seen or stage.problems else "",
+            )
+
+
+class _Restarting:
+    """An embedded server that can be ended and started again where it was."""
+
+    def __init__(self, store: str, group: TaskGroup) -> None:
+        self.url = ""
+        self._store = store
+        self._group = group
+        self._port = 0
+        self._scope = anyio.CancelScope()
+        self._down = anyio.Event()
+
+    async def start(self) -> None:
+        self._scope, self._down = anyio.CancelScope(), anyio.Event()
+        self.url = await self._group.start(self._serve)
+
+    async def _serve(self, *, task_status: TaskStatus[str]) -> None:
+        try:
+            with self._scope:
+                async with embedded_server(self._store, self._port) as server:
+                    self._port = server.port
+                    task_status.started(server.url)
+                    await anyio.sleep_forever()
+        finally:
+            self._down.set()
+
+    async def restart(self, away_s: float) -> None:
+        self._scope.cancel()
+        await self._down.wait()
+        await anyio.sleep(away_s)
+        await self.start()
+
+
+@asynccontextmanager
+async def _a_server() -> AsyncIterator[_Restarting]:
+    async with anyio.TemporaryDirectory(prefix="agentexecutor-") as store, anyio.create_task_group() as group:
+        server = _Restarting(store, group)
+        await server.start()
+        yield server
+        group.cancel_scope.cancel()

@@ -1,0 +1,331 @@
+"""The stage for one scenario: a coordinator played by hand, the agent under test as a process, and all that it says, each message checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+from anyio.abc import Process, TaskGroup
+from msgspec import Raw
+from msgspec.structs import replace
+from nats.aio.msg import Msg
+
+from agentexecutor.bus.answering import Answering, Asked
+from agentexecutor.bus.blobs import load_body, store_body
+from agentexecutor.bus.connection import Connection
+from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.streams import INBOX
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import H_ID, H_TYPE, TYPE_OF, decode, encode, from_rfc3339, headers
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
+from agentexecutor.schemas.names import TaskName, new_id
+from agentexecutor.schemas.subjects import shard_of
+
+__all__ = ["CAPABILITY", "Broken", "Heard", "Stage", "on_stage"]
+
+CAPABILITY = "conformance.work"
+OFFERS = "offer"
+LAST = ("done", "failed", "release")
+CLAIMS: dict[str, tuple[type, ...]] = {
+    "accept": (m.Accept,),
+    "decline": (m.Decline,),
+    "extend": (m.Extend,),
+    "feedback": (m.FeedbackClaim,),
+    "done": (m.Done,),
+    "failed": (m.Failed,),
+    "release": (m.Release,),
+}
+FITS = {**CLAIMS, OFFERS: (m.Offer,), "bid": (m.Bid, m.Refusal), "progress": (m.Progress,)}
+BOOT = re.compile(r"\d{13}-[A-Za-z0-9_-]{8}")
+ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+STDERR_KEPT = 4000
+KILL_S = 5.0
+LOOK_S = 0.1
+T = TypeVar("T")
+
+
+class Broken(AgentExecutorError):
+    """The agent does not do what the wire asks for: `expected`, `seen`."""
+
+    def __init__(self, expected: str, seen: str) -> None:
+        super().__init__(f"expected {expected}, but {seen}", expected=expected, seen=seen)
+        self.expected = expected
+        self.seen = seen
+
+
+@dataclass
+class Heard:
+    """A message of the agent: what it is (`offer`, `bid`, `progress`, or the claim's kind), decoded, and when it came (monotonic seconds)."""
+
+    kind: str
+    task: str
+    message: Any
+    headers: dict[str, str]
+    at: float
+    shard: str = ""
+    """Of a bid: what its subject says."""
+
+
+@dataclass
+class Stage:
+    """One agent, one coordinator. `patience`: every time that the wire allows is so many times as long."""
+
+    connection: Connection
+    command: Sequence[str]
+    name: str
+    patience: float
+    restart_server: Callable[[float], Awaitable[None]]
+    """End the server, and start it again after so many seconds."""
+    heard: list[Heard] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """What was wrong with messages, whatever they were about."""
+    epochs: int = 100
+    _group: TaskGroup | None = None
+    _news: anyio.Event = field(default_factory=anyio.Event)
+    _stderr: bytes = b""
+    _process: Process | None = None
+
+    # the agent's process
+
+    async def start(self) -> None:
+        """Start the agent."""
+        environment = os.environ | {
+            "AGENTEXECUTOR_NATS_URL": self.connection.url,
+            "AGENTEXECUTOR_NAME": self.name,
+            "AGENTEXECUTOR_CAPABILITY": CAPABILITY,
+        }
+        self._process = await anyio.open_process(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        if self._group is not None:
+            self._group.start_soon(self._read_stderr)
+
+    async def _read_stderr(self) -> None:
+        """Keep the end of what it prints."""
+        if self._process is None or self._process.stderr is None:
+            return
+        with suppress(anyio.ClosedResourceError):
+            async for chunk in self._process.stderr:
+                self._stderr = (self._stderr + chunk)[-STDERR_KEPT:]
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.decode(errors="replace").strip()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
+    async def ended(self, within: float) -> int:
+        """Its exit code. Raises Broken when it does not end."""
+        code: int | None = None
+        with anyio.move_on_after(within * self.patience):
+            code = None if self._process is None else await self._process.wait()
+        if code is None:
+            raise Broken(f"that the process ends within {within:g} s", "it still runs")
+        return code
+
+    async def kill(self) -> None:
+        """Whatever it does: SIGTERM, then SIGKILL, to all that it has started."""
+        if self._process is None:
+            return
+        with anyio.CancelScope(shield=True):
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+                with anyio.move_on_after(KILL_S):
+                    await self._process.wait()
+                    return
+
+    # what it says
+
+    async def hear(self, kind: str, message: Msg) -> None:
+        """Check a message, and keep it."""
+        made = dict(message.headers or {})
+        tokens = message.subject.removeprefix(f"{self.connection.subjects.prefix}.").split(".")
+        kind = tokens[2] if kind == "claim" else kind
+        task = ".".join(tokens[-2:]) if kind != OFFERS else ""
+        try:
+            body = decode(made.get(H_TYPE), message.data)
+        except DecodeFailed as error:
+            self.problems.append(f"{message.subject}: {error}")
+            return
+        self.problems += [f"{message.subject}: {problem}" for problem in self._problems(kind, body, made)]
+        if body is not None:
+            self.heard.append(Heard(kind, task, body, made, time.monotonic(), tokens[2] if kind == "bid" else ""))
+            self._news.set()
+            self._news = anyio.Event()
+
+    def _problems(self, kind: str, body: Any, made: dict[str, str]) -> list[str]:
+        if not isinstance(body, FITS.get(kind, ())):
+            return [f"the header Ae-Type is {made.get(H_TYPE)!r}, which does not belong there"]
+        found = []
+        if kind in CLAIMS and not ID.fullmatch(made.get(H_ID, "")):
+            found.append(f"the header Ae-Id is {made.get(H_ID)!r}: 16 to 64 characters of [A-Za-z0-9_-] are needed")
+        boot = getattr(body, "boot", None)
+        if boot is not None and not BOOT.fullmatch(boot):
+            found.append(f"the boot is {boot!r}: 13 digits, a dash, and 8 characters are needed")
+        if isinstance(body, m.Progress):
+            try:
+                from_rfc3339(body.at)
+            except DecodeFailed as error:
+                found.append(str(error))
+        return found
+
+    async def expect(self, what: str, fits: Callable[[Heard], bool], within: float) -> Heard:
+        """The first message, heard already or to come, that fits. Raises Broken."""
+        with anyio.move_on_after(within * self.patience):
+            while True:
+                for heard in self.heard:
+                    if fits(heard):
+                        return heard
+                await self._news.wait()
+        raise Broken(f"{what} within {within:g} s", self._seen())
+
+    async def never(self, what: str, fits: Callable[[Heard], bool], during: float) -> None:
+        """For so many seconds nothing comes that fits. Raises Broken."""
+        with anyio.move_on_after(during):
+            while not any(fits(heard) for heard in self.heard):
+                await self._news.wait()
+        if any(fits(heard) for heard in self.heard):
+            raise Broken(f"no {what}", "there was one")
+
+    def _seen(self) -> str:
+        kinds = [heard.kind for heard in self.heard if heard.kind not in (OFFERS, "progress")]
+        offers = sum(heard.kind == OFFERS for heard in self.heard)
+        said = f"{offers} offers" + (f", then {', '.join(kinds)}" if kinds else "")
+        return f"it said: {said}" if self.heard else "it said nothing"
+
+    async def offer(self, what: str = "an offer", fits: Callable[[m.Offer], bool] = lambda _: True, within: float = 2.0) -> m.Offer:
+        """An offer that comes from now on, and fits."""
+        now = time.monotonic()
+        heard = await self.expect(what, lambda heard: heard.kind == OFFERS and heard.at > now and fits(heard.message), within)
+        offer: m.Offer = heard.message
+        return offer
+
+    async def ready(self) -> m.Offer:
+        """It is started and offers what it shall. Raises Broken when that takes longer than anybody would wait."""
+        await self.start()
+        return await self.offer(f"an offer of {CAPABILITY}", lambda offer: CAPABILITY in [c.name for c in offer.capabilities], within=10.0)
+
+    def of(self, award: m.Award, *kinds: str) -> Callable[[Heard], bool]:
+        """Whether a message is about this award, and of one of these kinds."""
+        return lambda heard: (
+            heard.kind in kinds and (heard.task, heard.message.subtask, heard.message.epoch) == (award.task, award.subtask, award.epoch)
+        )
+
+    async def claim(self, kind: str, award: m.Award, within: float = 5.0) -> Any:
+        """A claim about an award; its boot is the agent's."""
+        heard = await self.expect(f"`{kind}` of epoch {award.epoch}", self.of(award, kind), within)
+        if heard.message.boot != award.boot:
+            raise Broken(f"the boot of its offers, {award.boot}, in `{kind}`", f"it is {heard.message.boot}")
+        return heard.message
+
+    async def stored(self, kind: str, award: m.Award, within: float) -> None:
+        """A claim about an award is in the stream, also when nobody has heard it on its way. Raises Broken."""
+        task = TaskName.parse(award.task)
+        subject = self.connection.subjects.inbox(shard_of(task, self.connection.shards), kind, task, self.name)
+        with anyio.move_on_after(within * self.patience):
+            while await TaskLog(self.connection).last_of(INBOX, subject) is None:  # noqa: ASYNC110  # a stream tells nobody
+                await anyio.sleep(LOOK_S)
+            return
+        raise Broken(f"`{kind}` of epoch {award.epoch} stored within {within:g} s", self._seen())
+
+    async def names(self, award: m.Award, within: float = 2.0) -> m.Offer:
+        """An offer that names the award as running."""
+        return await self.offer(f"an offer whose `running` names epoch {award.epoch}", partial(_names, award), within)
+
+    async def forgets(self, award: m.Award, within: float = 2.0) -> m.Offer:
+        """An offer that does not name it."""
+        return await self.offer(f"an offer whose `running` does not name epoch {award.epoch}", lambda o: not _names(award, o), within)
+
+    # what the coordinator says
+
+    async def award(self, offer: m.Offer, do: dict[str, Any], trace: dict[str, str] | None = None, **more: Any) -> m.Award:
+        """Award a new task's subtask."""
+        self.epochs += 1
+        task = TaskName("conformance", new_id(12))
+        award = m.Award(
+            task=str(task),
+            subtask="main",
+            capability=CAPABILITY,
+            epoch=self.epochs,
+            boot=offer.boot,
+            input=Raw(encode(do)),
+            key=f"{task}/main",
+            coordinator=self.connection.name,
+        )
+        award = replace(award, **more)
+        await self.send(award, trace)
+        return award
+
+    async def send(self, message: Any, trace: dict[str, str] | None = None) -> None:
+        """Send what says itself what it is about."""
+        await self.say(TYPE_OF[type(message)], TaskName.parse(message.task), encode(message), trace)
+
+    async def say(self, kind: str, task: TaskName, payload: bytes, trace: dict[str, str] | None = None) -> None:
+        """Send anything."""
+        await self.connection.publish(self.connection.subjects.to(self.name, kind, task), payload, headers(kind, trace))
+        await self.connection.nats.flush()
+
+    async def store(self, award_task: TaskName, body: bytes) -> m.BlobRef:
+        """A large body for the agent to read."""
+        return await store_body(self.connection, award_task, body)
+
+    async def result(self, award: m.Award, done: m.Done) -> Any:
+        """What a `done` carries, inline or by reference."""
+        if done.result_blob is None:
+            return msgspec.json.decode(done.result)
+        return msgspec.json.decode(await load_body(self.connection, TaskName.parse(award.task), done.result_blob))
+
+
+def _names(award: m.Award, offer: m.Offer) -> bool:
+    return any((running.task, running.subtask, running.epoch) == (award.task, award.subtask, award.epoch) for running in offer.running)
+
+
+@asynccontextmanager
+async def on_stage(
+    connection: Connection, command: Sequence[str], patience: float, restart_server: Callable[[float], Awaitable[None]]
+) -> AsyncIterator[Stage]:
+    """A stage for one scenario; the agent is started by the scenario, and ends with it."""
+    stage = Stage(connection, command, f"agent-{new_id(6)}", patience, restart_server)
+    subjects = connection.subjects
+    answering = Answering(connection, lambda: stage.problems.append("a question that cannot be read"))
+
+    async def asked(question: Asked) -> None:
+        await answering.answer_chunk(question, of=1)
+
+    listening = {
+        subjects.offer(stage.name): OFFERS,
+        f"{subjects.prefix}.from.{stage.name}.>": "claim",
+        f"{subjects.prefix}.bid.{stage.name}.>": "bid",
+        f"{subjects.prefix}.progress.{stage.name}.>": "progress",
+    }
+    async with answering.hearing(asked, "blob"), anyio.create_task_group() as group:
+        stage._group = group  # noqa: SLF001  # its own
+        subscriptions = [await connection.subscribe(subject, partial(stage.hear, kind)) for subject, kind in listening.items()]
+        await connection.nats.flush()
+        try:
+            yield stage
+        finally:
+            await stage.kill()
+            for subscription in subscriptions:
+                with suppress(Exception):
+                    await subscription.unsubscribe()
+            group.cancel_scope.cancel()
