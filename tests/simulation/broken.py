@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agentexecutor.bus.consumers import ShardConsumers
 from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.streams import LEASE
 from agentexecutor.bus.task import Task
 from agentexecutor.coordinator import claims, draft, machine, replanning, turns, versions
 from agentexecutor.coordinator.admission import Admission
@@ -22,7 +23,7 @@ from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_EXPECTED
+from agentexecutor.schemas.codec import H_EXPECTED, from_rfc3339
 
 __all__ = ["BROKEN", "broken"]
 
@@ -180,6 +181,15 @@ def _no_reload() -> Patch:
         return 0
 
     return mock.patch.object(TaskLog, "restarted_ms", restarted_ms)
+
+
+def _only_by_creation() -> Patch:
+    """A server that was started anew is known by when its streams were made: a cluster of which all members went is not."""
+
+    async def started(self: TaskLog) -> float:
+        return from_rfc3339((await self._connection.api(f"STREAM.INFO.{LEASE}", {}))["created"])
+
+    return mock.patch.object(TaskLog, "started", started)
 
 
 def _epochs_again() -> Patch:
@@ -342,6 +352,7 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "clients never ask": _nobody_asks,
     "accepts acknowledged at once": _accept_at_once,
     "no reload after a restart": _no_reload,
+    "restarts known by creation times": _only_by_creation,
     "epochs again after a power cut": _epochs_again,
     "consumers are kept": _consumers_are_kept,
     "rest of a turn dropped": _rest_of_a_turn_is_dropped,

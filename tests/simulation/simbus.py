@@ -150,8 +150,9 @@ class Server:
             _Stream(LEASE, memory=True, last_only=True),
             _Stream(OFFERS, memory=True, last_only=True, max_age_s=10.0),
         ):
-            stream.made = self.stamp
-            self.streams.setdefault(stream.name, stream)
+            if stream.name not in self.streams:
+                stream.made = self.stamp
+                self.streams[stream.name] = stream
 
     @property
     def stamp(self) -> float:
@@ -160,13 +161,20 @@ class Server:
 
     # faults
 
-    def crash(self, *, lose_s: float = 0.0) -> None:
-        """The server goes away: what is in memory is gone; with `lose_s` also what was written last (a power cut)."""
+    def crash(self, *, lose_s: float = 0.0, cluster: bool = False) -> None:
+        """The server goes away: what is in memory is gone; with `lose_s` also what was written last (a power cut).
+
+        `cluster`: of a cluster all have gone, which then remembers when its streams were made, also those in memory, that are empty now.
+        """
         self.up = False
         self.counts["server crashes"] += 1
         self.consumers.clear()
-        for name in [name for name, stream in self.streams.items() if stream.memory]:
-            del self.streams[name]
+        for name, stream in [(name, stream) for name, stream in self.streams.items() if stream.memory]:
+            if cluster:
+                self.counts["memory emptied"] += 1
+                self.streams[name] = _Stream(name, memory=True, last_only=stream.last_only, max_age_s=stream.max_age_s, made=stream.made)
+            else:
+                del self.streams[name]
         if lose_s:
             self.counts["power cuts"] += 1
             for stream in self.streams.values():

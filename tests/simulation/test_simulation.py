@@ -26,7 +26,7 @@ FIRSTS = range(0, SEEDS, AT_ONCE)
 FAULTS = (
     *("fault kill", "fault pause", "fault part", "fault server", "fault power", "fault skew", "fault jump"),
     *("messages lost", "messages doubled", "late", "deliveries lost", "publishes lost", "sent twice", "requests lost", "answers lost"),
-    *("acknowledgements lost", "redelivered", "appends refused"),
+    *("acknowledgements lost", "redelivered", "appends refused", "memory emptied"),
 )
 UNREACHED = {row_name("task", key) for key in (("submitted", "failed"), ("submitted", "cancelled"))}
 """Rows for a task of which only the first of two records is stored: plans here are too small for that."""

@@ -29,6 +29,8 @@ FAULTS_S = 12.0
 QUIET_S = 400.0
 YOUNG_S = 2.5
 """A server that is started anew within its first second is not known as such (docs/adr/0011): then no power is cut."""
+CLUSTERS = 0.5
+"""So many of the servers that go are clusters of which all members go: streams in memory are emptied, and keep the time of their making."""
 SETTINGS = Settings(backoff_max_s=5.0, suspend_max_s=5.0, open_tasks=OPEN)
 
 
@@ -137,7 +139,7 @@ class World:
             connection.part(drawn.uniform(0.2, 10))
         elif kind in ("server", "power") and self.server.up:
             kind = kind if loop.now > self.began + YOUNG_S else "server"
-            self.server.crash(lose_s=1.0 if kind == "power" else 0.0)
+            self.server.crash(lose_s=1.0 if kind == "power" else 0.0, cluster=drawn.random() < CLUSTERS)
             if kind == "power":
                 self.checker.power_cut()
             loop.call_later(drawn.uniform(0.2, 4), self._restart)

@@ -34,6 +34,7 @@ def test_the_document_shows_the_subjects_that_are_built() -> None:
         made.watch(task),
         made.log("<shard>", task),  # type: ignore[arg-type]
         made.lease("<shard>"),  # type: ignore[arg-type]
+        made.start(),
         made.member("<peer>"),
         made.inbox("<shard>", "<kind>", task, "<peer>"),  # type: ignore[arg-type]
     ]

@@ -22,6 +22,7 @@ __all__ = ["LeaseStream"]
 M = TypeVar("M", bound=m.Message)
 LeaseSeen = Callable[[int, m.Lease | None, int], None]
 MemberSeen = Callable[[str, m.Member, float], None]
+StartSeen = Callable[[float], None]
 Unusable = Callable[[str, str, bytes], None]
 
 
@@ -34,15 +35,20 @@ class LeaseStream:
         self._boot = boot
 
     @asynccontextmanager
-    async def followed(self, lease_seen: LeaseSeen, member_seen: MemberSeen, unusable: Unusable) -> AsyncIterator[None]:
+    async def followed(
+        self, lease_seen: LeaseSeen, member_seen: MemberSeen, start_seen: StartSeen, unusable: Unusable
+    ) -> AsyncIterator[None]:
         """While the block runs: (shard, lease or None when something else stands there, sequence), and (peer, member, server's stamp).
 
-        `unusable` is told what is neither: the subject, what it should be, and the payload.
+        `start_seen`: the server's stamp of the stream's mark. `unusable` is told what is none of them: the subject, what it should be, and the payload.
         """
         subjects = self._connection.subjects
         shards = {str(number): number for number in range(self._connection.shards)}
 
         async def lease_came(followed: Followed) -> None:
+            if followed.subject == subjects.start():
+                start_seen(followed.stamp)
+                return
             shard = shards.get(subjects.last_token(followed.subject))
             lease = _read(m.Lease, followed.headers.get(H_TYPE), followed.payload)
             if shard is None or lease is None:
@@ -64,7 +70,12 @@ class LeaseStream:
             yield
 
     async def write(self, shard: int, holder: str, *, expected: int) -> int:
-        """Append a lease (an empty holder: a release) when the last sequence is `expected`; gives the new one. Raises AppendUnknown."""
+        """Append a lease (an empty holder: a release) when the last sequence is `expected`; gives the new one. Raises AppendUnknown, ApiError.
+
+        The first of a shard is also the first sign that the stream may have been emptied: then its mark is made anew, which all who follow it hear.
+        """
+        if expected == 0:
+            await self._log.started()
         lease = m.Lease(holder=holder, boot=self._boot)
         return await self._log.append_to(self._connection.subjects.lease(shard), encode(lease), headers("lease"), expected=expected)
 

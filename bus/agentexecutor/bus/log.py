@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
-from agentexecutor.bus.streams import INBOX, LEASE, LOG, PROGRESS, SUBMITS, stream_name
+from agentexecutor.bus.streams import INBOX, LEASE, LOG, PROGRESS, SUBMITS, mark_start, stream_name
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339, to_rfc3339
 from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.subjects import shard_of
@@ -203,12 +203,23 @@ class TaskLog:
     async def restarted_ms(self) -> int:
         """Milliseconds from the making of the streams to the last loss of records; 0 before it.
 
-        A start of the server, which makes the streams in memory anew, may lose some; a log that was deleted and made anew has lost all.
+        A start of the server, which empties the streams in memory, may lose some; a log that was deleted and made anew has lost all.
         """
-        names = (self._log, self._leases, self._submits, self._inbox)
-        log, leases, *queues = [from_rfc3339((await self._connection.api(f"STREAM.INFO.{name}", {}))["created"]) for name in names]
-        age = max(log, leases) - min(log, *queues)
+        names = (self._log, self._submits, self._inbox)
+        log, *queues = [from_rfc3339((await self._connection.api(f"STREAM.INFO.{name}", {}))["created"]) for name in names]
+        age = max(log, await self.started()) - min(log, *queues)
         return int(age * 1000) if age > RESTART_S else 0
+
+    async def started(self) -> float:
+        """Since when the stream of leases has kept what it was given (seconds since 1970), by the mark in it; made now when it has none."""
+        subject = self._connection.subjects.start()
+        mark = await self._last(self._leases, subject)
+        if mark is None:
+            await mark_start(self._connection)
+            mark = await self._last(self._leases, subject)
+        if mark is None:
+            raise ApiError(f"JetStream did not store a mark in {self._leases}.", code=408, err_code=0, description="time-out")
+        return mark.stamp
 
     async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
         """The last record of every task (of one shard), headers only: task, shard, record. Raises ApiError, or BusError when some got lost.

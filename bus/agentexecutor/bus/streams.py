@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentexecutor.bus.errors import ApiError, StreamMismatch
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import H_EXPECTED, encode, headers
 from agentexecutor.schemas.subjects import CLASSES, DEFAULT_PREFIX, Subjects
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = [
     "WAITING",
     "Streams",
     "ensure_streams",
+    "mark_start",
     "stream_name",
     "stream_settings",
 ]
@@ -135,10 +138,21 @@ async def ensure_streams(connection: Connection, *, shards: int, replicas: int, 
         there = await _get(connection, wanted["name"])
         if there is None and make:
             there = await _make(connection, wanted)
+            if wanted["name"] == stream_name(LEASE, connection.prefix):
+                await mark_start(connection)
         if there is not None:
             _compare({setting: value for setting, value in wanted.items() if not _is_limit(wanted["name"], setting)}, there["config"])
             created[wanted["name"]] = there["created"]
     return Streams(shards, created)
+
+
+async def mark_start(connection: Connection) -> None:
+    """Put the mark into a stream of leases that has none; its stamp tells since when nothing of the stream was lost (docs/adr/0015).
+
+    Of several who do it one wins. When no answer comes it may not be there: whoever misses it does this again.
+    """
+    mark = m.Lease(holder=connection.name, boot="")
+    await connection.acknowledged(connection.subjects.start(), encode(mark), {**headers("lease"), H_EXPECTED: "0"})
 
 
 async def _info(connection: Connection, name: str) -> dict[str, Any] | None:

@@ -160,6 +160,8 @@ class Coordinator:
         self._session = -1
         """The connection's session of which it is known whether the server was started anew."""
         self._restart_read = anyio.Event()
+        self._started_at: float | None = None
+        """The stamp of the mark that was heard last: another means that the streams in memory were emptied, whatever the connection has noticed."""
         self._short = False
         """Submits that were asked for have come: more may be asked for."""
         self._hearing: anyio.CancelScope | None = None
@@ -184,7 +186,7 @@ class Coordinator:
         try:
             async with AsyncExitStack() as stack:
                 for context in (
-                    self._lease_stream.followed(self._lease_seen, self._member_seen, self._no_valid),
+                    self._lease_stream.followed(self._lease_seen, self._member_seen, self._start_seen, self._no_valid),
                     self._answering.hearing(self._asked, "task", "unserved"),
                     self._answering.hearing(self._asked, "tasks", "blob", shared=True),
                 ):
@@ -808,6 +810,11 @@ class Coordinator:
             self._clock.learn(now, stamp)
         if self._leases.member_seen(now, peer, member):
             self._leases_changed.set()
+
+    def _start_seen(self, stamp: float) -> None:
+        before, self._started_at = self._started_at, stamp
+        if before not in (None, stamp) and self._session >= 0:
+            self._group.start_soon(self._insist, self._read_restart)
 
     async def _keep_leases(self) -> None:
         """Renew, take, give up, until `stop` and the last shard is given up."""

@@ -182,6 +182,14 @@ FAMILIES = (
         stream="AE_LEASE",
     ),
     Family(
+        "start",
+        lambda s, _: s.start(),
+        peer="",
+        kinds=_one(("lease",), (COORDINATOR, AGENT, CLIENT), (COORDINATOR,), "The stream of leases has begun, anew when it was emptied."),
+        durable=True,
+        stream="AE_LEASE",
+    ),
+    Family(
         "member",
         lambda s, _: s.member(PEER),
         peer="sender",

@@ -91,6 +91,10 @@ class Subjects:
     def lease(self, shard: int) -> str:
         return f"{self.prefix}.lease.{shard}"
 
+    def start(self) -> str:
+        """The mark in the stream of leases: since when it has been keeping what it is given."""
+        return f"{self.prefix}.lease.start"
+
     def member(self, peer: str) -> str:
         return f"{self.prefix}.member.{peer}"
 

@@ -41,6 +41,8 @@ class RollCall:
 
     async def lease_came(self, followed: Followed) -> None:
         """A shard was taken, held on to, or given up."""
+        if followed.subject == self._connection.subjects.start():
+            return
         with suppress(DecodeFailed):
             lease = decode(followed.headers.get(H_TYPE), followed.payload)
             shard = int(self._connection.subjects.last_token(followed.subject))
