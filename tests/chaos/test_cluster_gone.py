@@ -25,7 +25,9 @@ async def epoch_of(bus: Bus, id: str) -> int:
     """The number of the award by which a new task was done."""
     task = await bus.submit("echo", {"x": id}, id=id)
     assert await task.result(str, timeout_s=120) == id
-    return (await task.view(timeout_s=60)).subtasks["main"].epoch
+    epoch = (await task.view(timeout_s=60)).subtasks["main"].epoch
+    assert epoch is not None
+    return epoch
 
 
 async def test_a_cluster_that_loses_all_machines_is_known_as_restarted(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ VALUES = (
         b"18446744073709551616",
     ),
 )
+LARGE_BODIES = (1, 300_000, 2_000_000, 8 << 20, 80_000_000, 256 << 20)
+"""Bytes of bodies that are named as they should be, and are not there."""
 HEADERS = (
     *(
         b"",
@@ -141,7 +143,8 @@ class Attacker:
         samples = [body for name, body in SAMPLES.items() if name.partition(".")[0] == kind] or list(SAMPLES.values())
         body = self._aimed(self._random.choice(samples))
         make: Callable[[bytes], bytes] = self._random.choices(
-            (lambda body: body, self._other_value, self._flipped, self._cut, self._noise, self._huge), (25, 35, 15, 10, 14.8, 0.2)
+            (lambda body: body, self._other_value, self._flipped, self._cut, self._noise, self._huge, self._by_reference),
+            (25, 33, 15, 10, 14.8, 0.2, 2),
         )[0]
         return make(body)
 
@@ -179,6 +182,17 @@ class Attacker:
     def _huge(self, body: bytes) -> bytes:
         size = self._random.choice((262_144, 299_000, 300_001, self._max_payload - 30_000))
         return self._random.choice((b"x" * size, b"[" * size, body[:-1] + b" " * size + body[-1:]))
+
+    def _by_reference(self, body: bytes) -> bytes:
+        """A body that looks right, and that nobody has stored."""
+        made = json.loads(body)
+        if not isinstance(made, dict):
+            return body
+        size = self._random.choice(LARGE_BODIES)
+        ref = {"digest": self._random.randbytes(32).hex(), "bytes": size, "chunks": -(-size // 262_144)}
+        name = self._random.choice(("plan_blob", "plan_blob", "input_blob", "result_blob"))
+        replaced = ("plan", "capability", "goal", "input") if name == "plan_blob" else ()
+        return json.dumps({**{key: value for key, value in made.items() if key not in replaced}, name: ref}).encode()
 
     # small parts
 

@@ -11,7 +11,11 @@ import pytest
 from msgspec import Raw
 from peers import QUICK, Place, ScriptedAgent, a_place, agent, client, coordinating
 
+from agentexecutor.bus import errands
+from agentexecutor.bus.blobs import store_body
+from agentexecutor.bus.errors import ApiError
 from agentexecutor.bus.server import embedded_server
+from agentexecutor.coordinator import shell
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, encode
 from agentexecutor.schemas.names import TaskName
@@ -213,6 +217,45 @@ async def test_a_plan_that_cannot_be_read_is_refused(place: Place) -> None:
         assert (await me.expect("refused")).error.code == "input"
         await me.submit("t3", plan_blob=m.BlobRef(digest="0" * 64, bytes=5, chunks=2**40))
         assert (await me.expect("refused")).error.code == "input"
+
+
+async def test_a_plan_that_is_too_large_is_refused_and_holds_up_nobody(place: Place) -> None:
+    """Eighty megabytes are not read; a quarter of a million subtasks are counted and not decoded. Small tasks go on meanwhile."""
+    async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
+        for id, count, why in (("big", 3_000_000, "more than 8388608"), ("many", 250_000, "more than 20000")):
+            body = b'{"subtasks":{' + _entries(count) + b"}}"
+            ref = await store_body(me.connection, TaskName("me", id), body)
+            assert (ref.bytes > 80_000_000) == (id == "big")
+            await me.submit(id, plan_blob=ref)
+            for number in range(5):
+                task = await me.submit(f"{id}-{number}", capability="echo")
+                award = await a1.award()
+                assert award.task == str(task)
+                await a1.accept(award)
+                await a1.done(award, number)
+                assert bytes((await me.result(task)).result) == b"%d" % number
+            refused = await me.expect("refused")
+            assert (refused.task, refused.error.code) == (f"me.{id}", "input")
+            assert why in refused.error.message
+        assert coordinator.counters["faults"] == 0
+
+
+def _entries(count: int) -> bytes:
+    return b",".join(b'"%d":{"capability":"x"}' % number for number in range(count))
+
+
+async def test_a_plan_that_can_never_be_read_is_refused_in_the_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def load_body(*_: Any) -> bytes:
+        raise ApiError("JetStream did not answer.", code=408, err_code=0, description="time-out")
+
+    monkeypatch.setattr(errands, "load_body", load_body)
+    monkeypatch.setattr(shell, "READS", 3)
+    monkeypatch.setattr(shell, "NAK_S", 0.1)
+    async with coordinating(place) as coordinator, client(place) as me:
+        await me.submit("t1", plan_blob=await me.put(TaskName("me", "t1"), {"subtasks": {"a": {"capability": "echo"}}}))
+        refused = await me.expect("refused")
+        assert "could not be read in 3 tries" in refused.error.message
+        assert coordinator.counters["bodies not to be had"] == 3
 
 
 @pytest.mark.parametrize("size", [LARGE, HUGE])

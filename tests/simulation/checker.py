@@ -122,6 +122,7 @@ class Checker:
         state = self._state(task, shard, record, replay=replay)
         before = state.epochs
         self._versions(state, record)
+        deadlines = {subtask.name: subtask.spec.deadline_s for subtask in state.subtasks.values()}
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
         given = {said.id for said in state.feedback}
         holders = {subtask.name: subtask.epoch for subtask in state.subtasks.values() if subtask.held}
@@ -134,7 +135,7 @@ class Checker:
         for change in record.changes:
             self._change(state, change, before, completed, given)
             if isinstance(change, r.FailedChange) and not replay:
-                self._failed(state, change, record.coordinator, stored)
+                self._failed(state, change, record.coordinator, stored, deadlines)
             if isinstance(change, r.Awarded):
                 before = holders[change.subtask] = change.epoch
                 if not replay and not self.clock_jumped and (task, change.epoch) in self.awarded:
@@ -225,15 +226,15 @@ class Checker:
             if same and not asked and not said and not any(need in gone for need in old.needs):
                 self.fail("kept work does not run again", f"{task}/{name} in version {change.version}")
 
-    def _failed(self, state: TaskState, change: r.FailedChange, by: str, stored: Stored) -> None:
-        """Nobody is taken for lost who is there, and no deadline passes early."""
+    def _failed(self, state: TaskState, change: r.FailedChange, by: str, stored: Stored, deadlines: dict[str, float | None]) -> None:
+        """Nobody is taken for lost who is there, and no deadline passes early. `deadlines`: those before the record, which may replace a subtask."""
         cause, subtask = change.error.details.get("cause"), state.subtasks.get(change.subtask or "")
         if cause == "lost" and subtask is not None:
             for attempt in subtask.attempts:  # a split subtask, whose share was lost too often, has none
                 if attempt.epoch == change.epoch:
                     self._lost(state, subtask.name, attempt.agent, attempt.boot, change, by)
         elif cause == "deadline" and not self.clock_jumped and "subtask" not in change.error.details:
-            own = None if subtask is None else subtask.spec.deadline_s
+            own = None if subtask is None else deadlines.get(subtask.name, subtask.spec.deadline_s)
             given = own if own is not None else state.submit.deadline_s if state.submit is not None else None
             if given is not None and stored.stamp < state.submitted_at + given - EARLY_S:
                 self.fail(

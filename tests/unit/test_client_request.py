@@ -13,7 +13,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode, digest
 from agentexecutor.schemas.errors import NameRefused, PlanRefused
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.plans import Plan, Subtask
+from agentexecutor.schemas.plans import MAX_PLAN, Plan, Subtask
 from agentexecutor.schemas.references import Ref
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +58,22 @@ async def test_a_plan_whose_parts_are_small_and_whose_sum_is_not() -> None:
     assert submit.plan is None
     assert submit.plan_blob is not None
     assert msgspec.json.decode(shelf.bodies[submit.plan_blob.digest], type=m.PlanSpec) == plan.spec()
+
+
+async def test_inputs_leave_a_plan_that_would_be_too_large() -> None:
+    shelf = Shelf()
+    plan = Plan({f"s{number}": Subtask("a", {"x": str(number) + "y" * 40_000}) for number in range(220)})
+    plan.add("small", Subtask("a", {"x": 1}))
+    submit = await fill_submit(NOTHING, plan, None, shelf.put)
+    assert submit.plan is not None
+    assert len(shelf.bodies) == 220
+    assert [name for name, spec in submit.plan.subtasks.items() if spec.input_blob is None] == ["small"]
+
+
+async def test_a_plan_that_stays_too_large_is_refused() -> None:
+    plan = Plan({f"s{number}": Subtask("a", {"x": str(number) + "y" * 4_000}) for number in range(2_200)})
+    with pytest.raises(PlanRefused, match=f"more than {MAX_PLAN}.*name the place"):
+        await fill_submit(NOTHING, plan, None, Shelf().put)
 
 
 async def test_large_inputs_leave_the_plan_and_what_they_refer_to_stays_named() -> None:

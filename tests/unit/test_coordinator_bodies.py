@@ -15,7 +15,7 @@ from agentexecutor.coordinator.bodies import fitting_feedback, gather, join_list
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.evolve import apply
 from agentexecutor.coordinator.inbound import Unusable, heard_of, read_claim, read_submit
-from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, Demand, FeedbackIn, Key, NeedCompose, NeedSplit, SubmitIn
+from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, Demand, FeedbackIn, Key, NeedCompose, NeedRevision, NeedSplit, SubmitIn
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.turns import SplitWanted, Turn
 from agentexecutor.schemas import messages as m
@@ -33,8 +33,9 @@ from agentexecutor.schemas.codec import (
     encode,
     headers,
 )
-from agentexecutor.schemas.errors import DecodeFailed, PlanRefused
+from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import MAX_PLAN, MAX_SUBTASKS
 from agentexecutor.schemas.subjects import Subjects
 
 T1 = TaskName("me", "t1")
@@ -70,7 +71,12 @@ class Store:
                 elif isinstance(need, bytes):
                     need = errand.send(self.put(need))
                 else:
-                    need = errand.send(need())
+                    try:
+                        came = need()
+                    except AgentExecutorError as error:
+                        need = errand.throw(error)
+                        continue
+                    need = errand.send(came)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -161,6 +167,30 @@ def test_a_plan_by_reference() -> None:
     assert store.run(errands.fetch_plan(submit)).submit.plan == plan
     gone = SubmitIn(m.Submit(plan_blob=m.BlobRef(digest="?", bytes=1, chunks=1)), "d", 1.0)
     assert store.run(errands.fetch_plan(gone)).error == m.ErrorInfo(code="input", message="gone")
+
+
+def test_a_plan_that_is_too_large_is_not_read() -> None:
+    store = Store()
+    large = m.BlobRef(digest="?", bytes=MAX_PLAN + 1, chunks=33)
+    error = store.run(errands.fetch_plan(SubmitIn(m.Submit(plan_blob=large), "d", 1.0))).error
+    assert error is not None
+    assert "has 8388609 bytes, more than 8388608" in error.message, "and not: gone"
+    many = {f"s{number}": m.SubtaskSpec(capability="x") for number in range(MAX_SUBTASKS + 1)}
+    ref = store.put(encode(m.PlanSpec(subtasks=many)))
+    error = store.run(errands.fetch_plan(SubmitIn(m.Submit(plan_blob=ref), "d", 1.0))).error
+    assert error is not None
+    assert "more than 20000" in error.message
+
+
+def test_a_planners_answer_that_is_too_large_is_not_read() -> None:
+    store, state = Store(), new_task(TaskName("me", "t1"), 0)
+    for body in (
+        m.BlobRef(digest="?", bytes=MAX_PLAN + 1, chunks=33),
+        Raw(b'{"add":{' + b",".join(b'"%d":{}' % n for n in range(20_001)) + b"}}"),
+    ):
+        made = store.run(errands.read_revision(state, NeedRevision("plan-1", 1, body), []))
+        assert made.revision is None
+        assert "more than" in made.error
 
 
 def test_a_large_result_goes_by_reference() -> None:

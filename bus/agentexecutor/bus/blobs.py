@@ -20,6 +20,8 @@ __all__ = ["chunks_of", "join", "load_body", "load_chunk", "store_body"]
 
 NO_MESSAGE = 10037
 PARALLEL = 8
+LARGE = 4 << 20
+"""Bytes: above it a digest takes longer than to hand it to a thread."""
 Read = Callable[[int], Awaitable[bytes]]
 
 
@@ -33,7 +35,7 @@ async def store_body(connection: Connection, task: TaskName, body: bytes, *, tim
 
     `timeout_s`: for each chunk, None: however long it takes. Raises StoreTimeout, StoreRefused.
     """
-    name = digest(body)
+    name = await _digest(body)
     chunks = chunks_of(body)
     limit = anyio.CapacityLimiter(PARALLEL)
 
@@ -57,13 +59,18 @@ async def join(ref: BlobRef, read: Read) -> bytes:
 
     await _all(one, range(ref.chunks))
     body = b"".join(chunks[number] for number in range(ref.chunks))
-    if len(body) != ref.bytes or digest(body) != ref.digest:
+    if len(body) != ref.bytes or await _digest(body) != ref.digest:
         raise BusError(
             f"A body of {ref.bytes} bytes does not have the digest that its reference names.",
             hint="It was stored wrongly; run the subtask again.",
             digest=ref.digest,
         )
     return body
+
+
+async def _digest(body: bytes) -> str:
+    """The digest; of much, where it does not hold up the loop."""
+    return await anyio.to_thread.run_sync(digest, body) if len(body) > LARGE else digest(body)
 
 
 async def _all(work: Callable[[int, Any], Coroutine[Any, Any, None]], items: Iterable[Any]) -> None:

@@ -49,6 +49,11 @@ class Inbound(NamedTuple):
     reply: str
     session: int = 0
 
+    @property
+    def deliveries(self) -> int:
+        """How often it was delivered, this time included."""
+        return int(self.reply.split(".")[-5])
+
     def is_current(self, connection: Connection) -> bool:
         """Whether it may be answered: after a reconnect it comes again, and (after a power cut) its number may be another message's."""
         return connection.connected and self.session == connection.session

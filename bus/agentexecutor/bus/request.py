@@ -17,7 +17,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode, encode
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused, TooLarge
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.plans import Goal, Plan, check_plan, dependencies
+from agentexecutor.schemas.plans import MAX_PLAN, Goal, Plan, check_plan, check_plan_size, dependencies
 from agentexecutor.schemas.references import encode_input
 
 __all__ = ["AuctionMode", "What", "encode_submit", "fill_submit", "options_of", "plan_of"]
@@ -26,6 +26,9 @@ AuctionMode = Literal["standing", "call", "broadcast", "auto"]
 
 MAIN = "main"
 """Name of the subtask of a task that is one capability."""
+
+LIFTED = (INLINE_LIMIT, 32_768, 4_096)
+"""Inputs of more bytes travel by reference; the smaller numbers count when the plan would be too large otherwise."""
 
 What = str | Plan | m.PlanSpec | Goal
 """What can be submitted: a capability, a plan, a goal."""
@@ -89,8 +92,12 @@ async def fill_submit(options: m.Submit, what: What, input: Any, put: Put) -> m.
         if len(spec.input) > INLINE_LIMIT:
             return replace(options, capability=what, input_blob=await put(bytes(spec.input)))
         return replace(options, capability=what, input=spec.input)
-    plan = await _lift(plan, put)
-    body = encode(plan)
+    for limit in LIFTED:
+        plan = await _lift(plan, put, limit)
+        body = encode(plan)
+        if len(body) <= MAX_PLAN:
+            break
+    check_plan_size(len(body))
     if len(body) > INLINE_LIMIT:
         return replace(options, plan_blob=await put(body))
     return replace(options, plan=plan)
@@ -127,9 +134,9 @@ def _is_object(raw: Raw) -> bool:
     return bytes(memoryview(raw)[:16]).lstrip().startswith(b"{")
 
 
-async def _lift(plan: m.PlanSpec, put: Put) -> m.PlanSpec:
-    """The plan without its large inputs: each is stored, and `after` says what it refers to."""
-    large = {name: spec for name, spec in plan.subtasks.items() if len(spec.input) > INLINE_LIMIT}
+async def _lift(plan: m.PlanSpec, put: Put, limit: int) -> m.PlanSpec:
+    """The plan without its inputs of more than `limit` bytes: each is stored, and `after` says what it refers to."""
+    large = {name: spec for name, spec in plan.subtasks.items() if len(spec.input) > limit}
     if not large:
         return plan
     subtasks = dict(plan.subtasks)

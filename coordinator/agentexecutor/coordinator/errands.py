@@ -48,6 +48,7 @@ from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import INLINE_LIMIT, decode_as, decode_record, encode, to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.plans import check_plan_size, read_plan
 
 __all__ = [
     "Errand",
@@ -105,7 +106,8 @@ def fetch_plan(input: SubmitIn) -> Errand[SubmitIn]:
     if ref is None:
         return input
     try:
-        plan = decode_as(m.PlanSpec, (yield from _read(ref)))
+        check_plan_size(ref.bytes)
+        plan: m.PlanSpec = yield partial(read_plan, m.PlanSpec, (yield from _read(ref)))
     except UNFIT as error:
         return replace(input, error=bodies.refusal_of(error))
     return replace(input, submit=replace(input.submit, plan=plan))
@@ -203,8 +205,10 @@ def read_revision(state: TaskState, need: NeedRevision, offers: Sequence[OfferLi
     """The planner's answer as it can be used, or why it cannot. What is on offer is not looked at while nothing was heard of agents."""
     planner = state.subtasks.get(need.subtask)
     try:
+        if isinstance(need.body, m.BlobRef):
+            check_plan_size(need.body.bytes)
         body = (yield from _read(need.body)) if isinstance(need.body, m.BlobRef) else bytes(need.body)
-        revision = yield partial(decode_as, r.Revision, body)
+        revision = yield partial(read_plan, r.Revision, body)
         if planner is not None and any(offer.name == planner.spec.capability for offer in offers):
             check_offers(revision, offers)
     except UNFIT as error:
@@ -218,7 +222,8 @@ def compose(need: NeedCompose) -> Errand[ComposedIn]:
         parts: dict[str, Raw | bytes] = {}
         for name, part in need.parts.items():
             parts[name] = (yield from _read(part)) if isinstance(part, m.BlobRef) else part
-        body = bodies.join_lists(parts) if need.join else bodies.gather(parts)
+        put_together = partial(bodies.join_lists if need.join else bodies.gather, parts)
+        body = (yield put_together) if sum(map(len, parts.values())) > bodies.LARGE else put_together()
     except UNFIT as error:
         return ComposedIn(need.subtask, error=bodies.refusal_of(error))
     if len(body) > INLINE_LIMIT:
@@ -299,7 +304,7 @@ def _hydrate(record: r.Record) -> Errand[r.Record]:
     for part in [*(entry.record for entry in record.history), record]:
         for index, change in enumerate(part.changes):
             if isinstance(change, r.Planned) and change.add_blob is not None:
-                add = decode_as(dict[str, m.SubtaskSpec], (yield from _read(change.add_blob)))
+                add = yield partial(decode_as, dict[str, m.SubtaskSpec], (yield from _read(change.add_blob)))
                 part.changes[index] = replace(change, add=add, add_blob=None)
     return record
 

@@ -89,6 +89,8 @@ FAULT_S = 5.0
 STILL_S = 5.0
 """A log that makes no sense is read again for what comes, but not sooner."""
 NAK_S = 1.0
+READS = 60
+"""A submit whose plan cannot be read for so many deliveries is refused: it would come for ever."""
 PARKED_A_TICK = 500
 TWICE_S = 1.0
 DEAF_S = 2.0
@@ -289,7 +291,7 @@ class Coordinator:
             self.counters["inputs without effect"] += 1
             await self._acknowledge(inbound)
         elif isinstance(input, ClaimIn) and large_result(input.claim, INLINE_LIMIT):
-            self._jobs.put(partial(self._prepare, number, task, errands.by_reference(input), inbound))
+            self._jobs.put(partial(self._prepare, number, task, input, inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
 
@@ -308,7 +310,7 @@ class Coordinator:
             return
         input = self._spans.submitted(input)
         if input.submit.plan_blob is not None:
-            self._jobs.put(partial(self._prepare, number, task, errands.fetch_plan(input), inbound))
+            self._jobs.put(partial(self._prepare, number, task, input, inbound))
         else:
             self._post(number, task, Waiting(input, inbound))
         consumers = self._shards[number].consumers if number in self._shards else None
@@ -316,15 +318,19 @@ class Coordinator:
             self._short = True
             self._alarm.set()
 
-    async def _prepare(
-        self, number: int, task: TaskName, errand: errands.Errand[SubmitIn] | errands.Errand[ClaimIn], inbound: Inbound
-    ) -> None:
+    async def _prepare(self, number: int, task: TaskName, input: SubmitIn | ClaimIn, inbound: Inbound) -> None:
         """An input that needs a large body read or stored first."""
+        errand = errands.fetch_plan(input) if isinstance(input, SubmitIn) else errands.by_reference(input)
         try:
             self._post(number, task, Waiting(await self._errands.run(task, errand), inbound))
         except BusError as error:
             logger.warning("Task %s: %s", task, error)
-            await self._deliver_later(inbound)
+            self.counters["bodies not to be had"] += 1
+            if isinstance(input, SubmitIn) and inbound.deliveries >= READS:
+                told = m.ErrorInfo(code="input", message=f"The plan could not be read in {inbound.deliveries} tries: {error}"[:SHOWN])
+                self._post(number, task, Waiting(replace(input, error=told), inbound))
+            else:
+                await self._deliver_later(inbound)
 
     async def _set_aside(self, inbound: Inbound, error: Unusable) -> None:
         """Count and keep what cannot be used, tell its sender, and go on."""

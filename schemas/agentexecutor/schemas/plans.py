@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -19,9 +19,13 @@ from agentexecutor.schemas.messages import NULL, Approval, FeedbackClaim, OnStal
 from agentexecutor.schemas.names import check_capability, check_name
 from agentexecutor.schemas.references import Ref, encode_input, find_references
 
-__all__ = ["MAX_SUBTASKS", "Feedback", "Goal", "Plan", "Subtask", "check_plan", "dependencies"]
+__all__ = ["MAX_PLAN", "MAX_SUBTASKS", "Feedback", "Goal", "Plan", "Subtask", "check_plan", "check_plan_size", "dependencies", "read_plan"]
+
+P = TypeVar("P")
 
 MAX_SUBTASKS = 20_000
+MAX_PLAN = 8 << 20
+"""Bytes of a plan, or of a planner's answer: room for 20,000 subtasks with 300 bytes of input each. It is read in one piece, in tenths of a second."""
 
 
 @dataclass
@@ -154,6 +158,36 @@ def dependencies(spec: SubtaskSpec) -> list[str]:
     return list(names)
 
 
+def check_plan_size(size: int) -> None:
+    """Refuse (PlanRefused) a plan of so many bytes when it is too large to be read."""
+    if size > MAX_PLAN:
+        raise PlanRefused(
+            f"The plan has {size} bytes, more than {MAX_PLAN}.",
+            hint="Put large inputs where agents read them, and name the place; or split it into several tasks.",
+            path=[],
+        )
+
+
+class _Counted(msgspec.Struct):
+    """The part of a plan, or of a planner's answer, that tells how much there is to read."""
+
+    subtasks: dict[str, Raw] = {}
+    add: dict[str, Raw] = {}
+
+
+def read_plan(kind: type[P], body: bytes) -> P:
+    """A plan, or a planner's answer. Raises DecodeFailed, PlanRefused: what is too much is counted before it is read, which takes ten times as long."""
+    check_plan_size(len(body))
+    counted = decode_as(_Counted, body)
+    _check_count(len(counted.subtasks) + len(counted.add))
+    return decode_as(kind, body)
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_SUBTASKS:
+        raise PlanRefused(f"The plan has {count} subtasks, more than {MAX_SUBTASKS}.", hint="Split it into several tasks.", path=[])
+
+
 def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[str]]:
     """Check that a plan can run and give what each subtask waits for.
 
@@ -162,10 +196,7 @@ def check_plan(spec: PlanSpec, known: Collection[str] = ()) -> dict[str, list[st
     """
     if not spec.subtasks:
         raise PlanRefused("The plan has no subtasks.", hint="Add at least one.", path=[])
-    if len(spec.subtasks) > MAX_SUBTASKS:
-        raise PlanRefused(
-            f"The plan has {len(spec.subtasks)} subtasks, more than {MAX_SUBTASKS}.", hint="Split it into several tasks.", path=[]
-        )
+    _check_count(len(spec.subtasks))
     needs: dict[str, list[str]] = {}
     for name, subtask in spec.subtasks.items():
         check_name("subtask", name)
