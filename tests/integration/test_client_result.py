@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,22 @@ async def test_what_nobody_knows_is_submitted_again_as_it_was(server: EmbeddedSe
 
 
 @pytest.mark.usefixtures("asks_at_once")
-async def test_what_is_too_old_is_not_submitted_again(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "RESUBMIT_S", -1.0)
+@pytest.mark.parametrize(("keep_s", "kept"), [(None, "7 days"), (3600, "3600 s")])
+async def test_what_is_too_old_is_not_submitted_again(server: EmbeddedServer, keep_s: int | None, kept: str) -> None:
+    """Half the time that its coordinator keeps ended tasks; one that does not say so keeps 7 days."""
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:
+        unknown = v.StateView(state="unknown") if keep_s is None else v.StateView(state="unknown", keep_s=keep_s)
+        coordinator.states[T1] = unknown
         task = await bus.submit("a", id="t1")
-        with pytest.raises(TaskLost, match="too old"):
+        assert task._submitted is not None
+        half_s = (keep_s or 7 * 24 * 3600) / 2
+        task._submitted = task._submitted._replace(at=time.monotonic() - half_s + 1000)
+        await task._look()
+        await coordinator.until(lambda: len(coordinator.submits) == 2)
+        task._submitted = task._submitted._replace(at=time.monotonic() - half_s - 1)
+        with pytest.raises(TaskLost, match=f"too old.*kept for {kept}"):
             await task.result()
-        assert len(coordinator.submits) == 1
+        assert len(coordinator.submits) == 2
 
 
 @pytest.mark.usefixtures("never_asks")

@@ -11,6 +11,7 @@ import anyio
 import msgspec
 import pytest
 from msgspec import Raw
+from nats.aio.msg import Msg
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -131,12 +132,20 @@ async def test_questions_that_cannot_be_read(place: Place) -> None:
         assert coordinator.counters["messages undecodable"] == 3
 
 
+async def test_a_bid_on_a_subject_of_another_shape_is_counted(place: Place) -> None:
+    async with coordinating(place) as coordinator:
+        await coordinator._bid_came(Msg(_client=coordinator._connection.nats, subject=f"{place.prefix}.bid.a1.x.me", data=b"{}"))
+        assert (coordinator.counters["messages undecodable"], coordinator.counters["bids"]) == (1, 0)
+
+
 async def test_bodies_of_tasks_that_are_gone_are_swept(place: Place) -> None:
     async with coordinating(place) as coordinator, client(place) as me:
         kept = await me.submit("kept", capability="nobody.does")
         for task in (kept, TaskName("me", "gone")):
             ref = await me.put(task, "x" * 300_000)
         await me.until_state(kept, "running")
+        for task in (kept, TaskName("me", "never-was")):
+            assert (await me.state(task)).keep_s == QUICK.keep_s != v.StateView(state="").keep_s
         await me.until_held({"coord": 16})
         await coordinator._sweep()
         assert coordinator.counters["bodies swept"] == 0, "they are young"

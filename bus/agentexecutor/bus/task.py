@@ -36,8 +36,9 @@ ASK_AFTER_S = (2.0, 5.0, 15.0, 30.0, 60.0)
 """A client that waits for a result asks after so many seconds, the last for ever."""
 ANSWER_S = 5.0
 """Seconds for the answer to such a question; without one the waiting goes on."""
-RESUBMIT_S = 3.5 * 24 * 3600
-"""Half the keeping time: later nobody can tell whether the task has been."""
+RESUBMIT = 0.5
+"""Of the time that ended tasks are kept: later nobody can tell whether the task has been."""
+DAY_S = 24 * 3600
 STORE_S = 60.0
 NOTED_S = 5.0
 """Seconds to wait until a cancel or feedback is on record, or refused."""
@@ -146,24 +147,26 @@ class Task:
             )
             self._outcome.ended(end)
         elif state.state == "unknown":
-            await self._submit_again()
+            await self._submit_again(state.keep_s)
 
-    async def _submit_again(self) -> None:
+    async def _submit_again(self, keep_s: float) -> None:
+        kept = f"{keep_s / DAY_S:g} days" if keep_s >= DAY_S else f"{keep_s:g} s"
         if self._submitted is None:
             raise TaskLost(
                 f"Nobody knows a task {self.name}.",
-                hint="Is the name right (<owner>.<id>)? Ended tasks are kept for 7 days. Only who submitted it can submit it again.",
+                hint=f"Is the name right (<owner>.<id>)? Ended tasks are kept for {kept}. Only who submitted it can submit it again.",
                 task=self.name,
             )
-        if time.monotonic() - self._submitted.at > RESUBMIT_S:
+        left = self._submitted.at + RESUBMIT * keep_s - time.monotonic()
+        if left <= 0:
             raise TaskLost(
-                f"Nobody knows task {self.name} any more, and it is too old to be submitted again.",
+                f"Nobody knows task {self.name} any more, and it is too old to be submitted again: ended tasks are kept for {kept}.",
                 hint="It may have been executed: look for its effects before you submit it under another id.",
                 task=self.name,
             )
         t.count(t.METRIC_RESUBMITS)
         with suppress(StoreTimeout):
-            await self._bus.connection.store(*self._submitted[:3], timeout_s=STORE_S)
+            await self._bus.connection.store(*self._submitted[:3], timeout_s=min(STORE_S, left))
 
     def _raise_unless_completed(self, ended: m.Result) -> None:
         error = ended.error

@@ -710,7 +710,11 @@ class Coordinator:
 
     async def _bid_came(self, message: Msg) -> None:
         now = time.monotonic()
-        peer, _, _ = self._subjects.parse_bid(message.subject)
+        try:
+            peer, _, _ = self._subjects.parse_bid(message.subject)
+        except ValueError:
+            self._no_valid(message.subject, "bid", message.data)
+            return
         answer = self._decoded((m.Bid, m.Refusal), message.subject, message.headers, message.data)
         if isinstance(answer, m.Bid):
             self._market.bid(now, peer, answer)
@@ -997,7 +1001,7 @@ class Coordinator:
             error = m.ErrorInfo(code="lost", message=f"Task {asked.task} stands still. {why}"[:SHOWN])
             await self._answering.answer(asked, None, of=self._members(), error=error)
             return
-        body: v.StateView | v.TaskView = state_view(state)
+        body: v.StateView | v.TaskView = replace(state_view(state), keep_s=self._settings.keep_s)
         if asked.ask.what == "view":
             body = task_view(state, self._desk.looked(state, time.monotonic()))
         if state.state == "unknown" and await self._log.submit_waits(asked.task):

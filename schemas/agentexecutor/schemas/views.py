@@ -101,13 +101,17 @@ class PlanVersion(View, frozen=True, kw_only=True):
 
 
 class StateView(View, frozen=True, kw_only=True):
-    """The short answer about a task; state is also ``waiting`` (in the queue) or ``unknown``."""
+    """The short answer about a task; state is also ``waiting`` (in the queue) or ``unknown``.
+
+    `keep_s`: so long the task would be known after its end, by its coordinator's settings. Coordinators that do not say it keep 7 days unless told otherwise.
+    """
 
     state: str
     result: Raw = NULL
     result_blob: BlobRef | None = None
     error: ErrorInfo | None = None
     trace_id: str | None = None
+    keep_s: int = 7 * 24 * 3600
 
 
 class LogView(View, frozen=True, kw_only=True):
