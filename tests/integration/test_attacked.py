@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,7 +17,7 @@ from agentexecutor.bus.log import StoredRecord
 from agentexecutor.bus.streams import BLOBS, INBOX, LEASE, LOG, OFFERS, PROGRESS, SUBMITS
 from agentexecutor.coordinator import shell
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.codec import encode, headers
+from agentexecutor.schemas.codec import decode_record, encode, headers
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.references import Ref, encode_input
 from agentexecutor.schemas.subjects import shard_of
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+PATIENT = dataclasses.replace(QUICK, accept_timeout_s=60.0, lost_after_s=60.0)
+"""Nobody is taken for lost while a stream is full."""
 PLAN = m.PlanSpec(
     subtasks={
         "a": m.SubtaskSpec(capability="echo"),
@@ -88,31 +91,51 @@ async def update(me: Peer, name: str, **changed: Any) -> None:
     await me.connection.api(f"STREAM.UPDATE.{name}", {**config, **changed})
 
 
-@pytest.mark.parametrize("gap", [0, 1])
-async def test_a_log_with_a_gap(place: Place, me: Peer, caplog: pytest.LogCaptureFixture, gap: int) -> None:
-    """A record is gone: its task goes on from what is left, or stands still and is named; all others go on."""
+GAPS = {
+    ("planned", None): "Subtask 'a' of task me.torn is unknown",
+    ("completed", "a"): "Subtask 'b' of task me.torn is blocked",
+    ("accepted", "b"): None,
+}
+"""The change whose record is gone → why the task stands still; None: it goes on from what is left."""
+
+
+@pytest.mark.parametrize("gap", list(GAPS), ids=lambda gap: gap[0])
+async def test_a_log_with_a_gap(place: Place, me: Peer, caplog: pytest.LogCaptureFixture, gap: tuple[str, str | None]) -> None:
+    """A record is gone: when what is left leads to no state the task stands still and is named, else it goes on; all others go on."""
     async with agent(place, "worker", "echo", capacity=10) as worker:
         async with coordinating(place):
             task = await me.submit("torn", plan=PLAN)
             first = await worker.award("a")
             await worker.accept(first)
             await worker.done(first, 1)
-            await worker.accept(await worker.award("b"))
+            second = await worker.award("b")
+            await worker.accept(second)
             await me.until(task, lambda view: view.subtasks["b"].state == "running")
             other, award = await start_one(me, worker, "whole")
-        found = await log_of(me, task)
-        assert len(found) > gap + 1, "the gap has something behind it"
-        await me.connection.api(f"STREAM.MSG.DELETE.{LOG}", {"seq": found[gap]})
+        await me.connection.api(f"STREAM.MSG.DELETE.{LOG}", {"seq": await record_of(me, task, *gap)})
         async with coordinating(place) as coordinator:
             await worker.done(award, 1)
             assert bytes((await me.result(other)).result) == b"1"
             await run_one(me, worker, "new")
-            with anyio.fail_after(20):
-                while not coordinator.counters["logs senseless"] and (await log_of(me, task))[-1] <= found[-1]:
-                    await anyio.sleep(0.02)
-            if coordinator.counters["logs senseless"]:
+            why = GAPS[gap]
+            if why is None:
+                await worker.done(second, 2)
+                assert (await me.result(task)).state == "completed"
+            else:
+                assert why in (await me.expect_error("task", task)).message
                 assert f"Task {task} stands still" in caplog.text
+            assert coordinator.counters["logs senseless"] == (why is not None)
             assert coordinator.counters["faults"] == 0
+
+
+async def record_of(me: Peer, task: TaskName, kind: str, subtask: str | None) -> int:
+    """The sequence of the first record with such a change."""
+    stored = await log.TaskLog(me.connection).read(shard_of(task, me.connection.shards), task)
+    for record in stored:
+        for change in decode_record(record.payload or b"").changes:
+            if type(change).__struct_config__.tag == kind and subtask in (None, getattr(change, "subtask", None)):
+                return record.seq
+    raise AssertionError(f"no record of {task} has {kind} {subtask}")
 
 
 @pytest.mark.parametrize("kind", [None, "record", "no-such-type"])
@@ -351,4 +374,44 @@ async def test_full_submits(place: Place, me: Peer) -> None:
         assert bytes((await me.result(kept)).result) == b"1"
         await update(me, SUBMITS, max_bytes=4 << 30)
         await run_one(me, worker, "new")
+        assert coordinator.counters["faults"] == 0
+
+
+async def until_told(caplog: pytest.LogCaptureFixture, subject: str) -> None:
+    """Wait until whoever sends something on such a subject has been refused and has said so."""
+    with anyio.fail_after(20):
+        while not any(f"The stream for {subject}" in message and "is full" in message for message in caplog.messages):
+            await anyio.sleep(0.02)
+
+
+async def test_a_full_inbox(place: Place, me: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    """A claim waits at its agent until there is room; new tasks are given out meanwhile."""
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place, settings=PATIENT) as coordinator:
+        task, award = await start_one(me, worker, "done")
+        await update(me, INBOX, max_bytes=1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.done, award, 1)
+            await until_told(caplog, f"{place.prefix}.from.worker.done.")
+            await me.submit("waiting", capability="echo")
+            other = await worker.expect("award", lambda award: award.task == "me.waiting")
+            assert me.count("result") == 0
+            await update(me, INBOX, max_bytes=4 << 30)
+        assert bytes((await me.result(task)).result) == b"1", "nothing is lost"
+        await worker.accept(other)
+        await worker.done(other, 2)
+        assert bytes((await me.result(TaskName("me", "waiting"))).result) == b"2"
+        assert coordinator.counters["faults"] == 0
+
+
+async def test_full_bodies(place: Place, me: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    """A result that has to be stored by reference waits for room; what is small goes on."""
+    large = "x" * 270_000
+    async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place, settings=PATIENT) as coordinator:
+        task, award = await start_one(me, worker, "large")
+        await update(me, BLOBS, max_bytes=1)
+        await worker.done(award, large)
+        await until_told(caplog, f"{place.prefix}.blob.me.large.")
+        await run_one(me, worker, "small")
+        await update(me, BLOBS, max_bytes=-1)
+        assert await me.value(task, await me.result(task), "result") == large, "nothing is lost"
         assert coordinator.counters["faults"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ import pytest
 from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
-from agentexecutor.bus.streams import SECOND, Streams, ensure_streams, stream_name, stream_settings
+from agentexecutor.bus.server import find_server
+from agentexecutor.bus.streams import INBOX, PROGRESS, SECOND, SUBMITS, Streams, ensure_streams, stream_name, stream_settings
 from agentexecutor.schemas import TooLarge
 from agentexecutor.schemas.codec import headers
 from agentexecutor.schemas.names import TaskName
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from nats.aio.msg import Msg
 
     from agentexecutor.bus import EmbeddedServer
@@ -221,3 +225,39 @@ async def test_the_api_tells_why_it_refuses(server: EmbeddedServer) -> None:
         with pytest.raises(ApiError, match="stream not found") as raised:
             await connection.api("STREAM.INFO.NONE", {})
         assert raised.value.fields["err_code"] == 10059
+
+
+@pytest.fixture
+async def small_store(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A server that may keep so many bytes in files."""
+    log, config = tmp_path / "log", tmp_path / "server.conf"
+    config.write_text(
+        f'listen: "127.0.0.1:-1"\nports_file_dir: "{tmp_path}"\njetstream {{ store_dir: "{tmp_path}/js", max_file_store: {request.param} }}\n'
+    )
+    async with await anyio.open_process([str(find_server()), "-c", str(config), "-l", str(log)]) as process:
+        try:
+            with anyio.fail_after(60):
+                while not (found := list(tmp_path.glob("*.ports"))) or not found[0].read_text():
+                    await anyio.sleep(0.02)
+            yield str(json.loads(found[0].read_text())["nats"][0])
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("small_store", ["100MB"], indirect=True)
+async def test_a_disk_that_is_too_small_for_what_streams_reserve(small_store: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They get what there is, and it is said how to give them more."""
+    async with open_connection(small_store, name="me") as connection:
+        room = {name: (await connection.api(f"STREAM.INFO.{name}", {}))["config"]["max_bytes"] >> 20 for name in (SUBMITS, INBOX, PROGRESS)}
+        assert room == {SUBMITS: 16, INBOX: 16, PROGRESS: 16}
+        told = [message for message in caplog.messages if "nats stream edit" in message]
+        assert len(told) == 3
+        assert "Stream AE_SUBMITS has room for 16 MiB, not for 4096" in told[0]
+        assert await connection.restore() == [], "and they are taken as they are"
+
+
+@pytest.mark.parametrize("small_store", ["1MB"], indirect=True)
+async def test_a_disk_without_any_room(small_store: str) -> None:
+    with pytest.raises(ApiError, match=r"no room for stream AE_INBOX.*Free some of its disk"):
+        async with open_connection(small_store, name="me"):
+            pass

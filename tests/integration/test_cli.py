@@ -514,6 +514,7 @@ def test_demand_that_nobody_serves_is_seen_by_unserved_and_doctor(place: Place) 
         "coordinators",
         "agents",
         "demand",
+        "storage",
         "clock",
         "traces",
     ]

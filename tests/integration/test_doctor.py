@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 
 import anyio
+import msgspec
 import pytest
+from peers import Peer, Place, client, coordinating
 
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.bus.server import EmbeddedServer, find_server
-from agentexecutor.bus.streams import BLOBS, LEASE
+from agentexecutor.bus.streams import BLOBS, INBOX, LEASE, LOG, SUBMITS
 from agentexecutor.console import checks
 from agentexecutor.console.checks import Check, all_checks, no_bus
 
@@ -64,6 +66,29 @@ async def test_a_stream_that_is_missing_is_named(server: EmbeddedServer) -> None
     async with open_connection(server.url, name="maker") as connection:
         await connection.api(f"STREAM.DELETE.{BLOBS}", {})
     assert (await checked(server.url))["streams"].found == f"missing: {BLOBS}"
+
+
+async def test_what_a_stream_does_not_store_is_told(server: EmbeddedServer) -> None:
+    """And what doctor sends to find out leaves nothing behind."""
+    place = Place(server.url)
+    async with coordinating(place) as coordinator, client(place) as me:
+        assert (await checked(server.url))["storage"] == Check(
+            check="storage", ok=True, found="AE_SUBMITS, AE_INBOX, AE_LOG store what is sent"
+        )
+        with anyio.fail_after(60):
+            while [await left(me, stream) for stream in (SUBMITS, INBOX, LOG)] != [0, 0, 0]:
+                await anyio.sleep(0.05)
+        assert msgspec.json.decode((await me.ask("tasks")).body)["tasks"] == []
+        config = (await me.connection.api(f"STREAM.INFO.{LOG}", {}))["config"]
+        await me.connection.api(f"STREAM.UPDATE.{LOG}", {**config, "max_bytes": 1})
+        storage = (await checked(server.url))["storage"]
+        assert (storage.ok, storage.found) == (False, "AE_LOG: maximum bytes exceeded")
+        assert coordinator.counters["faults"] == 0
+
+
+async def left(me: Peer, stream: str) -> int:
+    messages: int = (await me.connection.api(f"STREAM.INFO.{stream}", {}))["state"]["messages"]
+    return messages
 
 
 async def test_a_clock_that_is_off_is_told(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ FEW_HEADERS = 8
 PASSING = frozenset({10077, 10023, 10047, 10008})
 """Refusals that pass: stream full, resources, no leader (nats-server errors.json)."""
 FULL = 10077
+SILENT = "Is the server up? One whose disk was full stays silent until it is restarted: `agentexecutor doctor` tells."
 
 
 def default_url() -> str:
@@ -303,7 +304,7 @@ def _tell_lost(streams: list[str]) -> None:
 
 def _not_stored(subject: str, timeout_s: float | None, answer: Answer | None, *, full: bool) -> StoreTimeout:
     why = "it did not answer" if answer is None else answer["error"].get("description", "refused")
-    hint = "More comes than is taken: send slower or wait longer, or start more agents and coordinators." if full else "Is the server up?"
+    hint = "More comes than is taken: send slower or wait longer, or start more agents and coordinators." if full else SILENT
     return StoreTimeout(f"The bus did not store a message within {timeout_s:g} s: {why}.", hint=hint, subject=subject)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,10 +39,17 @@ OFFERS = "AE_OFFERS"
 PROGRESS = "AE_PROGRESS"
 BLOBS = "AE_BLOBS"
 
+logger = logging.getLogger("agentexecutor.bus")
+
 NOT_FOUND = 10059
 ALREADY = 10058
+NO_ROOM = frozenset({10047, 10005})
+"""Refusals to make a stream: the server has no room for what it reserves, or no node of the cluster has."""
 SECOND = 1_000_000_000
 GIB = 1 << 30
+MIB = 1 << 20
+SHARE = 4
+"""On a disk that is too small a stream reserves one part in so many of what it might: others reserve as much, and the log has to grow."""
 MESSAGE_LIMIT = 300_000
 """Bytes: the largest submit, claim or chunk."""
 ROOM = 4096
@@ -169,12 +177,39 @@ async def _get(connection: Connection, name: str) -> dict[str, Any] | None:
 
 
 async def _make(connection: Connection, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    try:
-        return await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
-    except ApiError as error:
-        if error.fields["err_code"] == ALREADY:
-            return await _get(connection, wanted["name"])
-        raise
+    """Make a stream. Where the disk is too small for what it reserves it gets a part of what there is, so that the others have some, too."""
+    room = most = wanted.get("max_bytes", 0)
+    while True:
+        try:
+            found = await connection.api(f"STREAM.CREATE.{wanted['name']}", {**wanted, "max_bytes": room} if most else wanted)
+        except ApiError as error:
+            if error.fields["err_code"] == ALREADY:
+                return await _get(connection, wanted["name"])
+            if error.fields["err_code"] not in NO_ROOM or "storage" not in error.fields["description"]:
+                raise
+            if room <= MIB:
+                raise _no_room(wanted["name"], error) from error
+            room //= 2
+        else:
+            return found if room == most else await _make_smaller(connection, found, max(MIB, room // SHARE), most)
+
+
+async def _make_smaller(connection: Connection, found: dict[str, Any], room: int, wanted: int) -> dict[str, Any]:
+    name = found["config"]["name"]
+    logger.warning(
+        "Stream %s has room for %d MiB, not for %d: the server's disk holds no more. "
+        "When it does, restart the server, and `nats stream edit %s --max-bytes %d`.",
+        *(name, room // MIB, wanted // MIB, name, wanted),
+    )
+    return await connection.api(f"STREAM.UPDATE.{name}", {**found["config"], "max_bytes": room})
+
+
+def _no_room(name: str, error: ApiError) -> ApiError:
+    return ApiError(
+        f"The server has no room for stream {name}: {error.fields['description']}.",
+        hint="Free some of its disk and restart it (it takes three quarters of what is free when it starts), or set max_file_store in its configuration.",
+        **{field: error.fields[field] for field in ("code", "err_code", "description")},
+    )
 
 
 def _shards_of(config: dict[str, Any]) -> int:

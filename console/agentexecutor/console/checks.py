@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -17,11 +17,13 @@ from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.connection import NEEDED, Connection, default_url, open_connection
 from agentexecutor.bus.errors import ApiError, BusError, NoBus, ServerTooOld, StreamMismatch
 from agentexecutor.bus.server import find_server, server_version
-from agentexecutor.bus.streams import SUBMITS, stream_name, stream_settings
+from agentexecutor.bus.streams import INBOX, LOG, SUBMITS, stream_name, stream_settings
 from agentexecutor.console.options import unique_name
 from agentexecutor.console.output import amount, seconds
-from agentexecutor.schemas.codec import from_rfc3339
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.codec import H_TTL, encode, from_rfc3339, headers
 from agentexecutor.schemas.errors import AgentExecutorError
+from agentexecutor.schemas.names import TaskName
 
 __all__ = ["Check", "all_checks", "no_bus"]
 
@@ -88,9 +90,13 @@ async def _bus(url: str) -> AsyncIterator[Check]:
             present = await _streams(connection)
             yield present
             if present.ok:
+                coordinated = False
                 async with attached(connection) as bus:
                     async for check in _life(bus):
                         yield check
+                        coordinated |= check.check == "coordinators" and check.ok
+                if coordinated:  # else nobody would take away what is sent
+                    yield await _storage(connection)
             yield await _clock(connection)
     except NoBus as error:
         yield Check(check="bus", ok=False, found=error.message, todo=error.hint)
@@ -151,6 +157,32 @@ async def _life(bus: Bus) -> AsyncIterator[Check]:
         yield Check(check="demand", ok=False, found=f"unserved: {waits}", todo="Start agents with these capabilities and labels.")
     else:
         yield Check(check="demand", ok=True, found="all is served")
+
+
+async def _storage(connection: Connection) -> Check:
+    """Whether what is sent is stored: a submit that asks for nothing and feedback about nothing, which are refused; what is no log, and soon expires."""
+    me, subjects = connection.name, connection.subjects
+    probes = {
+        SUBMITS: (subjects.submit(TaskName(me, "submit"), "normal"), encode(m.Submit()), headers("submit")),
+        INBOX: (subjects.claim(me, "feedback", TaskName(me, "claim")), encode(m.FeedbackClaim()), headers("feedback-claim")),
+        LOG: (subjects.log(cast("int", "probe"), TaskName(me, "log")), b"", {H_TTL: "1s"}),
+    }
+    refused, silent = [], []
+    for stream, (subject, payload, made) in probes.items():
+        answer = await connection.acknowledged(subject, payload, made, ANSWER_S)
+        if answer is None:
+            silent.append(stream)
+        elif "error" in answer:
+            refused.append(f"{stream}: {answer['error'].get('description')}")
+    if silent:
+        todo = (
+            "Has the server's disk been full? Then make room and restart it: until then it stores nothing, also when there is room again."
+        )
+        return Check(check="storage", ok=False, found=f"nothing is stored in {', '.join(silent)}", todo=todo)
+    if refused:
+        todo = "Start more agents and coordinators, or give the stream more room: `nats stream edit`."
+        return Check(check="storage", ok=False, found="; ".join(refused), todo=todo)
+    return Check(check="storage", ok=True, found=f"{', '.join(probes)} store what is sent")
 
 
 async def _clock(connection: Connection) -> Check:
