@@ -13,6 +13,7 @@ import pytest
 from json_schema import problems
 from wire_samples import SAMPLES, document, kind_of
 
+from agentexecutor.bus import exporting
 from agentexecutor.bus.errors import (
     ApiError,
     BusClosed,
@@ -346,14 +347,14 @@ def test_versions_compare_as_numbers(version: str, numbers: tuple[int, ...]) -> 
 
 
 def test_traces_are_off_on_or_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in checks.ASK_FOR_TRACES:
+    for name in (*exporting.ASKED_BY["traces"], "OTEL_SDK_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     assert checks._telemetry().found.startswith("off")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
-    monkeypatch.setattr(checks, "_importable", lambda _: True)
     assert checks._telemetry().ok
-    monkeypatch.setattr(checks, "_importable", lambda _: False)
+    monkeypatch.setattr(exporting, "entry_points", lambda **_: [])
     assert not checks._telemetry().ok
+    assert checks._telemetry().todo == "pip install 'agentexecutor[otlp]'."
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert checks._telemetry().ok
 
