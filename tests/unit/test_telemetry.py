@@ -116,7 +116,7 @@ def test_what_the_sender_did_not_sample_is_not_sampled() -> None:
 def test_every_metric_can_be_counted() -> None:
     with measured() as reader:
         for name, metric in t.METRICS.items():
-            tell: dict[str, Any] = {"sum": t.count, "histogram": t.measure, "gauge": t.level}
+            tell: dict[str, Any] = {"sum": t.count, "level": t.count, "histogram": t.measure, "gauge": t.level}
             tell[metric.kind](name, 2, {t.ATTR_CAPABILITY: "a"})
         data = reader.get_metrics_data()
     assert data is not None

@@ -125,6 +125,7 @@ class Execution:
         if self._timer is not None:
             self._timer.cancel()
         self._hosting.book.end(self.held)
+        telemetry.count(telemetry.METRIC_RUNNING, -1, {telemetry.ATTR_CAPABILITY: self._award.capability})
 
     def stop(self, grace_s: float) -> None:
         """The subtask is not wanted any more (or the agent gives it up): end the handler, which has so many seconds to clean up."""
@@ -184,7 +185,8 @@ class Execution:
         """Run the handler and give the claim that says how it ended."""
         award = self._award
         attributes = self._attributes() if telemetry.recording() else None
-        with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes) as span:
+        about = (award.task, telemetry.SPAN_EXECUTE, award.subtask, award.epoch)  # a coordinator tells the span when this agent is lost
+        with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes, about=about) as span:
             if attributes is not None:
                 self._trace = telemetry.inject(span) or self._trace
             started = time.monotonic()
@@ -204,6 +206,7 @@ class Execution:
                     claim = self._claim(m.Release, reason=STOPS)
                 else:
                     claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
+            span.set_attribute(telemetry.ATTR_OUTCOME, TYPE_OF[type(claim)])
         if telemetry.measuring():
             outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
             telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)

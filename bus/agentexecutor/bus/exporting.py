@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from agentexecutor.bus import telemetry
 
-__all__ = ["ASKED_BY", "asked", "setup", "trouble_with"]
+__all__ = ["ASKED_BY", "asked", "delay_s", "setup", "trouble_with"]
 
 logger = logging.getLogger("agentexecutor.bus")
 
@@ -24,6 +24,8 @@ ASKED_BY: dict[Signal, tuple[str, ...]] = {
     "metrics": ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER"),
 }
 """Any of these being set asks for the signal."""
+DELAY_S = 0.2
+"""OpenTelemetry's own is 5 s."""
 INSTALL = {"otlp_proto_http": "agentexecutor[otlp]", "otlp_proto_grpc": "agentexecutor[otlp-grpc]"}
 """What brings an exporter."""
 _PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
@@ -58,6 +60,14 @@ def asked(variables: Iterable[str]) -> list[str]:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
     return [name for name in variables if os.environ.get(name)]
+
+
+def delay_s() -> float:
+    """Seconds that spans wait for company before they are sent; what a kill -9 takes is what still waits."""
+    try:
+        return float(os.environ["OTEL_BSP_SCHEDULE_DELAY"]) / 1000
+    except (KeyError, ValueError):
+        return DELAY_S
 
 
 def trouble_with(signal: Signal) -> tuple[str, str]:

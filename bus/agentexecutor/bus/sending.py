@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from opentelemetry import metrics, trace
@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
+from agentexecutor.bus import exporting
 from agentexecutor.bus import telemetry as t
 
 __all__ = ["Courier", "SpanIds", "start"]
@@ -31,8 +32,6 @@ logger = logging.getLogger("agentexecutor.bus")
 
 EXPORT_S = 2
 """Seconds for one export, unless OTEL_EXPORTER_OTLP_TIMEOUT (or the signal's own) says otherwise."""
-DELAY_MS = 200
-"""Spans wait so long for company, unless OTEL_BSP_SCHEDULE_DELAY says otherwise: what a kill -9 takes is what still waits (docs/adr/0014)."""
 LEAVE_S = 2.0
 """A process that ends waits no longer until its last spans and metrics are sent; when nobody takes them, not at all."""
 REST_S = 5.0
@@ -129,7 +128,9 @@ class _Once(logging.Filter):
         for signal in signals:
             self.failures[signal].note()
         said = f" ({record.getMessage()[:200]})" if record.levelno >= logging.ERROR else ""
-        grpc = " Port 4317 mostly speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc." if ":4317" in self._where and "http." in record.name else ""
+        grpc = (
+            " Port 4317 mostly speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc." if ":4317" in self._where and "http." in record.name else ""
+        )
         self._tell("Traces and metrics cannot be sent to %s%s; nothing else suffers.%s", self._where, said, grpc)
         return False
 
@@ -176,8 +177,8 @@ def start(exporters: Mapping[Any, Any], service_name: str, where: str) -> None:
     resource = _resource(service_name)
     if "traces" in exporters:
         tracers = TracerProvider(resource=resource, id_generator=SpanIds(), shutdown_on_exit=False)
-        delay = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else DELAY_MS
-        tracers.add_span_processor(BatchSpanProcessor(Courier(_made(exporters["traces"], "TRACES")), schedule_delay_millis=delay))
+        courier = Courier(_made(exporters["traces"], "TRACES"))
+        tracers.add_span_processor(BatchSpanProcessor(courier, schedule_delay_millis=exporting.delay_s() * 1000))
         trace.set_tracer_provider(tracers)
         leaving.add(tracers.shutdown, once.failures["traces"])
     if "metrics" in exporters:
@@ -189,7 +190,7 @@ def start(exporters: Mapping[Any, Any], service_name: str, where: str) -> None:
 
 
 def _made(exporter: Any, signal: str) -> Any:
-    """The exporter, with our time-out where the environment names none. (A variable set here would reach the programs that we start.)"""
+    """The exporter, with our time-out where the environment names none: a variable set here would reach the programs that we start."""
     theirs = ("OTEL_EXPORTER_OTLP_TIMEOUT", f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT")
     if ".otlp." not in exporter.__module__ or any(os.environ.get(name) for name in theirs):
         return exporter()
@@ -197,11 +198,11 @@ def _made(exporter: Any, signal: str) -> Any:
 
 
 def _resource(service_name: str) -> Resource:
-    about: dict[str, str | int] = {t.RESOURCE_HOST: platform.node(), t.RESOURCE_PID: os.getpid()}
-    try:
-        about[t.RESOURCE_VERSION] = version("agentexecutor")
-    except PackageNotFoundError:
-        pass
+    about: dict[str, str | int] = {
+        t.RESOURCE_HOST: platform.node(),
+        t.RESOURCE_PID: os.getpid(),
+        t.RESOURCE_VERSION: version("agentexecutor"),
+    }
     if not (os.environ.get("OTEL_SERVICE_NAME") or f"{t.RESOURCE_SERVICE}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         about[t.RESOURCE_SERVICE] = service_name
     return Resource.create(about)

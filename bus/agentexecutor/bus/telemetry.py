@@ -162,9 +162,9 @@ METRIC_UNDECODABLE = "ae.messages.undecodable"
 
 
 class Metric(NamedTuple):
-    """How a metric is counted: ``sum`` grows, ``histogram`` is a distribution, ``gauge`` is how it stands now."""
+    """How a metric is counted: ``sum`` grows, ``level`` grows and shrinks, ``histogram`` is a distribution, ``gauge`` is how it stands now."""
 
-    kind: Literal["sum", "histogram", "gauge"]
+    kind: Literal["sum", "level", "histogram", "gauge"]
     unit: str
     description: str
 
@@ -179,14 +179,16 @@ METRICS: dict[str, Metric] = {
     METRIC_BIDS: Metric("sum", "{bid}", "Bids that awards were chosen from, by auction mode and capability."),
     METRIC_DECLINES: Metric("sum", "{award}", "Awards that came back unaccepted, by reason and capability."),
     METRIC_WAIT: Metric("histogram", "s", "From ready to the award, by capability."),
-    METRIC_EXECUTION: Metric("histogram", "s", "From the accept to the last claim, by outcome and capability."),
-    METRIC_RUNNING: Metric("gauge", "{subtask}", "Subtasks that an agent has accepted and not ended, by capability."),
+    METRIC_EXECUTION: Metric("histogram", "s", "Work of an agent on a subtask, by outcome and capability."),
+    METRIC_RUNNING: Metric("level", "{subtask}", "Subtasks that an agent has accepted and not ended, by capability."),
     METRIC_READY: Metric("gauge", "{subtask}", "Ready subtasks that wait for a free slot, by capability."),
     METRIC_UNSERVED: Metric("gauge", "{subtask}", "Ready subtasks that no agent fits, by capability."),
     METRIC_TRIES: Metric("sum", "{try}", "Attempts that ended, by outcome and capability."),
     METRIC_LOSSES: Metric("sum", "{award}", "Awards whose agent was taken for lost, by capability."),
     METRIC_REPLANS: Metric("sum", "{replan}", "New plan versions, by cause."),
-    METRIC_TAKEOVERS: Metric("sum", "{shard}", "Shards that a coordinator took, by what became of the one before: silent, released."),
+    METRIC_TAKEOVERS: Metric(
+        "sum", "{shard}", "Shards that a coordinator took, by what became of who held it before: silent, released, nobody."
+    ),
     METRIC_SHARDS: Metric("gauge", "{shard}", "Shards that a coordinator holds."),
     METRIC_APPENDS: Metric("sum", "{record}", "Fenced appends, by outcome: stored, refused, unknown."),
     METRIC_APPEND_DURATION: Metric("histogram", "s", "From sending a record to the server's acknowledgement."),
@@ -254,7 +256,12 @@ def _instrument(name: str) -> Any:
     """The instrument of a metric, made when it is first used."""
     kind, unit, description = METRICS[name]
     meter = metrics.get_meter(SCOPE, meter_provider=_Providers.meters)
-    make: dict[str, Callable[..., Any]] = {"sum": meter.create_counter, "histogram": meter.create_histogram, "gauge": meter.create_gauge}
+    make: dict[str, Callable[..., Any]] = {
+        "sum": meter.create_counter,
+        "level": meter.create_up_down_counter,
+        "histogram": meter.create_histogram,
+        "gauge": meter.create_gauge,
+    }
     return make[kind](name, unit=unit, description=description)
 
 
@@ -340,7 +347,8 @@ class Ids(NamedTuple):
     span: int | None = None
 
 
-_WANTED: ContextVar[Ids] = ContextVar("agentexecutor-ids", default=Ids())
+_ANY = Ids()
+_WANTED: ContextVar[Ids] = ContextVar("agentexecutor-ids", default=_ANY)
 
 
 def wanted_ids() -> Ids:
@@ -360,9 +368,11 @@ def _derive(size: int, about: Iterable[object]) -> str:
 
 
 def derived(parent: Mapping[str, str] | None, about: Sequence[object]) -> dict[str, str]:
-    """The headers of the span that `start_span` makes below the same parent, about the same; empty when the parent is none."""
+    """The headers of the span that `start_span` makes below the same parent (None: as a root), about the same; empty when the parent has no span."""
+    if parent is None:
+        return {"traceparent": f"00-{_derive(_TRACE_ID_BYTES, about)}-{_derive(_SPAN_ID_BYTES, about)}-01"}
     parts = _parts(parent)
-    if not parts or parent is None:
+    if not parts:
         return {}
     parts[2] = _derive(_SPAN_ID_BYTES, about)
     return {**parent, "traceparent": "-".join(parts)}
@@ -389,7 +399,7 @@ def start_span(
     from (and its trace's, when it is a root), together unlike any other span's of the trace; or `id`: 16 hex digits. They count where `derives`.
     """
     context = parent if isinstance(parent, Context) else extract(parent)
-    wanted = Ids()
+    wanted = _ANY
     if id is not None:
         wanted = Ids(span=int(id, 16))
     elif about:
@@ -422,12 +432,13 @@ def span(
     attributes: Attributes | None = None,
     links: Iterable[Link] = (),
     start_s: float | None = None,
+    about: Sequence[object] = (),
 ) -> Iterator[Span]:
     """`start_span` as a block: the span is the current one inside, an exception is recorded in it, and it ends with the block."""
     if not parent and not recording():
         yield trace.INVALID_SPAN
         return
-    started = start_span(name, subject, parent=parent, attributes=attributes, links=links, start_s=start_s)
+    started = start_span(name, subject, parent=parent, attributes=attributes, links=links, start_s=start_s, about=about)
     if not started.get_span_context().is_valid:
         yield started
         return
@@ -439,7 +450,7 @@ def span(
 
 
 def count(metric: str, number: float = 1, attributes: Attributes | None = None) -> None:
-    """Add to a sum."""
+    """Add to a sum, or (below zero too) to a level."""
     if measuring():
         _instrument(metric).add(number, attributes)
 

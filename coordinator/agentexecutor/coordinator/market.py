@@ -619,6 +619,10 @@ class Market:
             by_pool.setdefault(wanted.pool, []).append(wanted)
         return [self._unserved(now, wants) for wants in by_pool.values() if not self._fitting(now, wants[0].demand)]
 
+    def waiting(self) -> dict[str, int]:
+        """How many ready subtasks wait, by capability."""
+        return Counter(wanted.demand.capability for wanted in self._ready.wanted.values())
+
     def _unserved(self, now: float, wants: list[Wanted]) -> v.UnservedLine:
         demand = wants[0].demand
         return v.UnservedLine(
