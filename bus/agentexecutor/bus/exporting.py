@@ -51,8 +51,7 @@ def setup(service_name: str, *, brief: bool = False) -> bool:
     from agentexecutor.bus import sending  # noqa: PLC0415 - the SDK costs 40 ms, and only programs that send something need it
 
     where = next((os.environ[name] for signal in wanted for name in ASKED_BY[signal] if os.environ.get(name)), "the collector")
-    sending.start(exporters, service_name, where)
-    return True
+    return sending.start(exporters, service_name, where)
 
 
 def asked(variables: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -30,10 +31,9 @@ __all__ = ["Courier", "SpanIds", "start"]
 
 logger = logging.getLogger("agentexecutor.bus")
 
-EXPORT_S = 2
-"""Seconds for one export, unless OTEL_EXPORTER_OTLP_TIMEOUT (or the signal's own) says otherwise."""
-LEAVE_S = 2.0
-"""A process that ends waits no longer until its last spans and metrics are sent; when nobody takes them, not at all."""
+EXPORT_S = 2.0
+"""Seconds for one export, unless OTEL_EXPORTER_OTLP_TIMEOUT (or the signal's own) says otherwise. A process that ends waits no longer until its last
+spans and metrics are sent; when nobody takes them, not at all."""
 REST_S = 5.0
 """When nobody took spans, those of so many seconds are dropped before it is tried again."""
 TAKES_NONE = ("404", "405", "501", "StatusCode.UNIMPLEMENTED")
@@ -145,11 +145,11 @@ class _Leaving:
 
     def __init__(self) -> None:
         self._begins = threading.Event()
-        self._failures: list[_Failures] = []
+        self._works: list[tuple[_Failures, float]] = []
 
-    def add(self, shutdown: Callable[[], object], failures: _Failures) -> None:
-        """At the end call `shutdown`, which sends the rest; it is over when that returns, or when something could not be sent at once."""
-        self._failures.append(failures)
+    def add(self, shutdown: Callable[[], object], failures: _Failures, timeout_s: float) -> None:
+        """At the end call `shutdown`, which sends the rest; it is over when that returns, or something could not be sent at once, or the time is up."""
+        self._works.append((failures, timeout_s))
 
         def work() -> None:
             self._begins.wait()
@@ -160,41 +160,65 @@ class _Leaving:
 
     def leave(self) -> None:
         """The process ends."""
-        for failures in self._failures:
+        for failures, _ in self._works:
             failures.begin()
         self._begins.set()
-        until = time.monotonic() + LEAVE_S
-        for failures in self._failures:
-            failures.over.wait(max(0.0, until - time.monotonic()))
+        now = time.monotonic()
+        for failures, timeout_s in self._works:
+            failures.over.wait(max(0.0, now + timeout_s - time.monotonic()))
 
 
-def start(exporters: Mapping[Any, Any], service_name: str, where: str) -> None:
-    """Set up OpenTelemetry's global providers. `exporters`: traces, metrics → class; `where`: for the warning that nobody is there."""
+def start(exporters: Mapping[Any, Any], service_name: str, where: str) -> bool:
+    """Set up OpenTelemetry's global providers. `exporters`: traces, metrics → class; `where`: for the warning that nobody is there.
+
+    A variable that makes no sense costs the signal, with a warning, not the program. Gives whether anything is sent.
+    """
     once = _Once(where)
     for name in (*_LOGGERS, _QUEUE_LOGGER):
         logging.getLogger(name).addFilter(once)
     leaving = _Leaving()
     resource = _resource(service_name)
-    if "traces" in exporters:
-        tracers = TracerProvider(resource=resource, id_generator=SpanIds(), shutdown_on_exit=False)
-        courier = Courier(_made(exporters["traces"], "TRACES"))
-        tracers.add_span_processor(BatchSpanProcessor(courier, schedule_delay_millis=exporting.delay_s() * 1000))
-        trace.set_tracer_provider(tracers)
-        leaving.add(tracers.shutdown, once.failures["traces"])
-    if "metrics" in exporters:
-        reader = PeriodicExportingMetricReader(_made(exporters["metrics"], "METRICS"))
-        meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
-        metrics.set_meter_provider(meters)
-        leaving.add(meters.shutdown, once.failures["metrics"])
+    make = {"traces": _send_spans, "metrics": _send_metrics}
+    sent = False
+    for signal, exporter in exporters.items():
+        try:
+            shutdown = make[signal](exporter, resource)
+        except Exception as error:  # noqa: BLE001  # exporters raise whatever they like about their variables
+            logger.warning("No %s are sent: the environment's OTEL_* variables cannot be used: %s", signal, error)
+        else:
+            leaving.add(shutdown, once.failures[signal], _timeout_s(signal.upper()))
+            sent = True
     atexit.register(leaving.leave)
+    return sent
+
+
+def _send_spans(exporter: Any, resource: Resource) -> Callable[[], object]:
+    courier = Courier(_made(exporter, "TRACES"))
+    processor = BatchSpanProcessor(courier, schedule_delay_millis=exporting.delay_s() * 1000)
+    tracers = TracerProvider(resource=resource, id_generator=SpanIds(), shutdown_on_exit=False)
+    tracers.add_span_processor(processor)
+    trace.set_tracer_provider(tracers)
+    return tracers.shutdown
+
+
+def _send_metrics(exporter: Any, resource: Resource) -> Callable[[], object]:
+    reader = PeriodicExportingMetricReader(_made(exporter, "METRICS"))
+    meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(meters)
+    return meters.shutdown
 
 
 def _made(exporter: Any, signal: str) -> Any:
-    """The exporter, with our time-out where the environment names none: a variable set here would reach the programs that we start."""
-    theirs = ("OTEL_EXPORTER_OTLP_TIMEOUT", f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT")
-    if ".otlp." not in exporter.__module__ or any(os.environ.get(name) for name in theirs):
-        return exporter()
-    return exporter(timeout=EXPORT_S)
+    """The exporter. Its time-out is given, not put into the environment: that would reach the programs that we start."""
+    return exporter(timeout=_timeout_s(signal)) if ".otlp." in exporter.__module__ else exporter()
+
+
+def _timeout_s(signal: str) -> float:
+    """Seconds for one export (as OpenTelemetry for Python reads the variables)."""
+    for name in (f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
+        with suppress(KeyError, ValueError):
+            return float(os.environ[name])
+    return EXPORT_S
 
 
 def _resource(service_name: str) -> Resource:
