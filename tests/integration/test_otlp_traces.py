@@ -32,6 +32,8 @@ PLAN = {
     "subtasks": {"load": {"capability": "load"}, "sum": {"capability": "sum", "input": {"xs": {"$ref": "load"}}}},
     "result": "sum",
 }
+PATIENT = "accept_timeout_s=60,lost_after_s=8,lease_silence_s=6,lease_valid_s=5"
+"""On a machine that stutters nobody is given up who lives: the tree would be another."""
 ERROR = 2
 """OTLP's code of a span that went wrong."""
 
@@ -51,6 +53,7 @@ async def place(request: pytest.FixtureRequest, server: EmbeddedServer, receiver
         "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc" if late else "http/protobuf",
         "OTEL_EXPORTER_OTLP_TIMEOUT": str(LONG),
         "OTEL_METRICS_EXPORTER": "none",
+        "AGENTEXECUTOR_SETTINGS": PATIENT,
     }
     if not late:
         variables["OTEL_EXPORTER_OTLP_COMPRESSION"] = "gzip"

@@ -126,6 +126,8 @@ class Spans:
 
     def tell(self, state: TaskState, changes: Sequence[r.Change], at: float, holders: Sequence[str]) -> None:
         """The spans of one record's changes, which `state` has taken; `holders`: who had written to the log before, in order of their first record."""
+        if state.traceparent is None:
+            return  # nobody collected spans when it was submitted: it has no trace
         new = frozenset(change.epoch for change in changes if isinstance(change, r.Awarded))
         for change in changes:
             if isinstance(change, r.Awarded):
@@ -188,7 +190,8 @@ class Spans:
 
     def _plan(self, state: TaskState, change: r.Planned, at: float, new: frozenset[int]) -> None:
         t = self._t
-        about = ("plan", change.version, change.cause, change.parent, change.call, *sorted(change.add))
+        before = min(new) - 1 if new else state.epochs  # a planner that is asked the same again was awarded in between
+        about = ("plan", before, change.version, change.cause, change.parent, change.call, *sorted([*change.add, *change.again]))
         attributes: dict[str, Any] = {t.ATTR_PLAN_VERSION: change.version, t.ATTR_PLAN_SUBTASKS: len(change.add) + len(change.again)}
         if change.cause != "replan":
             self._span(state, t.SPAN_PLAN, "", about, at, at, {**attributes, t.ATTR_CAUSE: change.cause})

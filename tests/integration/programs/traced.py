@@ -35,6 +35,12 @@ async def hold(ctx: Context) -> str:
     return ctx.key
 
 
+@second.capability("wait", estimate_s=0.1)
+async def wait(ctx: Context) -> None:
+    """Until somebody says something."""
+    await _said(ctx)
+
+
 async def _said(ctx: Context) -> None:
     async for _ in ctx.feedback():
         return
