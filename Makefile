@@ -14,7 +14,7 @@ COUNT ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load bench-takeover bench-replan simulate chaos fuzz wheel constraints clean
+.PHONY: help install demo test lint format bench bench-load bench-takeover bench-replan bench-tracing simulate chaos fuzz wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ bench-takeover: $(INSTALLED) ## processes and servers are killed: how long work 
 
 bench-replan: $(INSTALLED) ## from feedback to the new version of the plan
 	$(BIN)/python benchmarks/replan.py $(ARGS)
+
+bench-tracing: $(INSTALLED) ## what spans and metrics cost, with a collector and with none there
+	$(BIN)/python benchmarks/tracing.py $(ARGS)
 
 simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)

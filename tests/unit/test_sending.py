@@ -12,6 +12,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from traces import recorded
 
 from agentexecutor.bus import exporting, sending
 from agentexecutor.bus import telemetry as t
@@ -42,19 +43,39 @@ class Fake(SpanExporter):
         return True
 
 
-def test_after_a_failure_spans_are_dropped_for_a_while() -> None:
+def test_after_a_failure_spans_rest_for_a_while_and_longer_after_another() -> None:
     now, exporter = [0.0], Fake()
-    courier = sending.Courier(exporter, lambda: now[0])
+    rests: list[float] = []
+    courier = sending.Courier(exporter, rests.append, lambda: now[0])
     assert courier.export([]) is SpanExportResult.SUCCESS
     exporter.takes = False
     assert [courier.export([]) for _ in range(5)] == [SpanExportResult.FAILURE] * 5
     assert exporter.tried == 2, "one success, one failure, and no further try"
+    for _ in range(5):
+        now[0] += sending.LONGEST_REST_S
+        courier.export([])
+    assert rests == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
     exporter.takes = True
-    now[0] = sending.REST_S
-    assert courier.export([]) is SpanExportResult.SUCCESS
+    now[0] += sending.LONGEST_REST_S
+    assert courier.export([]) is courier.export([]) is SpanExportResult.SUCCESS
+    assert rests[6:] == [0.0], "once"
     assert courier.force_flush()
     courier.shutdown()
     assert exporter.closed
+
+
+def test_while_nobody_takes_spans_none_are_made_and_contexts_go_on() -> None:
+    parent = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tracestate": "k=v"}
+    with recorded() as spans:
+        t.rest(1e6)
+        assert not t.recording()
+        assert t.inject(t.start_span(t.SPAN_EXECUTE, "a", parent=parent)) == parent
+        with t.span(t.SPAN_SUBMIT, "a", parent=None):
+            assert t.inject() == {}
+        t.rest(0)
+        with t.span(t.SPAN_SUBMIT, "a", parent=None):
+            assert t.inject() != {}
+    assert len(spans.get_finished_spans()) == 1
 
 
 def test_ids_are_derived_when_asked_for() -> None:

@@ -34,8 +34,8 @@ logger = logging.getLogger("agentexecutor.bus")
 EXPORT_S = 2.0
 """Seconds for one export, unless OTEL_EXPORTER_OTLP_TIMEOUT (or the signal's own) says otherwise. A process that ends waits no longer until its last
 spans and metrics are sent; when nobody takes them, not at all."""
-REST_S = 5.0
-"""When nobody took spans, those of so many seconds are dropped before it is tried again."""
+REST_S, LONGEST_REST_S = 5.0, 60.0
+"""When nobody took spans, none are made for so long before it is tried again; twice as long each time."""
 TAKES_NONE = ("404", "405", "501", "StatusCode.UNIMPLEMENTED")
 """The answers of a collector that takes no metrics, such as Jaeger: no trouble."""
 
@@ -64,11 +64,18 @@ class SpanIds(RandomIdGenerator):
 
 
 class Courier(SpanExporter):
-    """Hands spans to an exporter; when it fails, drops those of the next seconds untried: spans cost nothing while nobody listens."""
+    """Hands spans to an exporter. When it fails, none are made for a while, and those that wait are dropped: while nobody listens they cost nothing.
 
-    def __init__(self, exporter: SpanExporter, clock: Callable[[], float] = time.monotonic) -> None:
+    `rest`: called with the seconds (0 after a success).
+    """
+
+    def __init__(
+        self, exporter: SpanExporter, rest: Callable[[float], object] = t.rest, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._exporter = exporter
+        self._rest = rest
         self._clock = clock
+        self._rest_s = 0.0
         self._rests_until = float("-inf")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -76,8 +83,14 @@ class Courier(SpanExporter):
         if self._clock() < self._rests_until:
             return SpanExportResult.FAILURE
         result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS:
-            self._rests_until = self._clock() + REST_S
+        if result is SpanExportResult.SUCCESS:
+            if self._rest_s:
+                self._rest_s = 0.0
+                self._rest(0.0)
+            return result
+        self._rest_s = min(max(REST_S, 2 * self._rest_s), LONGEST_REST_S)
+        self._rests_until = self._clock() + self._rest_s
+        self._rest(self._rest_s)
         return result
 
     def shutdown(self) -> None:

@@ -20,6 +20,7 @@ one before may not have sent (docs/adr/0014).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -219,6 +220,7 @@ __all__ = [
     "measuring",
     "nanoseconds",
     "recording",
+    "rest",
     "span",
     "span_id_of",
     "start_span",
@@ -244,6 +246,8 @@ class _Providers:
 
     tracers: trace.TracerProvider | None = None
     meters: metrics.MeterProvider | None = None
+    rest_until = float("-inf")
+    """Nobody takes spans before, monotonic."""
 
 
 @cache
@@ -276,7 +280,13 @@ def use(tracers: trace.TracerProvider | None = None, meters: metrics.MeterProvid
 def recording() -> bool:
     """Whether anybody collects spans: when not, there is no need to put attributes together."""
     # The API's own function looks into the environment each time: ten microseconds, twice a record.
-    return _Providers.tracers is not None or trace._TRACER_PROVIDER is not None  # noqa: SLF001
+    there = _Providers.tracers is not None or trace._TRACER_PROVIDER is not None  # noqa: SLF001
+    return there and time.monotonic() >= _Providers.rest_until
+
+
+def rest(seconds: float) -> None:
+    """Nobody takes spans now: for so long none are made, and contexts go on as they came. 0: somebody does."""
+    _Providers.rest_until = time.monotonic() + seconds if seconds else float("-inf")
 
 
 def measuring() -> bool:
@@ -397,8 +407,11 @@ def start_span(
     `name`: one of SPAN_*; `subject`: a capability or the name of a step, never an id. `parent`: a context (`current()`), headers, a
     traceparent's text, or None for the root of a new trace. `start_s`: seconds since 1970, when it began before now. `about`: what its id is derived
     from (and its trace's, when it is a root), together unlike any other span's of the trace; or `id`: 16 hex digits. They count where `derives`.
+    While nobody is `recording` it is no span of its own: it stands for its parent.
     """
     context = parent if isinstance(parent, Context) else extract(parent)
+    if not recording():
+        return trace.NonRecordingSpan(trace.get_current_span(context).get_span_context())
     wanted = _ANY
     if id is not None:
         wanted = Ids(span=int(id, 16))
