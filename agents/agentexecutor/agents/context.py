@@ -166,6 +166,8 @@ class Context:
     def progress(self, fraction: float | None = None, text: str = "", *, feedback: m.FeedbackMessage | None = None) -> None:
         """Say how far it is (0 to 1), what it is doing, or what it did with `feedback`. Works from blocking handlers too."""
         said = {} if feedback is None else {"feedback": feedback.id}
+        how_far: dict[str, float] = {} if fraction is None else {telemetry.ATTR_FRACTION: fraction}
+        telemetry.event(telemetry.EVENT_PROGRESS, {**how_far, telemetry.ATTR_TEXT: text})
         self.host.tell(fraction=None if fraction is None else min(max(fraction, 0.0), 1.0), text=text, **said)
 
     def step(self, name: str) -> _Step:

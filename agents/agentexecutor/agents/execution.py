@@ -64,6 +64,7 @@ class Execution:
         self._task = TaskName.parse(held.award.task)
         self._handler = handler
         self._trace = trace
+        self._span: telemetry.Span | None = None
         self._schedule = schedule([(held.award.capability, held.expected_s)], hosting.load().queue_s)
         self._accepted = False
         """An accept was made, or something that stands for it."""
@@ -179,7 +180,13 @@ class Execution:
         if self.context is None:
             self._early.append(given)
         else:
+            self._note_feedback(given)
             self.context.take_feedback(given)
+
+    def _note_feedback(self, given: m.FeedbackMessage) -> None:
+        if self._span is not None:
+            said = {telemetry.ATTR_PEER: given.sender, telemetry.ATTR_REASON: given.verdict or "", telemetry.ATTR_TEXT: given.text}
+            self._span.add_event(telemetry.EVENT_FEEDBACK, said)
 
     async def _work(self) -> m.Claim:
         """Run the handler and give the claim that says how it ended."""
@@ -187,6 +194,7 @@ class Execution:
         attributes = self._attributes() if telemetry.recording() else None
         about = (award.task, telemetry.SPAN_EXECUTE, award.subtask, award.epoch)  # a coordinator tells the span when this agent is lost
         with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes, about=about) as span:
+            self._span = span
             if attributes is not None:
                 self._trace = telemetry.inject(span) or self._trace
             started = time.monotonic()
@@ -202,6 +210,7 @@ class Execution:
                 with suppress(Exception):  # it may not even be able to say what it is
                     span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, text_of(error))
+                span.set_attribute(telemetry.ATTR_ERROR, type(error).__name__)
                 if self._stopping and not isinstance(error, AgentError):  # it was stopped; what it raises on purpose counts
                     claim = self._claim(m.Release, reason=STOPS)
                 else:
@@ -221,6 +230,7 @@ class Execution:
             telemetry.ATTR_PLAN_VERSION: award.plan_version,
             telemetry.ATTR_ATTEMPT: award.attempt,
             telemetry.ATTR_AGENT: self._hosting.name,
+            telemetry.ATTR_BOOT: award.boot,
         }
 
     async def _call(self, body: bytes | msgspec.Raw) -> Any:
@@ -229,6 +239,7 @@ class Execution:
         if self._handler.signature.context is not None:
             self.context = Context(self._award, self, state=self._hosting.state)
             for given in self._early:
+                self._note_feedback(given)
                 self.context.take_feedback(given)
             arguments = {self._handler.signature.context: self.context, **arguments}
         self._runs = task = asyncio.current_task()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from agentexecutor.bus import exporting
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import connect
 from agentexecutor.bus.loop import run_program
 from agentexecutor.schemas.names import new_id
@@ -32,7 +32,7 @@ logger = logging.getLogger("agentexecutor.agents")
 def run(agent: Agent, *, url: str | None = None, name: str | None = None, coordinate: bool = True) -> None:
     """See `Agent.run`."""
     peer = name or os.environ.get("AGENTEXECUTOR_NAME") or f"{agent.name[:56]}-{new_id(6)}"
-    exporting.setup(agent.name)
+    telemetry.setup(agent.name)
 
     async def main() -> None:
         await serve_until_stopped(agent, peer, url=url, coordinate=coordinate)

@@ -193,7 +193,7 @@ class Bus:
             payload = encode_submit(task, submit)
             made = headers("submit", t.inject() if span.get_span_context().is_valid else None)
             if span.is_recording():
-                span.set_attributes(self._span_attributes(task, made[H_ID], payload))
+                span.set_attributes({**self._span_attributes(task, made[H_ID], payload), t.ATTR_PRIORITY: priority})
             subject = self.connection.subjects.submit(task, class_of(priority))
             return await self._store(task, Submitted(subject, payload, made, time.monotonic()), title, store_timeout_s)
 

@@ -1,7 +1,7 @@
 """All names of spans, attributes and metrics, and how trace context travels (docs/protocol.md section 6).
 
 The only module that knows OpenTelemetry's conventions; docs/tracing.md lists the same names (a test compares them). Libraries use the API, which does
-nothing until a program sets up an SDK (`agentexecutor.bus.exporting.setup`, or the program's own); then context that came in a message still goes on to
+nothing until a program sets up an SDK (`setup`, or the program's own); then context that came in a message still goes on to
 the next one. Knows nothing of NATS, messages or tasks.
 
 What is a span, and who makes it:
@@ -67,7 +67,6 @@ EVENT_AGAIN = "again"
 EVENT_REMOVED = "removed"
 EVENT_PROGRESS = "progress"
 EVENT_FEEDBACK = "feedback"
-EVENT_BLOCKED_LOOP = "blocked loop"
 
 LINK_EPOCH = "previous epoch"
 LINK_TAKEOVER = "take-over"
@@ -107,7 +106,6 @@ ATTR_BID_ESTIMATE = "ae.bid.estimate_s"
 ATTR_BID_QUEUE = "ae.bid.queue_s"
 ATTR_BID_COST = "ae.bid.cost"
 ATTR_BID_FACTOR = "ae.bid.factor"
-ATTR_STEP = "ae.step"
 ATTR_FRACTION = "ae.fraction"
 ATTR_TEXT = "ae.text"
 ATTR_COUNT = "ae.count"
@@ -212,6 +210,7 @@ __all__ = [
     "current",
     "derived",
     "derives",
+    "event",
     "extract",
     "inject",
     "level",
@@ -221,6 +220,7 @@ __all__ = [
     "nanoseconds",
     "recording",
     "rest",
+    "setup",
     "span",
     "span_id_of",
     "start_span",
@@ -459,6 +459,11 @@ def span(
         yield started
 
 
+def event(name: str, attributes: Attributes) -> None:
+    """Note something in the span that the caller stands in. `name`: one of EVENT_*."""
+    trace.get_current_span().add_event(name, attributes)
+
+
 # Metrics
 
 
@@ -478,3 +483,13 @@ def level(metric: str, value: float, attributes: Attributes | None = None) -> No
     """Say how a gauge stands now."""
     if measuring():
         _instrument(metric).set(value, attributes)
+
+
+# Programs
+
+
+def setup(service_name: str, *, brief: bool = False) -> bool:
+    """Send spans and metrics where the standard ``OTEL_*`` variables say; for programs, once, before anything else. See `exporting.setup`."""
+    from agentexecutor.bus import exporting  # noqa: PLC0415 - it is made of this module
+
+    return exporting.setup(service_name, brief=brief)

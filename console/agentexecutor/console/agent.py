@@ -14,7 +14,7 @@ import click
 
 from agentexecutor.agents import Agent
 from agentexecutor.agents.program import run_serving, serve_until_stopped
-from agentexecutor.bus import exporting
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus
 from agentexecutor.console.exits import UsageError
 from agentexecutor.console.options import command, log_to_stderr, unique_name
@@ -48,7 +48,7 @@ def serve_agent(agent: Agent, name: str | None, nats: str | None, *, coordinate:
     """Serve until stopped, and say so. `name` None: the agent's own with a random ending."""
     peer = unique_name(agent.name) if name is None else check_name("peer", name)
     log_to_stderr()
-    exporting.setup(agent.name)
+    telemetry.setup(agent.name)
     out = Output(json=as_json)
 
     def began(bus: Bus) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 import click
 
-from agentexecutor.bus import exporting
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import own_name
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.loop import run_program
@@ -42,7 +42,7 @@ def coordinator(pairs: tuple[str, ...], show: bool, nats: str | None, *, as_json
         _show(out, settings)
         return
     log_to_stderr()
-    exporting.setup("agentexecutor-coordinator")
+    telemetry.setup("agentexecutor-coordinator")
     run_program(_coordinator, out, nats, settings)
 
 

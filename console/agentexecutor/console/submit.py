@@ -12,7 +12,7 @@ import msgspec.structs
 from msgspec import Raw
 from msgspec.structs import replace
 
-from agentexecutor.bus import exporting
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, connect
 from agentexecutor.bus.errors import TaskCancelled, TaskError, TaskFailed
 from agentexecutor.bus.loop import run
@@ -135,7 +135,7 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
     """
     what, value = what_is_meant("submit", capability, input, plan, options["goal"])
     how = bus_options(options)
-    exporting.setup("agentexecutor-submit", brief=True)
+    telemetry.setup("agentexecutor-submit", brief=True)
     named: list[str] = []
     try:
         run(_submit, Output(json=as_json), nats, what, value, how | {"id": options["id"]}, named, not options["no_wait"])

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from agentexecutor.agents import planner
-from agentexecutor.bus import exporting
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import connect, own_name
 from agentexecutor.bus.connection import DEFAULT_URL, open_connection
 from agentexecutor.bus.loop import run_program
@@ -54,7 +54,7 @@ def up(store: Path, port: int, sync: str | None, nats: str | None, *, no_planner
     if nats is not None:
         port = _port_of(nats)
     log_to_stderr()
-    exporting.setup("agentexecutor-up")
+    telemetry.setup("agentexecutor-up")
     run_program(_up, Output(json=as_json), store, port, sync, not no_planner)
 
 

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from agentexecutor.bus import exporting
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, connect
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.server import embedded_server
@@ -51,7 +51,7 @@ def demo(nats: str | None, *, as_json: bool) -> None:
     if nats is not None:
         raise UsageError("The demo starts a bus of its own, so --nats has no meaning here.", hint="Leave it out.")
     check_extra()
-    exporting.setup("agentexecutor-demo")
+    telemetry.setup("agentexecutor-demo")
     run(_until_stopped, Output(json=as_json))
 
 
