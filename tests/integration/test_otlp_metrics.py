@@ -12,6 +12,7 @@ from anyio.to_thread import run_sync
 from otlp import Point, Receiver, receiving
 from peers import Place, agent
 from programs import LONG, programs
+from take_over import TRACED
 
 from agentexecutor.bus import EmbeddedServer, connect
 from agentexecutor.bus import telemetry as t
@@ -20,7 +21,7 @@ from agentexecutor.schemas.views import Event
 
 pytestmark = pytest.mark.anyio
 
-TRACED = str(Path(__file__).with_name("programs") / "traced.py")
+
 PATIENT = "accept_timeout_s=60,lost_after_s=60"
 
 

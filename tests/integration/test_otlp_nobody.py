@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from programs import programs
+from take_over import TRACED
 
 from agentexecutor.bus import EmbeddedServer
 
 pytestmark = pytest.mark.anyio
 
-TRACED = str(Path(__file__).with_name("programs") / "traced.py")
+
 NOBODY = "http://127.0.0.1:1"
 WARNING = f"Traces and metrics cannot be sent to {NOBODY}; nothing else suffers."
 OFTEN = {

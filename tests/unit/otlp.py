@@ -150,7 +150,7 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            payload, by = self.rfile.read(int(self.headers["Content-Length"])), "http"
+            payload, by = b"".join(self.body()), "http"
             if self.headers.get("Content-Encoding") == "gzip":
                 payload, by = gzip.decompress(payload), "gzip"
             take = paths.get(self.path) if self.headers["Content-Type"] == "application/x-protobuf" else None
@@ -160,6 +160,16 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", "0")  # an empty answer says that all was taken
             self.end_headers()
+
+        def body(self) -> Iterator[bytes]:
+            """What was sent, whole or (as Node does) in chunks."""
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                yield self.rfile.read(int(self.headers["Content-Length"]))
+                return
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
 
         def log_message(self, *_: Any) -> None:
             """A test reads nothing of it."""

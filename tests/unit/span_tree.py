@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from otlp import Link, Span
 
 from agentexecutor.bus import telemetry as t
 
-__all__ = ["Tree", "tree_of"]
+__all__ = ["Tree", "bids_recorded", "bids_told", "tree_of"]
 
 
 @dataclass
@@ -54,3 +55,23 @@ def tree_of(spans: Sequence[Span], trace_id: str) -> Tree:
         if span.trace_id == trace_id:
             assert tree.spans.setdefault(span.span_id, span) == span, "the same span twice, and not the same"
     return tree
+
+
+def bids_told(tree: Tree) -> list[Any]:
+    """Every bid in the trace: subtask, epoch, agent, source, score, won, reason."""
+    names = (t.ATTR_BID_AGENT, t.ATTR_BID_SOURCE, t.ATTR_BID_SCORE, t.ATTR_BID_WON, t.ATTR_BID_REASON)
+    return sorted(
+        (span.attributes[t.ATTR_SUBTASK], span.attributes[t.ATTR_EPOCH], *(told[name] for name in names))
+        for span in tree.spans.values()
+        for event, _, told in span.events
+        if event == t.EVENT_BID
+    )
+
+
+def bids_recorded(view: Any) -> list[Any]:
+    """The same, from what `show` says."""
+    return sorted(
+        (name, bid["epoch"], bid["agent"], bid["source"], bid["score"], bid["won"], bid["reason"])
+        for name, subtask in view["subtasks"].items()
+        for bid in subtask["bids"]
+    )

@@ -261,6 +261,7 @@ def _told(context: Context, name: str) -> Iterator[None]:
         telemetry.ATTR_SUBTASK: award.subtask,
         telemetry.ATTR_EPOCH: award.epoch,
         telemetry.ATTR_PLAN_VERSION: award.plan_version,
+        telemetry.ATTR_STEP: name,
     }
     context.host.tell(step=name, state="started")
     with telemetry.span(telemetry.SPAN_STEP, name, parent=telemetry.current(), attributes=attributes):
