@@ -54,11 +54,11 @@ def test_after_a_failure_spans_rest_for_a_while_and_longer_after_another() -> No
     for _ in range(5):
         now[0] += sending.LONGEST_REST_S
         courier.export([])
-    assert rests == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    assert rests == [0.0, 5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
     exporter.takes = True
     now[0] += sending.LONGEST_REST_S
-    assert courier.export([]) is courier.export([]) is SpanExportResult.SUCCESS
-    assert rests[6:] == [0.0], "once"
+    assert courier.export([]) is SpanExportResult.SUCCESS
+    assert rests[7:] == [0.0]
     assert courier.force_flush()
     courier.shutdown()
     assert exporter.closed
@@ -122,6 +122,7 @@ def once() -> Iterator[sending._Once]:
     yield filter
     for name in names:
         logging.getLogger(name).removeFilter(filter)
+    t.rest(0)
     logging.getLogger(QUEUE).setLevel(logging.NOTSET)
 
 
@@ -142,6 +143,16 @@ def test_what_a_collector_says_is_passed_on(once: sending._Once, caplog: pytest.
     logging.getLogger(GRPC).error("Failed to export %s to %s, error code: %s", "traces", "here:4317", "StatusCode.UNAUTHENTICATED")
     (said,) = heard(caplog)
     assert said.endswith("(Failed to export traces to here:4317, error code: StatusCode.UNAUTHENTICATED); nothing else suffers.")
+
+
+def test_metrics_that_fail_do_not_make_spans_rest(once: sending._Once) -> None:
+    text = "Transient error %s encountered while exporting %s to %s"
+    logging.getLogger(GRPC).warning(text, "StatusCode.UNAVAILABLE", "metrics", "here:4317")
+    assert [once.failures[signal].over.is_set() for signal in ("traces", "metrics")] == [False, True]
+    with recorded():
+        assert t.recording()
+        logging.getLogger(GRPC).warning(text, "StatusCode.UNAVAILABLE", "traces", "here:4317")
+        assert not t.recording()
 
 
 def test_that_jaeger_takes_no_metrics_is_no_trouble(once: sending._Once, caplog: pytest.LogCaptureFixture) -> None:

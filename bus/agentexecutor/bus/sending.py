@@ -84,9 +84,8 @@ class Courier(SpanExporter):
             return SpanExportResult.FAILURE
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
-            if self._rest_s:
-                self._rest_s = 0.0
-                self._rest(0.0)
+            self._rest_s = 0.0
+            self._rest(0.0)
             return result
         self._rest_s = min(max(REST_S, 2 * self._rest_s), LONGEST_REST_S)
         self._rests_until = self._clock() + self._rest_s
@@ -131,15 +130,18 @@ class _Once(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Take the record for ours, and tell the first."""
         given = record.args if isinstance(record.args, tuple) else ()
-        signals = _LOGGERS.get(record.name, ("traces",))
+        signals: Sequence[str] = _LOGGERS.get(record.name, ("traces",))
         if "metrics" in signals and any(str(one) in TAKES_NONE for one in given):
             return False
         if record.name == _QUEUE_LOGGER and record.levelno < logging.ERROR:
             logging.getLogger(_QUEUE_LOGGER).setLevel(logging.ERROR)  # it says so for every span, and each time costs
             self._tell("Spans come faster than they are sent to %s, and some are dropped.", self._where)
             return False
+        signals = [signal for signal in signals if signal in given] or signals
         for signal in signals:
             self.failures[signal].note()
+        if "traces" in signals:
+            t.rest(REST_S)  # the exporter goes on trying for a while; what is made meanwhile would be dropped
         said = f" ({record.getMessage()[:200]})" if record.levelno >= logging.ERROR else ""
         grpc = (
             " Port 4317 mostly speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc." if ":4317" in self._where and "http." in record.name else ""
