@@ -9,6 +9,7 @@ EXTRAS := demo,otlp,otlp-grpc,fast
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 200
+WORKERS ?= 3
 KILLS ?= 100
 COUNT ?= 100000
 SEED ?= 1
@@ -24,8 +25,9 @@ install: $(INSTALLED) ## make .venv and install the project with everything for 
 demo: $(INSTALLED) ## run the demo: a NATS server, agents, coordinators, one real task
 	$(BIN)/agentexecutor demo $(ARGS)
 
-test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+# Whole files go to one worker each, in the order of tests/conftest.py: much of the time goes by in waiting for real processes.
+test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them, in one process)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder)
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
