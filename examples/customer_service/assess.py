@@ -69,6 +69,11 @@ class Exam:
         found = [library.keywords(one.question) for one in asked]
         return self.marks(asked, [None if one is None else one[0] for one in found])
 
+    def keywords_in_answers(self, asked: Sequence[Exchange]) -> Marks:
+        """The same where nobody has collected questions: the customer's words are looked for in the answers."""
+        found = [library.keywords(one.question, index="by_answers") for one in asked]
+        return self.marks(asked, [None if one is None else one[0] for one in found])
+
     def keywords_at_best(self, asked: Sequence[Exchange]) -> Marks:
         """The same with the least score that would have been best for just these questions: more than anybody could know before."""
         found = [library.keywords(one.question) for one in asked]

@@ -1,4 +1,4 @@
-"""The knowledge as SQLite keeps it: entries with two full-text indexes (words, and groups of three letters for misspelt ones), lessons, and what was wrong.
+"""The knowledge as SQLite keeps it: entries with full-text indexes (words, groups of three letters for misspelt ones), lessons, and what was wrong.
 
 Every value travels as a parameter; what the customer typed reaches FTS5 as quoted words only.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from typing import Literal
 
 from examples.customer_service.corpus import Exchange
 from examples.customer_service.files import opened
@@ -27,9 +28,11 @@ CREATE TABLE entries (id INTEGER PRIMARY KEY, question TEXT NOT NULL, normal TEX
                       source TEXT NOT NULL, votes INTEGER NOT NULL, UNIQUE (normal, answer));
 CREATE VIRTUAL TABLE by_words USING fts5(normal, content = 'entries', content_rowid = 'id', tokenize = 'porter unicode61');
 CREATE VIRTUAL TABLE by_grams USING fts5(normal, content = 'entries', content_rowid = 'id', tokenize = 'trigram', detail = 'none');
+CREATE VIRTUAL TABLE by_answers USING fts5(answer, content = 'entries', content_rowid = 'id', tokenize = 'porter unicode61');
 CREATE TRIGGER entered AFTER INSERT ON entries BEGIN
     INSERT INTO by_words (rowid, normal) VALUES (new.id, new.normal);
     INSERT INTO by_grams (rowid, normal) VALUES (new.id, new.normal);
+    INSERT INTO by_answers (rowid, answer) VALUES (new.id, new.answer);
 END;
 CREATE TABLE lessons (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, question TEXT NOT NULL, answer TEXT NOT NULL, topic TEXT NOT NULL);
 CREATE TABLE wrong (normal TEXT NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (normal, entry));
@@ -39,6 +42,13 @@ BY_WORDS = """SELECT id, question, normal, answer, topic, source, votes FROM ent
               WHERE id IN (SELECT rowid FROM by_words WHERE by_words MATCH ? ORDER BY rank LIMIT ?)"""
 BY_GRAMS = """SELECT id, question, normal, answer, topic, source, votes FROM entries
               WHERE id IN (SELECT rowid FROM by_grams WHERE by_grams MATCH ? ORDER BY rank LIMIT ?)"""
+
+PLAIN = {
+    "by_words": """SELECT entries.answer, -bm25(by_words) AS score FROM by_words JOIN entries ON entries.id = by_words.rowid
+                   WHERE by_words MATCH ? ORDER BY bm25(by_words), entries.id LIMIT 1""",
+    "by_answers": """SELECT entries.answer, -bm25(by_answers) AS score FROM by_answers JOIN entries ON entries.id = by_answers.rowid
+                     WHERE by_answers MATCH ? ORDER BY bm25(by_answers), entries.id LIMIT 1""",
+}
 
 
 def create(exchanges: Iterable[Exchange], name: str = NAME) -> None:
@@ -62,15 +72,11 @@ def search(text: str) -> list[sqlite3.Row]:
     return [row for id, row in found.items() if id not in wrong]
 
 
-def keywords(text: str, name: str = NAME) -> tuple[str, float] | None:
+def keywords(text: str, name: str = NAME, index: Literal["by_words", "by_answers"] = "by_words") -> tuple[str, float] | None:
     """Plain keyword search, which the report compares with: the answer that bm25 puts first, whatever it is, and its score (more is better)."""
     asked = _any_of(dict.fromkeys(words(text)), WORDS_ASKED)
     with opened(name) as db:
-        row = db.execute(
-            "SELECT answer, -bm25(by_words) AS score FROM by_words JOIN entries ON entries.id = by_words.rowid"
-            " WHERE by_words MATCH ? ORDER BY bm25(by_words), entries.id LIMIT 1",
-            (asked,),
-        ).fetchone()
+        row = db.execute(PLAIN[index], (asked,)).fetchone() if asked else None
     return None if row is None else (row["answer"], row["score"])
 
 

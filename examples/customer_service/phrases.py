@@ -16,7 +16,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
     ),
     "order.content": (
         "what did i order", "what is in my order", "what is in my parcel", "which items are in my order", "how much was my order",
-        "how much did i pay for my order", "what did i pay for it", "how much did it cost","what was the price of my order", "what have i bought", "list the items of my order",
+        "how much did i pay for my order", "what did i pay for it", "how much did it cost","what was the price of my order",
+        "what have i bought", "list the items of my order",
         "show me the content of my order", "what does my order cost", "total of my order",
     ),
     "order.cancel": (

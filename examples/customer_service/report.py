@@ -113,6 +113,7 @@ async def report(bus: Bus, count: int | None, at_once: int) -> dict[str, Any]:
         "marks": {
             "customer service": ours._asdict(),
             "keyword search": exam.keywords(asked)._asdict(),
+            "keyword search in the answers": exam.keywords_in_answers(asked)._asdict(),
             "keyword search, best least score": exam.keywords_at_best(asked)._asdict(),
             "always the most frequent answer": exam.most_frequent(asked)._asdict(),
         },
@@ -129,7 +130,6 @@ def table(told: dict[str, Any]) -> list[Any]:
     marks = Table("right outcome", "all", "known", "not known", title=_sizes(told), title_justify="left")
     for name, mark in told["marks"].items():
         marks.add_row(name, *(f"{100 * value:.1f} %" for value in Marks(**mark)))
-    topics = told["topics"]
     hops = Table(
         "subtask", "capability", "agent", "awarded", "done", title=f"The way of {SENTENCE!r} through the boxes (ms)", title_justify="left"
     )
@@ -137,13 +137,19 @@ def table(told: dict[str, Any]) -> list[Any]:
         hops.add_row(hop["subtask"], hop["capability"], hop["agent"], f"{hop['awarded_ms']:.0f}", f"{hop['done_ms']:.0f}")
     return [
         marks,
-        f"Topic of {topics['questions']} questions in wordings that were never learnt: {100 * topics['learnt']:.1f} % right, by keyword search"
-        f" {100 * topics['keywords']:.1f} %, by the commonest topic {100 * topics['commonest']:.1f} %.",
+        _topics(told["topics"]),
         _took("One customer alone", told["alone"]),
         _took(f"{told['at_once']['conversations']} conversations at once", told["at_once"]),
         hops,
         f"All turns of a conversation are one trace; this one's is {told['trace_id'] or 'not recorded (set OTEL_EXPORTER_OTLP_ENDPOINT)'}.",
     ]
+
+
+def _topics(topics: dict[str, Any]) -> str:
+    return (
+        f"Topic of {topics['questions']} questions in wordings that were never learnt: {100 * topics['learnt']:.1f} % right,"
+        f" by keyword search {100 * topics['keywords']:.1f} %, by the commonest topic {100 * topics['commonest']:.1f} %."
+    )
 
 
 def _sizes(told: dict[str, Any]) -> str:

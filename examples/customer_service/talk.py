@@ -15,7 +15,7 @@ from examples.customer_service.shapes import Answer, Question
 from examples.customer_service.texts import LONGEST, normal
 from opentelemetry import trace
 
-from agentexecutor.bus import Bus, Task, TaskRefused
+from agentexecutor.bus import Bus, Task, TaskRefused, telemetry
 from agentexecutor.schemas import Feedback, Goal, Replan
 from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.names import new_id
@@ -70,7 +70,7 @@ class Conversation:
         self._events: AsyncGenerator[Event, None] | None = None
         self._round = 0
         self._question: Question | None = None
-        self._span = trace.get_tracer("examples.customer_service").start_span("conversation", attributes={"conversation": self.name})
+        self._span = telemetry.start_span("conversation", parent=None, attributes={"conversation": self.name})
 
     async def __aenter__(self) -> Self:
         return self

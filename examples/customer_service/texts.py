@@ -86,7 +86,7 @@ def _stems(text: str) -> Counter[str]:
 @lru_cache(maxsize=4096)
 def _grams(text: str) -> Counter[str]:
     padded = f" {normal(text)} "
-    return Counter(padded[start : start + GRAM] for start in range(max(1, len(padded) - GRAM + 1)))
+    return Counter(padded[start : start + GRAM] for start in range(len(padded) - GRAM + 1))
 
 
 def _stem(word: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import run_sync
 
 from examples.customer_service.corpus import hold_out, read_exchanges
 from examples.customer_service.kit import box
@@ -15,10 +17,11 @@ from agentexecutor.agents import Context
 __all__ = ["agent"]
 
 
-@contextmanager
-def learnt() -> Iterator[Recogniser]:
+@asynccontextmanager
+async def learnt() -> AsyncIterator[Recogniser]:
     """Learns from what is not held out; takes a second or two, before the agent offers anything."""
-    yield Recogniser(*taught(hold_out(read_exchanges()).learnt))
+    texts, intents = taught(hold_out(read_exchanges()).learnt)
+    yield await run_sync(Recogniser, texts, intents)
 
 
 agent = box("recogniser", learnt)
