@@ -56,6 +56,7 @@ async def _say(conversation: Conversation, line: str, say: Callable[[str], None]
         return
     _tell(reply, say)
     if reply.waits:
+        say("[dim]/staff TEXT answers in the colleague's place; you can go on meanwhile.[/]")
         group.start_soon(_later, conversation.part(), say)
 
 

@@ -15,6 +15,8 @@ __all__ = ["CUSTOMER_S", "STAFF_S", "Planned", "Told", "next_version"]
 CUSTOMER_S = 600.0
 """So long a turn waits for what the customer thinks of the answer."""
 STAFF_S = 24 * 3600.0
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""For a box that is away: whoever starts it again needs some seconds."""
 SHOWN = 300
 BEGINNING = ("open", "understand", "recognise", "match")
 TROUBLE = ("failed", "unserved", "reject", "lost", "late")
@@ -43,6 +45,18 @@ class Told(msgspec.Struct, frozen=True):
     why: list[dict[str, Any]]
     plan: PresentPlan
     feedback: list[dict[str, Any]] = []
+    offers: list[dict[str, Any]] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything but a wait was planned."""
+        return any(name.partition("_")[0] != "wait" for name in self.plan.subtasks)
+
+    @property
+    def turned_down(self) -> bool:
+        """Whether the last answer was turned down: nobody waits any more for a word about it, and none has come."""
+        keep = self.plan.subtasks.get(_named("keep", self.round))
+        return self.round > 0 and (keep is None or keep.state not in ("approval", "completed"))
 
     @property
     def round(self) -> int:
@@ -56,8 +70,21 @@ class Told(msgspec.Struct, frozen=True):
 
 
 def next_version(task: str, told: Told) -> dict[str, Any]:
-    """What is to be done next, as a difference to the plan."""
-    if not told.plan.subtasks:
+    """What is to be done next, as a difference to the plan; a moment's wait when a box that it needs is away, as after it has died."""
+    version = _next(task, told)
+    on_offer = {offer["name"] for offer in told.offers}
+    away = sorted({subtask["capability"] for subtask in version.get("add", {}).values()} - on_offer)
+    waited = sum(name.partition("_")[0] == "wait" for name in told.plan.subtasks)
+    if not away:
+        return version
+    if waited >= len(WAITS_S) or "service.wait" not in on_offer:
+        return {"finish": True, "output": {"text": ADVICE, "source": "nothing", "helped": None}, "text": f"{', '.join(away)} stay away"}
+    wait = _subtask("service.wait", {"seconds": WAITS_S[waited], "away": away, "time": waited + 1})
+    return {"add": {_named("wait", waited + 1): wait}, "remove": version.get("remove", []), "text": f"{', '.join(away)} is away"}
+
+
+def _next(task: str, told: Told) -> dict[str, Any]:
+    if not told.begun:
         return {"add": _begin(told.input), "text": "find out what the customer wants"}
     troubled = [why for why in told.why if why.get("trigger") in TROUBLE]
     if troubled:
@@ -100,6 +127,8 @@ def _continue(task: str, told: Told) -> dict[str, Any]:
         if told.result(again).get("entry") is None:
             return {"add": _with_person(task, told), "text": "there is no other answer, so a person is asked"}
         return {"add": _respond(told.round + 1, told, choice=_ref(again)), "text": "another answer"}
+    if told.turned_down:
+        return _unhappy(task, told)
     last = told.result(_named("respond", told.round))
     kept = told.result(_named("keep", told.round))
     output = {"text": last.get("text", ""), "source": last.get("source"), "helped": kept.get("helped")}

@@ -27,7 +27,7 @@ T = TypeVar("T")
 SENT = 2 * LONGEST
 """Characters that travel: enough for the service to see that it was too long."""
 POLICY = Replan(planner="service.plan", unserved_s=120.0)
-BUDGET = {"replans": 20}
+BUDGET = {"replans": 50}
 YES = frozenset(
     {"yes", "y", "yep", "yeah", "yes please", "yes it did", "yes thanks", "yes thank you", "that helped", "it helped", "perfect"}
 )
@@ -86,7 +86,8 @@ class Conversation:
     def part(self) -> Conversation:
         """The turn that waits for a person, as a conversation of its own; this one goes on without it."""
         part = Conversation(self.bus, self.name, self.task)
-        self._task, self._question, self._round = None, None, 0
+        part._events, part._round = self._events, self._round
+        self._task, self._events, self._question, self._round = None, None, None, 0
         return part
 
     @property

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 from itertools import groupby
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
-
-from agentexecutor.bus import Bus, TaskRefused, connect, embedded_server
-from agentexecutor.schemas import Feedback
 from examples.customer_service import desk, diary, library, shop
+from examples.customer_service.assess import Exam
 from examples.customer_service.files import VARIABLE
 from examples.customer_service.report import ask_all, times, way
 from examples.customer_service.roles import ROLES, in_this_process
 from examples.customer_service.setting_up import set_up
-from examples.customer_service.shapes import Turn
+from examples.customer_service.shapes import Guess, Turn, Understood
 from examples.customer_service.talk import SENT, Conversation, NoAnswerYet, Reply
 from traces import recorded
+
+from agentexecutor.agents import Agent
+from agentexecutor.bus import Bus, EmbeddedServer, TaskRefused, connect, embedded_server
+from agentexecutor.schemas import Feedback
 
 pytestmark = pytest.mark.anyio
 
@@ -259,8 +263,6 @@ async def test_the_trace_of_a_conversation_shows_its_boxes(bus: Bus) -> None:
 
 
 async def test_the_report_asks_and_measures(bus: Bus) -> None:
-    from examples.customer_service.assess import Exam
-
     exam = Exam()
     asked = exam.parts.held_out[:12]
     replies = await ask_all(bus, asked, 4)
@@ -268,3 +270,30 @@ async def test_the_report_asks_and_measures(bus: Bus) -> None:
     assert took.answers == 12
     assert 0 < took.median <= took.p99
     assert exam.marks(asked, [reply.found for reply in replies]).known > 0.9
+
+
+async def test_a_box_that_comes_late_is_waited_for(server: EmbeddedServer, bus: Bus) -> None:
+    """`bus`: for its files. On a server of its own the knowledge matcher is missing until the plan has noticed."""
+    recogniser = Agent("recogniser")
+
+    @recogniser.capability("intent.recognise")
+    async def recognise(understood: Understood) -> list[Guess]:
+        return [Guess(understood.text, 0.1)]
+
+    roles = {role.name: role.agent for role in ROLES} | {"recogniser": recogniser}
+    late = roles.pop("knowledge-matcher")
+    with anyio.fail_after(LONG):
+        async with connect(server.url, name="customers") as own, AsyncExitStack() as stack:
+            for name, agent in roles.items():
+                await stack.enter_async_context(agent.serve(own, coordinate=name == "service"))
+            conversation = Conversation(own)
+            asked = asyncio.create_task(conversation.ask("My screen is flickering."))
+            while conversation.task is None:
+                await anyio.sleep(0.01)
+            async with aclosing(own.task(conversation.task).events()) as events:
+                async for event in events:
+                    if event.kind == "awarded" and event.subtask == "wait":
+                        break
+            await stack.enter_async_context(late.serve(own, coordinate=False))
+            assert (await asked).found == "Update the graphics driver or check the monitor cable."
+            await conversation.done()

@@ -7,8 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from agentexecutor.schemas.plans import MAX_SUBTASKS
 from examples.customer_service import diary, library, shop
 from examples.customer_service.assess import Exam, topics_of_new_questions
 from examples.customer_service.boxes.intent_matcher import match
@@ -16,11 +14,14 @@ from examples.customer_service.boxes.understanding import understand
 from examples.customer_service.corpus import hold_out, read_exchanges
 from examples.customer_service.files import VARIABLE
 from examples.customer_service.learning import choose
-from examples.customer_service.planning import Told, next_version
+from examples.customer_service.planning import WAITS_S, Told, next_version
+from examples.customer_service.roles import ROLES
 from examples.customer_service.setting_up import set_up
 from examples.customer_service.shapes import Candidate, Guess, Lesson, Said, Turn, Understood
 from examples.customer_service.talk import judged
 from examples.customer_service.texts import LONGEST, Likeness, cut, latin_share, normal, words
+
+from agentexecutor.schemas.plans import MAX_SUBTASKS
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +143,18 @@ def test_a_second_try_is_another_entry_of_the_same_topic() -> None:
 
 # the plan
 
+EVERYTHING = [name for role in ROLES for name in role.agent.handlers]
+
 
 def told(subtasks: dict[str, Any], trigger: str = "continue", subtask: str | None = None, **more: Any) -> Told:
     done = {name: {"capability": "some.thing", "state": "completed", **given} for name, given in subtasks.items()}
     why = [{"trigger": trigger, "answer": "plan", "subtask": subtask}]
-    return msgspec.convert({"input": {"conversation": "c", "text": "help"}, "why": why, "plan": {"subtasks": done}, **more}, Told)
+    offers = [{"name": name} for name in EVERYTHING]
+    given = {"input": {"conversation": "c", "text": "help"}, "why": why, "plan": {"subtasks": done}, "offers": offers, **more}
+    return msgspec.convert(given, Told)
 
 
-BEGUN = {name: {} for name in ("open", "understand", "recognise")}
+BEGUN: dict[str, Any] = {name: {} for name in ("open", "understand", "recognise")}
 
 
 def routed(**intent: Any) -> dict[str, Any]:
@@ -206,6 +211,19 @@ def test_trouble_ends_a_turn_with_a_word(trigger: str) -> None:
     assert version["add"]["sorry"]["input"]["intent"]["name"] == "unclear"
     assert next_version("me.t", told({**broken, "sorry": {"state": "failed"}}, trigger, "sorry"))["output"]["source"] == "nothing"
     assert len(version["add"]) < MAX_SUBTASKS
+
+
+def test_a_box_that_is_away_is_waited_for_and_then_the_plan_is_the_same() -> None:
+    without = [{"name": name} for name in EVERYTHING if name != "knowledge.match"]
+    wait = next_version("me.t", told(answered(), "revise", "respond", offers=without))
+    assert wait["remove"] == ["keep"]
+    assert wait["add"]["wait"]["input"]["away"] == ["knowledge.match"]
+    after = {name: given for name, given in answered().items() if name != "keep"} | {"wait": {"result": 1}}
+    assert next_version("me.t", told(after)) == {**next_version("me.t", told(answered(), "revise", "respond")), "remove": []}
+    assert capabilities(next_version("me.t", told({"wait": {"result": 1}})))[0] == "dialogue.open"
+    patient = {**after, **{f"wait_{number}": {"result": number} for number in range(2, len(WAITS_S) + 1)}}
+    given_up = next_version("me.t", told(patient, offers=without))
+    assert (given_up["finish"], given_up["output"]["source"]) == (True, "nothing")
 
 
 # the files

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-
-from agentexecutor.bus import Bus, connect, embedded_server
 from examples.customer_service import desk
 from examples.customer_service.crew import COORDINATORS, Crew, CrewFailed, crew
 from examples.customer_service.files import VARIABLE
@@ -17,6 +15,9 @@ from examples.customer_service.roles import ROLES
 from examples.customer_service.setting_up import set_up
 from examples.customer_service.story import STORY, StoryError, play
 from examples.customer_service.talk import Conversation, Reply
+
+from agentexecutor.bus import Bus, connect, embedded_server
+from agentexecutor.console.demo import lifeline
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +47,7 @@ async def killing(bus: Bus, group: Crew, conversation: Conversation, names: set[
 
 async def test_every_box_dies_once_in_one_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setenv("AGENTEXECUTOR_SETTINGS", "lost_after_s=120")  # who stands still shall get work all the same
     set_up(all_of_it=True)
     with anyio.fail_after(LONG):
         async with embedded_server() as server, connect(server.url, name="customers") as bus, crew(bus) as group:
@@ -102,6 +104,9 @@ def told_in_the_story(heard: dict[str, list[Reply]]) -> None:
 async def test_a_box_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     (tmp_path / "logs").mkdir()
-    group = Crew("nats://127.0.0.1:1", 0)
-    with anyio.fail_after(LONG), pytest.raises(CrewFailed, match=r"(?s)nobody ended with code 2.*There is no module"):
-        await group.keep("nobody", ["agent", "examples.customer_service.nothing:agent"])
+    with (
+        lifeline.held() as line,
+        anyio.fail_after(LONG),
+        pytest.raises(CrewFailed, match=r"(?s)nobody ended with code 2.*There is no module"),
+    ):
+        await Crew("nats://127.0.0.1:1", line).keep("nobody", ["agent", "examples.customer_service.nothing:agent"])

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio.to_thread import run_sync
-
 from examples.customer_service.corpus import hold_out, read_exchanges
 from examples.customer_service.kit import box
 from examples.customer_service.learning import Recogniser, taught

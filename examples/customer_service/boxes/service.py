@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import msgspec
 from examples.customer_service.kit import box
 from examples.customer_service.planning import Told, next_version
@@ -21,6 +22,14 @@ agent = box("service")
 async def plan(ctx: Context, **told: Any) -> dict[str, Any]:
     """What is to be done next, as a difference to the plan."""
     return next_version(ctx.task, msgspec.convert(told, Told))
+
+
+@agent.capability("service.wait", estimate_s=1)
+async def wait(ctx: Context, seconds: float, away: list[str], time: int) -> int:
+    """Somebody is away: a moment's patience, then the plan is made again."""
+    ctx.progress(text=f"{', '.join(away)} is away")
+    await anyio.sleep(seconds)
+    return time
 
 
 @agent.capability("service.person", estimate_s=0.002)
