@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
 import pytest
 from examples.customer_service import desk, diary, library, shop
 from examples.customer_service.assess import Exam
+from examples.customer_service.chat import chat
 from examples.customer_service.files import VARIABLE
 from examples.customer_service.report import ask_all, times, way
 from examples.customer_service.roles import ROLES, in_this_process
@@ -97,6 +100,67 @@ async def test_who_wants_a_person_gets_one_and_a_person_may_decline(bus: Bus) ->
             assert "Nobody of the staff could take it over" in (await customer.wait()).text
 
 
+async def test_the_command_that_the_staff_is_told_answers(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTEXECUTOR_NATS_URL", bus.connection.url)
+    async with Conversation(bus) as customer:
+        (asked,) = await say(customer, "cancel my order #1042")
+        assert asked.waits
+        told = await desk.told(bus, (await desk.waiting(bus))[0])
+        _, *arguments = shlex.split(told.partition("Answer with: ")[2].replace("...", "It is cancelled."))
+        await anyio.run_process([sys.executable, "-c", "from agentexecutor.console.main import main; main()", *arguments])
+        with anyio.fail_after(LONG):
+            assert (await customer.wait()).text == "A colleague says: It is cancelled."
+    assert "cancel my order 1042" not in library.questions()  # what concerns one customer's order is no knowledge
+
+
+class Crew:
+    """Who can be killed, for the chat."""
+
+    running = dict.fromkeys(["service"])
+
+    def __init__(self) -> None:
+        self.killed: list[str] = []
+        self.kill = self.killed.append
+
+
+async def test_the_chat_on_a_terminal(bus: Bus) -> None:
+    printed: list[str] = []
+    crew = Crew()
+
+    async def typed() -> AsyncIterator[str]:
+        for line in (
+            "no",
+            "My mouse is not responding.",
+            "/agents",
+            "/kill nobody",
+            "/kill service",
+            "/staff",
+            "person",
+            "/staff",
+            "/staff I come over.",
+        ):
+            yield line
+        while not any("I come over." in line for line in printed):
+            await anyio.sleep(0.01)  # whatever the colleague says comes by itself
+        yield "thanks"
+        yield "/quit"
+        yield "never read"
+
+    with anyio.fail_after(LONG):
+        await chat(bus, cast("Any", crew), typed(), printed.append)
+    whole = "\n".join(printed)
+    for expected in (
+        "Try plugging it into another USB port",
+        "There is no 'nobody'",
+        "service is killed",
+        "Nobody waits for the staff",
+        "A customer asks: 'My mouse",
+    ):
+        assert expected in whole
+    assert "You are welcome" in printed[-1]
+    assert crew.killed == ["service"]
+
+
 async def test_a_customer_goes_on_while_a_person_is_asked(bus: Bus) -> None:
     async with Conversation(bus) as customer:
         (unknown,) = await say(customer, "how do I pair my brand new headset?")
@@ -107,9 +171,10 @@ async def test_a_customer_goes_on_while_a_person_is_asked(bus: Bus) -> None:
         waiting = customer.part()
         (order,) = await say(customer, "where is my order #1010")
         assert "Order 1010" in order.text
+        later = asyncio.create_task(waiting.wait())
         await desk.answer(bus, (await desk.waiting(bus))[0], "Hold its button until it blinks.")
         with anyio.fail_after(LONG):
-            assert (await waiting.wait()).text == "A colleague says: Hold its button until it blinks."
+            assert (await later).text == "A colleague says: Hold its button until it blinks."
         await waiting.done()
     async with Conversation(bus) as other:
         assert (await say(other, "How can I pair a new headset"))[0].found == "Hold its button until it blinks."
