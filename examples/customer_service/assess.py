@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from examples.customer_service import library
 from examples.customer_service.corpus import Exchange, Parts, accepted_answers, hold_out, read_exchanges
@@ -66,20 +66,25 @@ class Exam:
 
     def keywords(self, asked: Sequence[Exchange]) -> Marks:
         """Always what plain keyword search (bm25 over the same knowledge) puts first."""
-        found = [library.keywords(one.question) for one in asked]
+        found = _searched(asked)
         return self.marks(asked, [None if one is None else one[0] for one in found])
 
     def keywords_in_answers(self, asked: Sequence[Exchange]) -> Marks:
         """The same where nobody has collected questions: the customer's words are looked for in the answers."""
-        found = [library.keywords(one.question, index="by_answers") for one in asked]
+        found = _searched(asked, "by_answers")
         return self.marks(asked, [None if one is None else one[0] for one in found])
 
     def keywords_at_best(self, asked: Sequence[Exchange]) -> Marks:
         """The same with the least score that would have been best for just these questions: more than anybody could know before."""
-        found = [library.keywords(one.question) for one in asked]
+        found = _searched(asked)
         scores = sorted({0.0, *(score for _, score in filter(None, found))})
-        tried = ([answer if score >= least else None for answer, score in (one or ("", -1.0) for one in found)] for least in scores)
-        return max((self.marks(asked, answers) for answers in tried), default=Marks(0.0, 0.0, 0.0))
+        given = [(0.0, None) if one is None else (one[1], one[0]) for one in found]
+        judged = [
+            (score, self.right(one.question, answer), self.right(one.question, None))
+            for one, (score, answer) in zip(asked, given, strict=True)
+        ]
+        best = max(scores, key=lambda least: sum(right if score >= least else silent for score, right, silent in judged))
+        return self.marks(asked, [answer if score >= best else None for score, answer in given])
 
 
 def topics_of_new_questions() -> Topics:
@@ -101,6 +106,12 @@ def topics_of_new_questions() -> Topics:
 
 
 OTHER = "topics"
+
+
+def _searched(asked: Sequence[Exchange], index: Literal["by_words", "by_answers"] = "by_words") -> list[tuple[str, float] | None]:
+    """What keyword search finds for each question; many occur several times."""
+    found = {question: library.keywords(question, index=index) for question in dict.fromkeys(one.question for one in asked)}
+    return [found[one.question] for one in asked]
 
 
 def _share(outcomes: Sequence[bool]) -> float:

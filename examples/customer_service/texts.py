@@ -37,6 +37,7 @@ def words(text: str) -> list[str]:
     return [word.replace("'", "") for word in WORD.findall(folded)]
 
 
+@lru_cache(maxsize=4096)
 def normal(text: str) -> str:
     """The form in which two texts are the same question."""
     return " ".join(words(text))

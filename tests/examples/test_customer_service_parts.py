@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,7 @@ def test_answers_are_ten_points_better_than_the_simple_ways(learnt: None) -> Non
     alike = Likeness(library.questions())
     threshold = library.threshold()
 
+    @cache
     def answer(question: str) -> str | None:
         found = [
             Candidate(row["id"], row["normal"], row["topic"], alike(question, row["normal"]), row["source"], row["votes"])

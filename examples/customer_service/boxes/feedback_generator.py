@@ -8,7 +8,7 @@ from examples.customer_service.shapes import Answer, Intent, Question
 __all__ = ["agent"]
 
 agent = box("feedback-generator")
-CHAT = frozenset({"ai", "botprofile", "conversations", "emotion", "gossip", "greetings", "humor", "psychology", "unclear"})
+CHAT = frozenset({"ai", "botprofile", "conversations", "emotion", "gossip", "greetings", "humor", "psychology"})
 """Topics after which the question would be strange; the customer may say yes or no all the same."""
 
 
