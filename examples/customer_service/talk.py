@@ -29,7 +29,23 @@ SENT = 2 * LONGEST
 POLICY = Replan(planner="service.plan", unserved_s=120.0)
 BUDGET = {"replans": 50}
 YES = frozenset(
-    {"yes", "y", "yep", "yeah", "yes please", "yes it did", "yes thanks", "yes thank you", "that helped", "it helped", "perfect"}
+    {
+        "yes",
+        "y",
+        "ok",
+        "okay",
+        "sure",
+        "please",
+        "yep",
+        "yeah",
+        "yes please",
+        "yes it did",
+        "yes thanks",
+        "yes thank you",
+        "that helped",
+        "it helped",
+        "perfect",
+    }
 )
 NO = frozenset(
     {"no", "n", "nope", "no it did not", "that did not help", "no that did not help", "it did not help", "wrong", "that is wrong"}

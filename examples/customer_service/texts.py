@@ -14,7 +14,11 @@ __all__ = ["LONGEST", "Likeness", "cut", "latin_share", "normal", "words"]
 LONGEST = 2000
 """Characters of a customer's text that anybody reads; the rest is cut off."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-SPELLED_OUT = (("won't", "will not"), ("can't", "can not"), ("cannot", "can not"), ("n't", " not"), ("'s ", " "), ("i'm", "i am"))
+SPELLED_OUT = (
+    *(("won't", "will not"), ("can't", "can not"), ("cannot", "can not"), ("n't", " not"), ("'re ", " are "), ("'ve ", " have ")),
+    *((f"{asked}'s ", f"{asked} is ") for asked in ("what", "who", "where", "how", "it", "that", "there")),
+    *(("i'm ", "i am "), ("i'd ", "i would "), ("'s ", " ")),
+)
 GRAM = 3
 STEM = 3
 POWER = 2

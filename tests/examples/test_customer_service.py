@@ -211,6 +211,14 @@ async def test_another_program_goes_on_with_a_conversation(bus: Bus) -> None:
         await resumed.done()
 
 
+async def test_who_only_says_hello_or_asks_for_help_is_answered(bus: Bus) -> None:
+    async with Conversation(bus) as customer:
+        hello, helped, bye = await say(customer, "hi there", "can you help me", "goodbye")
+    assert hello.text == "Hello. What can I do for you?"
+    assert "about an order" in helped.text
+    assert bye.text.startswith("Goodbye")
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [

@@ -42,6 +42,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     [
         ("My Laptop's screen, is BLACK!", ["my", "laptop", "screen", "is", "black"]),
         ("it won\u2019t turn on", ["it", "will", "not", "turn", "on"]),
+        ("What's Ada's name? I'm Bo", ["what", "is", "ada", "name", "i", "am", "bo"]),
         ("'; DROP TABLE orders; --", ["drop", "table", "orders"]),
         ('NEAR("a" AND b*) OR c:d', ["near", "a", "and", "b", "or", "c", "d"]),
         ("\U0001f389\U0001f389", []),
@@ -95,6 +96,7 @@ def said(intent: str, order: str | None) -> Said:
         ("where is order 1042?", [], "question", ["1042"]),
         ("#7 and # 8", [], "question", ["7", "8"]),
         ("who wrote 1984", [], "question", []),
+        ("1984", [], "question", ["1984"]),
         ("and 1043?", [said("order.status", "1042")], "question", ["1043"]),
         ("and 1043?", [said("greetings", None)], "question", []),
         ("  \n ", [], "nothing", []),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from examples.customer_service.kit import box
-from examples.customer_service.phrases import ORDER_INTENTS, PHRASES, TALK_INTENTS
+from examples.customer_service.phrases import OPENINGS, ORDER_INTENTS, PHRASES, TALK_INTENTS
 from examples.customer_service.shapes import Guess, Intent, Understood
 
 __all__ = ["agent", "match"]
@@ -26,9 +28,10 @@ async def match(understood: Understood, guesses: list[Guess]) -> Intent:
         return Intent(best.intent, "person", best.share, order=number or understood.follows)
     if number is not None:
         return Intent(wish.intent if wish else "order.status", "orders", wish.share if wish else 1.0, order=number)
+    if best.share >= SURE and best.intent in ORDER_INTENTS:
+        return Intent(best.intent, "orders", best.share, order=understood.follows)
     if best.share >= SURE and best.intent in PHRASES:
-        if best.intent in ORDER_INTENTS:
-            return Intent(best.intent, "orders", best.share, order=understood.follows)
-        return Intent(best.intent, "talk" if best.intent in TALK_INTENTS else "person", best.share)
+        routes: dict[str, Literal["knowledge", "talk"]] = dict.fromkeys(OPENINGS, "knowledge") | dict.fromkeys(TALK_INTENTS, "talk")
+        return Intent(best.intent, routes.get(best.intent, "person"), best.share)
     topic = best.intent if best.share >= TOPIC and best.intent not in PHRASES else None
     return Intent(topic or "unclear", "knowledge", best.share, topic=topic)

@@ -12,6 +12,8 @@ __all__ = ["agent"]
 
 agent = box("response")
 TALK = {
+    "greeting": "Hello. What can I do for you?",
+    "help": "Gladly. Ask me about a problem with your computer, or about an order (as in #1042); or say `person`, and I get a colleague.",
     "nothing": "I am listening: ask me about a problem with your computer, or about an order (for example: where is my order 1042?).",
     "wordless": "I can only read words. What can I do for you?",
     "thanks": "You are welcome. Is there anything else?",
