@@ -14,6 +14,9 @@ agent = box("intent-matcher")
 SURE = 0.5
 """A wish to the shop is taken up from this probability on; else the knowledge base is asked."""
 TOPIC = 0.3
+ROUTES: dict[str, Literal["knowledge", "talk"]] = {}
+ROUTES.update((intent, "knowledge") for intent in OPENINGS)
+ROUTES.update((intent, "talk") for intent in TALK_INTENTS)
 
 
 @agent.capability("intent.match", estimate_s=0.002)
@@ -31,7 +34,6 @@ async def match(understood: Understood, guesses: list[Guess]) -> Intent:
     if best.share >= SURE and best.intent in ORDER_INTENTS:
         return Intent(best.intent, "orders", best.share, order=understood.follows)
     if best.share >= SURE and best.intent in PHRASES:
-        routes: dict[str, Literal["knowledge", "talk"]] = dict.fromkeys(OPENINGS, "knowledge") | dict.fromkeys(TALK_INTENTS, "talk")
-        return Intent(best.intent, routes.get(best.intent, "person"), best.share)
+        return Intent(best.intent, ROUTES.get(best.intent, "person"), best.share)
     topic = best.intent if best.share >= TOPIC and best.intent not in PHRASES else None
     return Intent(topic or "unclear", "knowledge", best.share, topic=topic)
