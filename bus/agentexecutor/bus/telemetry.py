@@ -133,7 +133,7 @@ ATTR_GENAI_LIMIT = "gen_ai.request.max_tokens"
 ATTR_GENAI_ANSWERED_BY = "gen_ai.response.model"
 ATTR_GENAI_FINISH = "gen_ai.response.finish_reasons"
 ATTR_GENAI_OUTPUT_TYPE = "gen_ai.output.type"
-ATTR_GENAI_TOKEN_TYPE = "gen_ai.token.type"
+ATTR_GENAI_TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105  # tokens of a model
 ATTR_SERVER_ADDRESS = "server.address"
 
 # Metrics
