@@ -49,7 +49,7 @@ def make(settings: PlannerSettings | None = None) -> Agent:
 
     @made.capability(JUDGE, estimate_s=10)
     async def judge(ctx: Context, goal: str, answer: Any, criteria: str = "", subtask: str | None = None) -> Judged:
-        """Whether the answer (any JSON) reaches the goal. `criteria`: what to look at; `subtask`: the step whose result it is, planned anew when it is not accepted."""
+        """Whether the answer (any JSON) reaches the goal. `criteria`: what to look at; `subtask`: the step that gave it, planned anew when it is refused."""
         how = settings or PlannerSettings.from_environment()
         judged = await _judge(ctx, Mind(ctx, how, {}), judge_prompt(goal, answer, criteria, how.prompt_chars), how.corrections)
         ctx.progress(text=f"{judged.verdict}: {judged.text}")

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from agentexecutor.agents.autogpt.answers import judgement_number, usable
+from agentexecutor.agents.autogpt.brevity import description_of, shape_text
 from agentexecutor.coordinator.briefing import Briefing, PlannedSubtask
 
 __all__ = ["cut", "goal_again", "judge_prompt", "planner_prompt"]
@@ -15,7 +16,7 @@ __all__ = ["cut", "goal_again", "judge_prompt", "planner_prompt"]
 GOAL_CHARS = 20_000
 RESULT_CHARS = (4000, 1500, 400, 80)
 """Results are cut to the first of these with which the prompt is short enough."""
-SCHEMA_CHARS = 3000
+OFFER_CHARS = 2000
 FEEDBACK_CHARS = 4000
 LAST_ROUNDS = 2
 """New versions: with fewer left the model is told to come to an end."""
@@ -79,7 +80,10 @@ def cut(text: str, chars: int) -> str:
 
 def _parts(told: Briefing, notes: Sequence[str], chars: int) -> list[str]:
     parts = [f"WHAT THERE IS TO BEGIN WITH:\n{cut(_json(msgspec.json.decode(told.input)), 2 * chars)}"]
-    parts.append("CAPABILITIES ON OFFER:\n" + ("\n".join(_offers(told)) or "none: nobody is there who could do anything"))
+    parts.append(
+        "CAPABILITIES ON OFFER, what they take -> what they give:\n"
+        + ("\n".join(_offers(told)) or "none: nobody is there who could do anything")
+    )
     if notes:
         parts.append("WHAT IS REMEMBERED FROM EARLIER:\n" + "\n".join(f"- {cut(note, chars)}" for note in notes))
     steps = [_step(name, step, chars) for name, step in told.plan.subtasks.items()]
@@ -100,9 +104,9 @@ def _offers(told: Briefing) -> list[str]:
     lines = []
     for offer in told.offers:
         if usable(offer):
-            takes = cut(_json(offer.takes), SCHEMA_CHARS) if offer.takes is not None else "anything"
-            gives = f" gives {cut(_json(offer.gives), SCHEMA_CHARS)}" if offer.gives is not None else ""
-            lines.append(f"- {offer.name}: takes {takes}{gives}")
+            about = description_of(offer.takes)
+            gives = f" -> {shape_text(offer.gives)}" if offer.gives is not None else ""
+            lines.append(cut(f"- {offer.name} {shape_text(offer.takes)}{gives}" + (f"  ({about})" if about else ""), OFFER_CHARS))
     return lines
 
 
@@ -141,7 +145,7 @@ def _feedback(told: Briefing) -> list[str]:
 def _whys(told: Briefing) -> list[str]:
     meant = {
         "goal": "nothing has been planned yet",
-        "continue": "all that was planned has ended, and the goal is not yet said to be reached",
+        "continue": "what comes next is to be said, or that the goal is reached",
         "failed": "a step has failed for good",
         "unserved": "nobody who could do a step is there",
         "late": "a step will be too late",
