@@ -178,7 +178,7 @@ class ScriptedModel:
         listening = asyncio.ensure_future(reader.read(1))  # it says nothing more: when this ends, who asked has gone
         try:
             await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
+            if not request.answered.is_set():
                 request.gone.set()
         finally:
             for task in (sending, listening):
@@ -216,7 +216,8 @@ async def scripted(script: Script, *, model: str = "scripted", port: int = 0) ->
         if task is not None:
             serving.add(task)
             task.add_done_callback(serving.discard)
-        await made.serve(reader, writer)
+        with suppress(asyncio.CancelledError):  # the block has ended; asyncio would call that an error of the callback
+            await made.serve(reader, writer)
 
     server = await asyncio.start_server(connected, "127.0.0.1", port)
     made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
