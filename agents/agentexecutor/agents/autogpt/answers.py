@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Raw
 
 from agentexecutor.agents.autogpt.settings import JUDGE
-from agentexecutor.coordinator.briefing import Briefing, OfferLine, check_offers
+from agentexecutor.coordinator.briefing import Briefing, OfferLine, PlannedSubtask, check_offers
 from agentexecutor.schemas.codec import encode
 from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.messages import PlanSpec, SubtaskSpec
-from agentexecutor.schemas.plans import check_plan
+from agentexecutor.schemas.plans import check_plan, dependencies
 from agentexecutor.schemas.records import Revision
 
 __all__ = ["JUDGED", "SCHEMA", "Step", "Thought", "Unusable", "judgement_number", "revision_of", "thought_of", "usable"]
@@ -22,6 +22,7 @@ JUDGED = "judge"
 """Subtasks of this name and a number hold the critic's word about the final answer."""
 RESERVED = ("plan-", f"{JUDGED}-")
 SHOWN = 300
+WAITING = ("approval", "blocked", "ready")
 
 
 class Unusable(Exception):
@@ -117,13 +118,28 @@ def revision_of(thought: Thought, told: Briefing) -> Revision:
     room = told.left.get("subtasks")
     if room is not None and len(add) > room:
         raise Unusable(f"You add {len(add)} steps, and the budget has room for {int(room)}.")
-    revision = Revision(add=add, remove=thought.remove, text=thought.thought[:1000])
+    remove = list(dict.fromkeys([*thought.remove, *_turned_down(told)]))
+    revision = Revision(add=add, remove=remove, text=thought.thought[:1000])
     try:
         check_offers(revision, told.offers)
         _check_whole(revision, told)
     except AgentExecutorError as error:
         raise Unusable(str(error)) from error
     return revision
+
+
+def _turned_down(told: Briefing) -> list[str]:
+    """What a person has said no to before it began, and what needs it: it would wait for the word for ever."""
+    plan = told.plan.subtasks
+    asked = {why.subtask for why in told.why if why.trigger == "reject"}
+    gone = {name for name, step in plan.items() if name in asked and step.state in WAITING}
+    for _round in plan:
+        gone |= {name for name, step in plan.items() if step.state in WAITING and not gone.isdisjoint(_needs(step))}
+    return [name for name in plan if name in gone]
+
+
+def _needs(step: PlannedSubtask) -> list[str]:
+    return dependencies(SubtaskSpec(capability=step.capability, input=step.input, after=step.after))
 
 
 def _check_whole(revision: Revision, told: Briefing) -> None:

@@ -185,8 +185,16 @@ class ScriptedModel:
                 task.cancel()
             await asyncio.gather(sending, listening, return_exceptions=True)
 
+    def _reply(self, request: Request) -> Reply:
+        if not callable(self._script):
+            return self._script[min(request.number, len(self._script)) - 1]
+        try:
+            return self._script(request)
+        except Exception as error:  # noqa: BLE001  # a test's own; whoever asked is told
+            return failing(400, f"The script failed at request {request.number}: {type(error).__name__}: {error}")
+
     async def _send(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        reply = self._script(request) if callable(self._script) else self._script[min(request.number, len(self._script)) - 1]
+        reply = self._reply(request)
         await asyncio.sleep(reply.delay_s)
         tokens = (
             (len(request.prompt) // CHARS_A_TOKEN, len(reply.text) // CHARS_A_TOKEN)
