@@ -327,5 +327,5 @@ async def test_large_inputs_leave_the_prompt_short_and_a_megabyte_reaches_the_mo
         assert answer["tokens_in"] == 250_000
         assert len(at.model.requests[2].prompt) == 1_000_000
         for goal, input in (("g" * 1_000_000, {}), ("g", {"text": "ä" * 1_000_000})):
-            with pytest.raises(AgentExecutorError, match="large|more than"):
+            with pytest.raises(AgentExecutorError, match=r"large|more than"):
                 await at.submit(goal, input)

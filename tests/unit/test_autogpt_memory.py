@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentexecutor.agents import Fail
+from agentexecutor.agents import Fail, Retry
 from agentexecutor.agents.autogpt import memory
 from agentexecutor.agents.testing import call
 
@@ -76,6 +76,6 @@ async def test_a_file_that_is_locked_for_long_is_tried_again(tmp_path: Path, mon
     await call(agent, "memory.note", {"texts": ["one"]})
     other = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(memory.Retry, match="busy"):
+    with pytest.raises(Retry, match="busy"):
         await call(agent, "memory.note", {"texts": ["two"]}, attempt=3)
     other.close()

@@ -236,7 +236,8 @@ async def test_an_answer_is_no_longer_than_the_budget_allows() -> None:
     assert llm.affordable(settings, 400, 2000, {"tokens": 700}) == 600
     assert llm.affordable(settings, 400, 2000, {"money": 0.001}) == 450
     assert llm.affordable(settings, 400, 2000, {"tokens": 700, "money": 0.001}) == 450
-    for left in ({"tokens": 150}, {"money": 0.0002}, {"tokens": -5}):
+    poor: list[dict[str, float]] = [{"tokens": 150}, {"money": 0.0002}, {"tokens": -5}]
+    for left in poor:
         with pytest.raises(Fail, match="no room for another call"):
             llm.affordable(settings, 400, 2000, left)
     async with a_model([say("x")]) as (model, server):

@@ -423,6 +423,7 @@ def test_schemas_in_few_words() -> None:
     inner = "{kind?: integer | null}"
     assert shape_text(takes) == f"{{path: string, inner: {inner}, many: [{inner}, ...], mode?: any}}"
     assert description_of(takes) == "Reads things."
+    odd: dict[str, Any] | None
     for odd in (None, {}, {"$ref": "#/$defs/None"}, {"type": ["string", "null"]}, {"enum": ["a", 1]}, {"$ref": 3}, {"anyOf": []}):
         assert shape_text(odd) in ("any", "string | null", '"a" | 1')
     loop = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}}}}

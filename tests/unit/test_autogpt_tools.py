@@ -328,7 +328,7 @@ async def test_a_page_without_end_is_cut_and_a_server_that_hangs_is_given_up() -
         got = (await call(http.make([host]), "http.get", {"url": f"http://{host}/", "max_bytes": 10_000_000})).result
         assert (len(got["text"]), got["cut"]) == (1_000_000, True)
     async with web(lambda _path: b"", hangs=True) as host:
-        with pytest.raises(Retry, match="within 0.2 s"):
+        with pytest.raises(Retry, match=r"within 0\.2 s"):
             await call(http.make([host], timeout_s=0.2), "http.get", {"url": f"http://{host}/"})
 
 
