@@ -39,13 +39,19 @@ TOKENS = {"scripted": 6900, "real": 150_000}
 
 
 def think(request: Request) -> Reply:
-    """The planner's and the critic's answers, by what is done already."""
-    shown = request.prompt
-    if request.schema == "verdict":
-        written = "report.md" in shown.partition("THE ANSWER:")[2].partition("Does it reach")[0]
-        if written:
-            return say({"text": "it is computed, and written", "verdict": "accept"})
-        return say({"text": "the goal asks for report.md, and nothing was written", "verdict": "reject"})
+    """The critic's and the planner's answers, by what is done already."""
+    return judge(request.prompt) if request.schema == "verdict" else plan(request.prompt)
+
+
+def judge(shown: str) -> Reply:
+    """The critic's."""
+    if "report.md" in shown.partition("THE ANSWER:")[2].partition("Does it reach")[0]:
+        return say({"text": "it is computed, and written", "verdict": "accept"})
+    return say({"text": "the goal asks for report.md, and nothing was written", "verdict": "reject"})
+
+
+def plan(shown: str) -> Reply:
+    """The planner's."""
     if "- report: files.write" in shown:
         thought = "it is written, and the budget is nearly used up" if "NEARLY USED UP" in shown else "it is written"
         return finish(thought, "The stock is worth 8864.2 euros; that is in report.md, too.")
@@ -130,17 +136,16 @@ async def working(folder: Path, model: ModelSettings) -> AsyncIterator[Bus]:
     (folder / "stock.csv").write_text(STOCK)
     (folder / "rates.txt").write_text(NOTES)
     agents = [llm.make(model), critic.agent, memory.make(folder / "memory.db"), calculator.agent, files.make(folder), http.make([])]
-    async with embedded_server() as server, connect(server.url, name="me") as bus, planner.make().serve(bus):
-        async with asyncio.TaskGroup() as group:
-            ready, over = [asyncio.Event() for _ in agents], asyncio.Event()
-            for agent, event in zip(agents, ready, strict=True):
-                group.create_task(serve(agent, bus, event, over))
-            for event in ready:
-                await event.wait()
-            try:
-                yield bus
-            finally:
-                over.set()
+    async with embedded_server() as server, connect(server.url, name="me") as bus, planner.make().serve(bus), asyncio.TaskGroup() as group:
+        ready, over = [asyncio.Event() for _ in agents], asyncio.Event()
+        for agent, event in zip(agents, ready, strict=True):
+            group.create_task(serve(agent, bus, event, over))
+        for event in ready:
+            await event.wait()
+        try:
+            yield bus
+        finally:
+            over.set()
 
 
 async def serve(agent: Any, bus: Bus, ready: asyncio.Event, over: asyncio.Event) -> None:

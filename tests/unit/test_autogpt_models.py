@@ -237,6 +237,9 @@ async def test_an_answer_is_no_longer_than_the_budget_allows() -> None:
     assert llm.affordable(settings, 400, 2000, {"money": 0.001}) == 450
     assert llm.affordable(settings, 400, 2000, {"tokens": 700, "money": 0.001}) == 450
     poor: list[dict[str, float]] = [{"tokens": 150}, {"money": 0.0002}, {"tokens": -5}]
+    assert llm.affordable(ModelSettings("m"), 400, 2000, {"money": 0.0}) == 2000, "a model of one's own costs nothing"
+    with pytest.raises(Fail):
+        llm.affordable(ModelSettings("m", price_in=1.0), 400, 2000, {"money": 0.00001})
     for left in poor:
         with pytest.raises(Fail, match="no room for another call"):
             llm.affordable(settings, 400, 2000, left)

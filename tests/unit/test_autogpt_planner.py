@@ -158,7 +158,14 @@ async def test_a_model_that_never_learns_is_given_up() -> None:
     assert len(asked) == 3
 
 
-@pytest.mark.parametrize("text", ['```json\n{"finish": true, "answer": "36"}\n```', '\n {"finish": true, "answer": "36", "mood": "good"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>is it 36?</think>\n{"finish": true, "answer": "36"}',
+        '```json\n{"finish": true, "answer": "36"}\n```',
+        '\n {"finish": true, "answer": "36", "mood": "good"}',
+    ],
+)
 def test_small_liberties_are_taken(text: str) -> None:
     assert thought_of(text) == Thought(finish=True, answer="36")
 
@@ -186,6 +193,30 @@ def test_what_has_failed_may_be_replaced_under_its_name_and_nothing_else() -> No
     assert revision_of(msgspec.convert(thought(add=[step("first", "3")]), Thought), given).add.keys() == {"first"}
     with pytest.raises(Unusable, match="already"):
         revision_of(msgspec.convert(thought(add=[step("second", "3")]), Thought), given)
+
+
+async def test_what_is_still_open_is_given_up_when_the_answer_is_there() -> None:
+    """A critic that has gone would else be waited for for ever."""
+    open_judge = {"capability": "critic.judge", "input": {"goal": GOAL, "answer": "1"}, "state": "ready"}
+    given = steps(sum={"input": {}, "result": 1}, slow={"input": {"expression": "2"}, "state": "running"}, judge_1=open_judge)
+    child, _ = model(thought(finish=True, result="sum"), thought(finish=True, result="sum"))
+    assert (await plan(child, plan=given)).result["remove"] == ["slow", "judge-1"]
+    child, _ = model(thought(finish=True, answer="2"))
+    judged = (await plan(child, plan=given, offers=[CALC, {"name": "critic.judge", "agents": 1, "free": 1}])).result
+    assert (list(judged["add"]), judged["remove"]) == (["judge-2"], ["judge-1"])
+
+
+def test_what_a_person_turned_down_before_it_began_leaves_the_plan_with_what_needs_it() -> None:
+    given = briefing(
+        plan=steps(
+            pay={"input": {"expression": "1"}, "state": "approval"},
+            send={"input": {"expression": {"$ref": "pay/text"}}, "state": "blocked"},
+            thank={"input": {"expression": "2"}, "after": ["send"], "state": "blocked"},
+            other={"input": {"expression": "3"}, "state": "ready"},
+        ),
+        why=[{"trigger": "reject", "subtask": "pay"}],
+    )
+    assert revision_of(msgspec.convert(thought(add=[step()]), Thought), given).remove == ["pay", "send", "thank"]
 
 
 def test_more_steps_than_the_budget_has_are_not_planned() -> None:

@@ -372,3 +372,10 @@ def test_the_written_schemas_are_the_exported_ones(sample: Path, tmp_path: Path)
     files: dict[str, Any] = {line["name"]: line["file"] for line in map(json.loads, result.stdout.splitlines())}
     written = json.loads(Path(files[kind_of(sample)]).read_text(encoding="utf-8"))
     assert problems(written, document(sample)) == []
+
+
+def test_a_module_that_one_of_our_extras_brings_is_named_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openai", "httpx2", "httpcore2", "agentexecutor.agents.autogpt.models", "agentexecutor.agents.autogpt.llm"):
+        monkeypatch.setitem(sys.modules, name, None) if "." not in name else monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UsageError, match=r"pip install 'agentexecutor\[llm\]'"):
+        load_agent("agentexecutor.agents.autogpt.llm:agent")

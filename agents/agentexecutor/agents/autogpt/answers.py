@@ -16,12 +16,25 @@ from agentexecutor.schemas.messages import PlanSpec, SubtaskSpec
 from agentexecutor.schemas.plans import check_plan, dependencies
 from agentexecutor.schemas.records import Revision
 
-__all__ = ["JUDGED", "SCHEMA", "Step", "Thought", "Unusable", "judgement_number", "revision_of", "thought_of", "usable"]
+__all__ = [
+    "JUDGED",
+    "SCHEMA",
+    "Step",
+    "Thought",
+    "Unusable",
+    "json_part",
+    "judgement_number",
+    "revision_of",
+    "thought_of",
+    "unended",
+    "usable",
+]
 
 JUDGED = "judge"
 """Subtasks of this name and a number hold the critic's word about the final answer."""
 RESERVED = ("plan-", f"{JUDGED}-")
 SHOWN = 300
+ENDED = ("completed", "failed", "skipped", "cancelled")
 WAITING = ("approval", "blocked", "ready")
 
 
@@ -91,13 +104,20 @@ def thought_of(text: str, finish: str = "stop", refusal: str | None = None) -> T
         )
     if finish == "length":
         raise Unusable("Your answer was cut off because it was too long. Answer again, and shorter.")
-    body = text.strip()
-    if body.startswith("```"):
-        body = body.strip("`").removeprefix("json").strip()
     try:
-        return _decoder.decode(body)
+        return _decoder.decode(json_part(text))
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Unusable(f"That does not fit the JSON Schema: {error}.") from error
+
+
+def json_part(text: str) -> str:
+    """The JSON in an answer, without the thinking aloud before it and the fence around it that some models cannot leave."""
+    body = text.strip()
+    if body.startswith("<think>"):
+        body = body.partition("</think>")[2].strip()
+    if body.startswith("```"):
+        body = body.strip("`").removeprefix("json").strip()
+    return body
 
 
 def revision_of(thought: Thought, told: Briefing) -> Revision:
@@ -159,10 +179,15 @@ def _finished(thought: Thought, told: Briefing) -> Revision:
             raise Unusable(
                 f"{thought.result!r} is no step that has completed; there are {', '.join(done) or 'none'}. Name one, or give an answer in words."
             )
-        return Revision(finish=True, result=thought.result, text=text)
+        return Revision(finish=True, result=thought.result, remove=unended(told), text=text)
     if not (thought.answer or "").strip():
         raise Unusable("You finish without an answer. Give the answer, or name the step whose result it is.")
     return Revision(finish=True, output=Raw(encode(thought.answer)), text=text)
+
+
+def unended(told: Briefing) -> list[str]:
+    """What is still open: once the answer is there nobody needs it."""
+    return [name for name, step in told.plan.subtasks.items() if step.state not in ENDED]
 
 
 def _check_name(step: Step, told: Briefing, add: Mapping[str, SubtaskSpec]) -> None:

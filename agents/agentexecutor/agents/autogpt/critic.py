@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from agentexecutor.agents.agent import Agent
+from agentexecutor.agents.autogpt.answers import json_part
 from agentexecutor.agents.autogpt.prompts import cut, judge_prompt
 from agentexecutor.agents.autogpt.settings import JUDGE, PlannerSettings
 from agentexecutor.agents.autogpt.thinking import Mind, Said
@@ -82,7 +83,7 @@ def _judged(said: Said) -> Judged | str:
     if said.refusal:
         return "You have refused; you are only asked to judge."
     try:
-        return _decoder.decode(said.text.strip().strip("`").removeprefix("json"))
+        return _decoder.decode(json_part(said.text))
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         return f"It does not fit the JSON Schema: {error}."
 

@@ -74,13 +74,14 @@ def affordable(settings: ModelSettings, prompt_chars: int, wanted: int, left: di
     limits = [float(wanted)]
     if "tokens" in left:
         limits.append(left["tokens"] - prompt)
-    if "money" in left and settings.price_out:
-        limits.append((left["money"] * PRICES_ARE_FOR - prompt * settings.price_in) / settings.price_out)
+    if "money" in left:
+        rest = left["money"] * PRICES_ARE_FOR - prompt * settings.price_in
+        limits.append(rest / settings.price_out if settings.price_out else wanted if rest >= 0 else -1.0)
     limit = int(min(limits))
     if limit < min(LEAST_TOKENS, wanted):
-        rest = ", ".join(f"{number:g} {name}" for name, number in left.items())
+        shown = ", ".join(f"{number:g} {name}" for name, number in left.items())
         raise Fail(
-            f"The budget has no room for another call of the model: {rest} left, and the prompt alone is about {prompt:,} tokens.",
+            f"The budget has no room for another call of the model: {shown} left, and the prompt alone is about {prompt:,} tokens.",
             hint="Give the task a larger --budget.",
             budget="exceeded",
             left=left,

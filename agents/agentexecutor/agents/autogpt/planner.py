@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from agentexecutor.agents.agent import Agent
-from agentexecutor.agents.autogpt.answers import JUDGED, SCHEMA, Thought, Unusable, judgement_number, revision_of, thought_of
+from agentexecutor.agents.autogpt.answers import JUDGED, SCHEMA, Thought, Unusable, judgement_number, revision_of, thought_of, unended
 from agentexecutor.agents.autogpt.prompts import cut, goal_again, planner_prompt
 from agentexecutor.agents.autogpt.settings import JUDGE, MODEL_PLANNER, NOTE, SEARCH, PlannerSettings
 from agentexecutor.agents.autogpt.thinking import Mind
@@ -112,7 +112,8 @@ def _to_be_judged(revision: Revision, told: Briefing) -> Revision:
     number = 1 + max([judgement_number(name) for name in told.plan.subtasks], default=0)
     answer: Any = {"$ref": revision.result} if revision.output is UNSET else msgspec.json.decode(revision.output)
     spec = SubtaskSpec(capability=JUDGE, input=Raw(encode({"goal": told.goal, "answer": answer})), on_failure="skip")
-    return Revision(add={f"{JUDGED}-{number}": spec}, text=revision.text)
+    stale = [name for name in unended(told) if judgement_number(name)]
+    return Revision(add={f"{JUDGED}-{number}": spec}, remove=stale, text=revision.text)
 
 
 def _accepted(told: Briefing) -> Revision | None:

@@ -95,7 +95,7 @@ def _parts(told: Briefing, notes: Sequence[str], chars: int) -> list[str]:
         parts.append("WHAT WAS SAID WHILE IT RAN (oldest first):\n" + "\n".join(_feedback(told)))
     parts.append("WHY YOU ARE ASKED NOW:\n" + "\n".join(_whys(told)))
     if told.errors:
-        parts.append("YOUR LAST ANSWERS COULD NOT BE USED:\n" + "\n".join(f"- {cut(error, chars)}" for error in told.errors))
+        parts.append("WHAT WENT WRONG WHEN YOU WERE LAST ASKED:\n" + "\n".join(f"- {cut(error, chars)}" for error in told.errors))
     parts.append("WHAT IS LEFT OF THE BUDGET:\n" + "\n".join(_budget(told)))
     return parts
 
