@@ -22,7 +22,7 @@ import pytest
 from place import GUARD, PROGRAM, Process, until
 
 from agentexecutor.agents.autogpt import MODEL_PLANNER
-from agentexecutor.agents.autogpt.scripted import Reply, Request, broken, hang, say, scripted
+from agentexecutor.agents.autogpt.scripted import Reply, Request, ScriptedModel, broken, hang, say, scripted
 from agentexecutor.bus import connect, embedded_server
 from agentexecutor.schemas import Goal, Replan
 
@@ -54,19 +54,23 @@ def steps(name: str, capability: str, **input: Any) -> Reply:
 
 
 class Web:
-    """A page that takes for ever the first time it is asked for."""
+    """A page that the first time comes only when it is released."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.asked, self.released = asyncio.Event(), asyncio.Event()
         self.host = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
-            if not self.asked.is_set():
-                self.asked.set()
-                await reader.read()
-            else:
+            first = not self.asked.is_set()
+            self.asked.set()
+            if first:
+                gone, released = asyncio.ensure_future(reader.read()), asyncio.ensure_future(self.released.wait())
+                await asyncio.wait({gone, released}, return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
+                released.cancel()
+            if not first or self.released.is_set():
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\npage")
                 await writer.drain()
         writer.close()
@@ -108,48 +112,63 @@ def processes(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, P
             os.killpg(guard.pid, signal.SIGKILL)
 
 
-async def test_nothing_that_was_answered_is_asked_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ("planner", "coordinator", "tool", "planner", "coordinator", "model"),
+        ("coordinator", "planner", "coordinator", "tool", "planner", "model"),
+    ],
+    ids=" ".join,
+)
+async def test_nothing_that_was_answered_is_asked_again(tmp_path: Path, victims: tuple[str, ...]) -> None:
+    """Killed are, one after the other, at: the model thinks, it thinks again, the tool works, it has just answered, it has just answered, it thinks."""
     answers = {
         "first": broken(delay_s=THINKS_S),
         "second": steps("second", "calculator.evaluate", expression="1+1"),
         "third": steps("third", "calculator.evaluate", expression="2+2"),
         "finish": say({"finish": True, "answer": "the page is read"}),
     }
-    async with a_web() as web, embedded_server() as server, connect(server.url, name="me") as bus:
+    last = iter([hang(), answers["finish"]])  # the first is killed with the agent that waits for it
+    async with (
+        a_web() as web,
+        scripted(lambda request: next(last) if phase(request) == "finish" else answers[phase(request)]) as model,
+        embedded_server() as server,
+        connect(server.url, name="me") as bus,
+    ):
         answers["corrected"] = steps("page", "http.get", url=f"http://{web.host}/")
-        last = iter([hang(), answers["finish"]])  # the first is killed with the agent that waits for it
-        async with scripted(lambda request: next(last) if phase(request) == "finish" else answers[phase(request)]) as model:
-            own = {
-                "AGENTEXECUTOR_NATS_URL": server.url,
-                "AGENTEXECUTOR_HTTP_ALLOW": web.host,
-                "AGENTEXECUTOR_MEMORY_FILE": str(tmp_path / "memory.db"),
-            }
-            with processes(tmp_path, {**os.environ, **model.environment, **own}) as running:
-                for process in running.values():
-                    await until(process.serves, f"{process.name} does not serve; see {process.log}")
-
-                async def again(victim: str) -> None:
+        own = {
+            "AGENTEXECUTOR_NATS_URL": server.url,
+            "AGENTEXECUTOR_HTTP_ALLOW": web.host,
+            "AGENTEXECUTOR_MEMORY_FILE": str(tmp_path / "memory.db"),
+        }
+        with processes(tmp_path, {**os.environ, **model.environment, **own}) as running:
+            for process in running.values():
+                await until(process.serves, f"{process.name} does not serve; see {process.log}")
+            task = await bus.submit(Goal("read the page"), {}, replan=Replan(planner=MODEL_PLANNER))
+            async with asyncio.timeout(LONG):
+                async for victim in at_each_moment(model, web, victims):
                     running[victim].kill()
                     running[victim].start()
                     await until(running[victim].serves, f"{victim} does not serve again; see {running[victim].log}")
+            assert await task.result(timeout_s=LONG) == "the page is read"
+            view = await task.view()
+    asked = Counter(phase(request) for request in model.requests)
+    assert asked == {"first": 1, "corrected": 1, "second": 1, "third": 1, "finish": 2}, f"the processes' logs are in {tmp_path}"
+    assert view.subtasks["page"].state == "completed"
+    assert len(view.subtasks["page"].attempts) >= (2 if victims[2] == "tool" else 1)
 
-                task = await bus.submit(Goal("read the page"), {}, replan=Replan(planner=MODEL_PLANNER))
-                async with asyncio.timeout(LONG):
-                    await model.asked(1)
-                    await again("planner")  # while the model thinks
-                    await model.asked(2)
-                    await again("coordinator")  # while the model thinks
-                    await web.asked.wait()
-                    await again("tool")  # while it works
-                    await (await model.asked(3)).answered.wait()
-                    await again("planner")  # when the model has just answered
-                    await (await model.asked(4)).answered.wait()
-                    await again("coordinator")  # when the model has just answered
-                    await model.asked(5)
-                    await again("model")  # with the call in its hands, which is lost with it
-                    assert await task.result(timeout_s=LONG) == "the page is read"
-                view = await task.view()
-            once = {"first": 1, "corrected": 1, "second": 1, "third": 1}
-            assert Counter(phase(request) for request in model.requests) == {**once, "finish": 2}, f"the processes' logs are in {tmp_path}"
-            assert view.subtasks["page"].state == "completed"
-            assert len(view.subtasks["page"].attempts) == 2
+
+async def at_each_moment(model: ScriptedModel, web: Web, victims: tuple[str, ...]) -> AsyncIterator[str]:
+    """The victims, each when its moment has come."""
+    for number, victim in enumerate(victims):
+        if number < 2:
+            await model.asked(number + 1)
+        elif number == 2:
+            await web.asked.wait()
+        elif number < 5:
+            await (await model.asked(number)).answered.wait()
+        else:
+            await model.asked(number)
+        yield victim
+        if number == 2:
+            web.released.set()
