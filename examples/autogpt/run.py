@@ -31,7 +31,7 @@ GOAL = "Find out what our stock (stock.csv, prices in dollars) is worth in euros
 STOCK = "item;count;price\nlathe;12;340\nmill;4;1250\ndrill bit;300;1.85\n"
 NOTES = "Ask the finance team before you change this.\n1 dollar = 0.92 euros\n"
 RATES = "https://rates.example/usd-eur"
-TOKENS = {"scripted": 6900, "real": 150_000}
+TOKENS = {"scripted": 7200, "real": 150_000}
 """Of the budget."""
 
 

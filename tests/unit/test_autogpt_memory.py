@@ -39,6 +39,7 @@ async def test_a_second_run_of_the_same_work_keeps_nothing_twice(tmp_path: Path)
     agent = memory.make(tmp_path / "memory.db")
     await call(agent, "memory.note", {"texts": ["one", "two"]})
     assert (await call(agent, "memory.note", {"texts": ["one", "two"]}, attempt=2)).result == {"kept": 0, "total": 2}
+    assert (await call(agent, "memory.note", {"texts": ["two", "three"]}, attempt=3)).result == {"kept": 1, "total": 3}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,9 @@ async def test_no_query_breaks_it(tmp_path: Path, query: str) -> None:
 async def test_several_threads_write_at_once(tmp_path: Path) -> None:
     store = memory.Memory(tmp_path / "memory.db")
     store.keep("first", "t", "", ["first"])
-    threads = [threading.Thread(target=store.keep, args=(f"k{number}", "t", "", ["note"] * 5)) for number in range(8)]
+    threads = [
+        threading.Thread(target=store.keep, args=(f"k{number}", "t", "", [f"note {each}" for each in range(5)])) for number in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -217,7 +217,30 @@ async def test_the_call_is_a_span_by_the_genai_conventions() -> None:
     }
 
 
+async def test_a_call_that_fails_says_so_in_its_span() -> None:
+    async with a_model([failing(503), hang()], timeout_s=0.3) as (model, _):
+        with recorded() as exporter:
+            for _number in range(2):
+                with pytest.raises(Retry):
+                    await model.chat(ASKED)
+    assert [(span.attributes or {})["error.type"] for span in exporter.get_finished_spans()] == ["503", "timeout"]
+
+
 # the agent
+
+
+async def test_a_text_can_be_worked_on_by_the_model() -> None:
+    async with a_model([say("42 whales"), refuse("No."), say(" ")]) as (model, server):
+        agent = llm.make(model.settings)
+        done = await call(agent, "llm.ask", {"instruction": "count the whales", "data": {"log": "x" * 1_000_000}}, state=model)
+        assert done.result == {"text": "42 whales"}
+        assert done.usage["calls"] == 1
+        asked = server.requests[0].messages
+        assert len(server.requests[0].prompt) < 60_000
+        assert (asked[0]["content"].split("\n")[1], asked[1]["content"].split("\n")[-1]) == ("count the whales", "count the whales")
+        for _number in range(2):
+            with pytest.raises(Fail, match="will not"):
+                await call(agent, "llm.ask", {"instruction": "go on"}, state=model)
 
 
 async def test_what_a_call_used_is_spent_also_when_it_breaks_off() -> None:

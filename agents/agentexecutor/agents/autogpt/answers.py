@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from agentexecutor.agents.autogpt.settings import JUDGE
+from agentexecutor.agents.autogpt.settings import CHAT, JUDGE
 from agentexecutor.coordinator.briefing import Briefing, OfferLine, PlannedSubtask, check_offers
 from agentexecutor.schemas.codec import encode
 from agentexecutor.schemas.errors import AgentExecutorError
@@ -141,7 +141,7 @@ def revision_of(thought: Thought, told: Briefing) -> Revision:
     remove = list(dict.fromkeys([*thought.remove, *_turned_down(told)]))
     revision = Revision(add=add, remove=remove, text=thought.thought[:1000])
     try:
-        check_offers(revision, told.offers)
+        check_offers(revision, [offer for offer in told.offers if usable(offer)])
         _check_whole(revision, told)
     except AgentExecutorError as error:
         raise Unusable(str(error)) from error
@@ -231,8 +231,8 @@ def _same(capability: str, input: Raw) -> bytes:
 
 
 def usable(offer: OfferLine) -> bool:
-    """Whether a model is to plan with it: not planners, nor the model itself."""
-    return offer.name != "plan" and not offer.name.startswith(("plan.", "llm."))
+    """Whether a model is to plan with it: not planners, nor the bare call of the model."""
+    return offer.name not in ("plan", CHAT) and not offer.name.startswith("plan.")
 
 
 def judgement_number(name: str) -> int:

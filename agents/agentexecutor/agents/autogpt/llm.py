@@ -14,7 +14,8 @@ import msgspec
 
 from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.autogpt.models import CHARS_A_TOKEN, PRICES_ARE_FOR, Answer, Call, Model, open_model
-from agentexecutor.agents.autogpt.settings import CHAT, ModelSettings
+from agentexecutor.agents.autogpt.prompts import ask_prompt
+from agentexecutor.agents.autogpt.settings import ASK, CHAT, ModelSettings, PlannerSettings
 from agentexecutor.agents.context import Context
 from agentexecutor.agents.errors import Fail
 
@@ -30,6 +31,12 @@ class ChatMessage(msgspec.Struct):
 
     role: str
     content: str
+
+
+class Written(msgspec.Struct):
+    """What the model wrote."""
+
+    text: str
 
 
 def make(settings: ModelSettings | None = None) -> Agent:
@@ -55,17 +62,30 @@ def make(settings: ModelSettings | None = None) -> Agent:
         plain = [{"role": message.role, "content": message.content} for message in messages]
         wanted = min(max_tokens or asked.settings.max_tokens, asked.settings.max_tokens)
         limit = affordable(asked.settings, sum(len(message.content) for message in messages), wanted, left or {})
-        call = Call(asked.settings, plain)
-        ctx.progress(text=f"asks {asked.settings.model}")
-        try:
-            return await asked.chat(plain, schema=schema, max_tokens=limit, tell=lambda text: ctx.progress(text=text), call=call)
-        finally:
-            cost = call.answer()
-            ctx.spend(
-                tokens=cost.tokens_in + cost.tokens_out, tokens_in=cost.tokens_in, tokens_out=cost.tokens_out, money=cost.money, calls=1
-            )
+        return await call_model(ctx, asked, plain, schema, limit)
+
+    @made.capability(ASK, estimate_s=10)
+    async def ask(ctx: Context, instruction: str, data: Any = None) -> Written:
+        """Have a language model read, summarise, extract, translate or write: an instruction, and the data (a text, any JSON, or a result) that it is about."""
+        asked: Model = ctx.state
+        messages = ask_prompt(instruction, data, PlannerSettings.from_environment().prompt_chars)
+        answer = await call_model(ctx, asked, messages, None, asked.settings.max_tokens)
+        if answer.refusal or not answer.text.strip():
+            raise Fail(f"The model will not: {answer.refusal or 'it says nothing'}")
+        return Written(answer.text)
 
     return made
+
+
+async def call_model(ctx: Context, model: Model, messages: list[dict[str, str]], schema: dict[str, Any] | None, max_tokens: int) -> Answer:
+    """One call, told as progress; what it used is spent, also when it breaks off."""
+    call = Call(model.settings, messages)
+    ctx.progress(text=f"asks {model.settings.model}")
+    try:
+        return await model.chat(messages, schema=schema, max_tokens=max_tokens, tell=lambda text: ctx.progress(text=text), call=call)
+    finally:
+        cost = call.answer()
+        ctx.spend(tokens=cost.tokens_in + cost.tokens_out, tokens_in=cost.tokens_in, tokens_out=cost.tokens_out, money=cost.money, calls=1)
 
 
 def affordable(settings: ModelSettings, prompt_chars: int, wanted: int, left: dict[str, float]) -> int:

@@ -33,8 +33,8 @@ MAX_WORDS = 32
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS notes (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL, task TEXT NOT NULL, goal TEXT NOT NULL, text TEXT NOT NULL,
-    UNIQUE (key, number)
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, task TEXT NOT NULL, goal TEXT NOT NULL, text TEXT NOT NULL,
+    UNIQUE (key, text)
 );
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, goal, content='notes', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2');
 CREATE TRIGGER IF NOT EXISTS noted AFTER INSERT ON notes BEGIN
@@ -84,11 +84,12 @@ class Memory:
         """Keep them durably, each once."""
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            rows = [(key, number, time.time(), task, goal, text[:MAX_CHARS]) for number, text in enumerate(texts)]
             inserted = 0
-            for row in rows:
-                made = connection.execute("INSERT OR IGNORE INTO notes(key, number, at, task, goal, text) VALUES (?, ?, ?, ?, ?, ?)", row)
-                inserted += made.rowcount
+            for text in texts:
+                row = (key, time.time(), task, goal, text[:MAX_CHARS])
+                inserted += connection.execute(
+                    "INSERT OR IGNORE INTO notes(key, at, task, goal, text) VALUES (?, ?, ?, ?, ?)", row
+                ).rowcount
             connection.execute("COMMIT")
             total: int = connection.execute("SELECT count(*) FROM notes").fetchone()[0]
         return Kept(inserted, total)

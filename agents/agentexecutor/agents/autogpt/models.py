@@ -122,7 +122,11 @@ class Model:
                 with anyio.fail_after(settings.timeout_s):
                     await self._ask(call, self._request(messages, schema, limit), tell)
             except TimeoutError as error:
+                span.set_attribute(telemetry.ATTR_ERROR, "timeout")
                 raise Retry(f"{settings.model} has not answered within {settings.timeout_s:g} s.", timeout_s=settings.timeout_s) from error
+            except BaseException as error:
+                span.set_attribute(telemetry.ATTR_ERROR, str(getattr(error, "status", type(error).__name__)))
+                raise
             finally:
                 answer = call.answer()
                 if span.is_recording():

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.autogpt.answers import JUDGED, SCHEMA, Thought, Unusable, judgement_number, revision_of, thought_of, unended
@@ -26,8 +27,12 @@ from agentexecutor.schemas.records import Revision
 
 __all__ = ["agent", "make"]
 
-ROOM_FOR_A_CRITIC = 2
-"""New versions that must be left for the critic to be asked: its own, and one after it."""
+ROOM_FOR_A_CRITIC = {"replans": 2, "subtasks": 4}
+"""What must be left for the critic to be asked: its own version and one after it; its step, its call of the model, and the planner's after it."""
+CRITIC_TOKENS = 300
+"""What a critic's call takes beside the goal and the answer."""
+CHARS_A_TOKEN = 4
+LARGE_CHARS = 60_000
 QUERY_CHARS = 500
 NOTE_CHARS = 1000
 MAX_NOTES = 10
@@ -61,7 +66,7 @@ async def _think(ctx: Context, told: Briefing, settings: PlannerSettings) -> Rev
     if learned and NOTE in offered:
         await mind.note(learned, cut(told.goal or "", NOTE_CHARS))
     ctx.progress(text=revision.text)
-    return _to_be_judged(revision, told) if revision.finish and JUDGE in offered else revision
+    return _to_be_judged(revision, told, mind) if revision.finish and JUDGE in offered else revision
 
 
 async def _answer(ctx: Context, mind: Mind, told: Briefing, messages: list[dict[str, str]], corrections: int) -> tuple[Revision, Thought]:
@@ -105,10 +110,11 @@ def _failures(told: Briefing) -> list[str]:
 # the critic
 
 
-def _to_be_judged(revision: Revision, told: Briefing) -> Revision:
-    """The answer as a step for the critic, unless the budget has no room for what would follow."""
-    if min(told.left.get("replans", ROOM_FOR_A_CRITIC), told.left.get("subtasks", ROOM_FOR_A_CRITIC)) < ROOM_FOR_A_CRITIC:
-        return revision
+def _to_be_judged(revision: Revision, told: Briefing, mind: Mind) -> Revision:
+    """The answer as a step for the critic. Without room for it in the budget the answer is given as it is: better than none."""
+    poor = any(told.left.get(name, room) < room for name, room in ROOM_FOR_A_CRITIC.items())
+    if poor or not mind.affords(CRITIC_TOKENS + (len(told.goal or "") * 2 + _shown(revision, told)) // CHARS_A_TOKEN):
+        return replace(revision, text=f"{revision.text} (the budget has no room for the critic)")
     number = 1 + max([judgement_number(name) for name in told.plan.subtasks], default=0)
     answer: Any = {"$ref": revision.result} if revision.output is UNSET else msgspec.json.decode(revision.output)
     spec = SubtaskSpec(capability=JUDGE, input=Raw(encode({"goal": told.goal, "answer": answer})), on_failure="skip")
@@ -116,11 +122,19 @@ def _to_be_judged(revision: Revision, told: Briefing) -> Revision:
     return Revision(add={f"{JUDGED}-{number}": spec}, remove=stale, text=revision.text)
 
 
+def _shown(revision: Revision, told: Briefing) -> int:
+    """So many characters of the answer a critic would be shown."""
+    if isinstance(revision.output, Raw):
+        return len(revision.output)
+    result = told.plan.subtasks[revision.result or ""].result
+    return len(result) if isinstance(result, Raw) else LARGE_CHARS
+
+
 def _accepted(told: Briefing) -> Revision | None:
     """The answer, when the critic has just accepted it (or cannot be had) and nobody has said anything since."""
     last = max(told.plan.subtasks, key=judgement_number, default="")
     step = told.plan.subtasks.get(last)
-    if step is None or not judgement_number(last) or told.errors or any(why.trigger != "continue" for why in told.why):
+    if step is None or not judgement_number(last) or any(why.trigger != "continue" for why in told.why):
         return None
     newest = max(other.plan_version for other in told.plan.subtasks.values())
     if step.state not in ("completed", "skipped") or step.plan_version < newest:

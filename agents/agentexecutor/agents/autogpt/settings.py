@@ -10,11 +10,11 @@ from typing import Literal
 
 from agentexecutor.agents.errors import AgentError
 
-__all__ = ["CHAT", "JUDGE", "MODEL_PLANNER", "NOTE", "SEARCH", "ModelSettings", "PlannerSettings"]
+__all__ = ["ASK", "CHAT", "JUDGE", "MODEL_PLANNER", "NOTE", "SEARCH", "ModelSettings", "PlannerSettings"]
 
 MODEL_PLANNER = "plan.model"
 """What the planner that asks a model offers. Not ``plan``: the planner that needs no model is faster, and would win every award."""
-CHAT, JUDGE, NOTE, SEARCH = "llm.chat", "critic.judge", "memory.note", "memory.search"
+ASK, CHAT, JUDGE, NOTE, SEARCH = "llm.ask", "llm.chat", "critic.judge", "memory.note", "memory.search"
 """Capabilities by which the agents of this package know each other."""
 
 SchemaMode = Literal["json_schema", "json_object", "none"]

@@ -6,6 +6,7 @@ runs, so a number may hold an answer of the other kind: it is told by its shape 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ class Mind:
         self._settings = settings
         self._left = {name: number for name, number in left.items() if name in ("tokens", "money")}
         self._early: Said | None = None
+        self._price = 0.0
+        """Money for a token, by the last answer."""
 
     async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Said:
         """The model's answer. Raises Fail when it gives none."""
@@ -57,10 +60,15 @@ class Mind:
             if isinstance(got, dict) and "text" in got:
                 break  # else it is what an earlier run asked of the memory
         said = msgspec.convert(got, Said)
+        self._price = said.money / max(1, said.tokens_in + said.tokens_out)
         for name, used in (("tokens", said.tokens_in + said.tokens_out), ("money", said.money)):
             if name in self._left:
                 self._left[name] -= used
         return said
+
+    def affords(self, tokens: int) -> bool:
+        """Whether what is left pays for another call of so many tokens."""
+        return self._left.get("tokens", tokens) >= tokens and self._left.get("money", math.inf) >= tokens * self._price
 
     async def remember(self, query: str, limit: int = 5) -> list[str]:
         """What the memory finds; nothing when it does not answer."""
