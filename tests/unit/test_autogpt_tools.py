@@ -302,6 +302,22 @@ async def test_a_name_that_leads_to_a_private_address_is_refused_unless_it_is_li
         assert (await call(listed, "http.get", {"url": f"http://sly.example.org:{port}/"})).result["text"] == "inside"
 
 
+async def test_the_next_address_of_a_name_is_tried_and_all_are_checked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ["127.0.0.2", "127.0.0.1"]
+
+    async def resolve(_host: str, port: int, **_more: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    async with web(lambda _path: page("inside")) as host:
+        port = host.rpartition(":")[2]
+        monkeypatch.setattr("anyio.getaddrinfo", resolve)
+        got = await call(http.make([f"two.example.org:{port}"]), "http.get", {"url": f"http://two.example.org:{port}/"})
+        assert got.result["text"] == "inside"
+        found[0] = "93.184.215.14"
+        with pytest.raises(Fail, match="private address"):
+            await call(http.make([f"*.example.org:{port}"]), "http.get", {"url": f"http://two.example.org:{port}/"})
+
+
 @pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1", "224.0.0.1", "0.0.0.0"])  # noqa: S104
 async def test_special_addresses_are_private(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     async def resolve(_host: str, port: int, **_more: object) -> list[tuple[object, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -74,7 +75,7 @@ class Guarded(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Look the name up, check every address, connect to the first of them."""
+        """Look the name up, check every address, connect to the first that answers."""
         try:
             found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -84,7 +85,10 @@ class Guarded(httpcore2.AsyncNetworkBackend):
             for address in addresses:
                 if not _is_public(address):
                     raise NotAllowed(f"{host} is the private address {address}, which must be listed itself (AGENTEXECUTOR_HTTP_ALLOW).")
-        return await self._backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        for address in addresses[:-1]:
+            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+        return await self._backend.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
 
     async def connect_unix_socket(self, path: str, *_more: object, **_options: object) -> httpcore2.AsyncNetworkStream:
         """There are none."""
