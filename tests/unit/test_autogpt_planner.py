@@ -132,6 +132,7 @@ WRONG = {
     "unknown result": (thought(finish=True, result="ghost"), "'ghost' is no step"),
     "refusal": ({"text": "", "refusal": "I will not.", "finish": "stop"}, "You have refused: I will not."),
     "cut": ({"text": "{", "refusal": None, "finish": "length"}, "cut off"),
+    "filtered": ({"text": "", "refusal": None, "finish": "content_filter"}, "content filter"),
     "deep": ("[" * 100_000, "JSON Schema"),
 }
 
@@ -413,6 +414,18 @@ async def test_what_is_left_of_tokens_and_money_goes_with_each_call() -> None:
     child, asked = model("no", thought(add=[step()]))
     await plan(child, left={"tokens": 1000, "money": 0.5, "replans": 3})
     assert [input["left"] for input in asked] == [{"tokens": 1000, "money": 0.5}, {"tokens": 900, "money": 0.499}]
+
+
+async def test_whoever_gives_no_answers_in_the_models_place_is_found_out() -> None:
+    calls: list[str] = []
+
+    def strange(capability: str, _input: Any) -> Any:
+        calls.append(capability)
+        return {"choices": "none"}
+
+    with pytest.raises(Fail, match=r"Whoever does llm\.chat"):
+        await plan(strange)
+    assert calls == ["llm.chat"] * 3
 
 
 async def test_a_task_without_a_goal_is_not_for_it() -> None:

@@ -102,6 +102,8 @@ def thought_of(text: str, finish: str = "stop", refusal: str | None = None) -> T
         raise Unusable(
             f"You have refused: {refusal[:SHOWN]} Plan what you can do of the goal; or finish, and say in the answer why it cannot be done."
         )
+    if finish == "content_filter":
+        raise Unusable("The endpoint's content filter has stopped your answer. Say it in other words, or plan something else.")
     if finish == "length":
         raise Unusable("Your answer was cut off because it was too long. Answer again, and shorter.")
     try:

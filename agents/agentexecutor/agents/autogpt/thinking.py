@@ -19,6 +19,8 @@ from agentexecutor.agents.errors import ChildFailed, Fail
 
 __all__ = ["Mind", "Said"]
 
+STRANGE = 3
+"""So often a result that is no answer of a model is passed over."""
 MEMORY_S = 20.0
 """A memory that takes longer is done without."""
 
@@ -48,23 +50,25 @@ class Mind:
     async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Said:
         """The model's answer. Raises Fail when it gives none."""
         if self._early is not None:
-            said, self._early = self._early, None
-            return said
+            early, self._early = self._early, None
+            return early
         input = {"messages": list(messages), "schema": dict(schema), "max_tokens": self._settings.answer_tokens, "left": dict(self._left)}
-        while True:
+        for _number in range(STRANGE):
             child = await self._ctx.submit(CHAT, input, retries=self._settings.retries)
             try:
-                got: Any = await child.result()
+                said = _said(await child.result())
             except ChildFailed as failed:
                 raise Fail(f"The model gives no answer: {_reason(failed)}") from failed
-            if isinstance(got, dict) and "text" in got:
-                break  # else it is what an earlier run asked of the memory
-        said = msgspec.convert(got, Said)
+            if said is not None:  # else it is what an earlier run asked of the memory
+                self._spent(said)
+                return said
+        raise Fail(f"Whoever does {CHAT} gives what is no answer of a model.", hint="Which agents offer it? See `agentexecutor agents`.")
+
+    def _spent(self, said: Said) -> None:
         self._price = said.money / max(1, said.tokens_in + said.tokens_out)
         for name, used in (("tokens", said.tokens_in + said.tokens_out), ("money", said.money)):
             if name in self._left:
                 self._left[name] -= used
-        return said
 
     def affords(self, tokens: int) -> bool:
         """Whether what is left pays for another call of so many tokens."""
@@ -73,9 +77,7 @@ class Mind:
     async def remember(self, query: str, limit: int = 5) -> list[str]:
         """What the memory finds; nothing when it does not answer."""
         got = await self._from_memory(await self._ctx.submit(SEARCH, {"query": query, "limit": limit}, retries=1))
-        if isinstance(got, dict) and "text" in got:
-            self._early = msgspec.convert(got, Said)  # an earlier run had no memory, and asked the model with this number
-            return []
+        self._early = _said(got)  # an earlier run had no memory, and asked the model with this number
         notes = got.get("notes", []) if isinstance(got, dict) else []
         return [str(note["text"]) for note in notes if isinstance(note, dict) and "text" in note]
 
@@ -89,6 +91,14 @@ class Mind:
                 return await child.result()
             except ChildFailed as failed:
                 self._ctx.log.info("The memory gives no answer: %s", _reason(failed))
+        return None
+
+
+def _said(got: Any) -> Said | None:
+    """A result as an answer of the model; None: it is none."""
+    try:
+        return msgspec.convert(got, Said)
+    except msgspec.ValidationError:
         return None
 
 
