@@ -16,7 +16,7 @@ from examples.customer_service.files import VARIABLE, folder
 from examples.customer_service.roles import ROLES
 
 from agentexecutor.bus import Bus
-from agentexecutor.console.demo import lifeline
+from agentexecutor.console import lifeline
 from agentexecutor.console.demo.rollcall import calling
 from agentexecutor.console.exits import Exit
 from agentexecutor.schemas.errors import AgentExecutorError
@@ -25,7 +25,7 @@ __all__ = ["COORDINATORS", "Crew", "CrewFailed", "crew"]
 
 COORDINATORS = ("coordinator-1", "coordinator-2")
 ROOT = Path(__file__).parents[2]
-PROGRAM = "from agentexecutor.console.demo.lifeline import hold_on; hold_on(); from agentexecutor.console.main import main; main()"
+PROGRAM = "from agentexecutor.console.lifeline import hold_on; hold_on(); from agentexecutor.console.main import main; main()"
 """The command line; it ends when the process that started it is gone."""
 START_S = 180.0
 STOP_S = 5.0

@@ -17,7 +17,7 @@ from examples.customer_service.story import STORY, StoryError, play
 from examples.customer_service.talk import Conversation, Reply
 
 from agentexecutor.bus import Bus, connect, embedded_server
-from agentexecutor.console.demo import lifeline
+from agentexecutor.console import lifeline
 
 pytestmark = pytest.mark.anyio
 
