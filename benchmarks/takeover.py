@@ -5,6 +5,7 @@ Real processes with default settings; every death is kill -9. What is measured, 
     coordinator   the holder of a task's shard is killed. `claim`: from the kill to the end of a task whose agent finishes right then;
                   `submit`: from the kill to the first award of a task that is submitted to that shard right then
     agent         an agent is killed while it runs a subtask: from the kill to the subtask's next award, to another agent
+    sharer        the same with agents that take their share of coordinating, as they do unless told otherwise: their shards are taken over too
     server        a single server is killed and started again (file storage), 20 subtasks run: awards to others although their agent was alive
     leader        the same with three servers and replicas 3; killed are, in turn, the leader of the offers, of the log, of the leases, and of the cluster
 
