@@ -23,7 +23,17 @@ from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.acks import Acks, Answer
 from agentexecutor.bus.complaints import Seldom
-from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, BusError, NoBus, ReplicasRefused, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.errors import (
+    ApiError,
+    BusAway,
+    BusClosed,
+    BusError,
+    NoBus,
+    ReplicasRefused,
+    ServerTooOld,
+    StoreRefused,
+    StoreTimeout,
+)
 from agentexecutor.bus.robust import RobustClient
 from agentexecutor.bus.streams import LEASE, NOT_FOUND, OFFERS, ensure_streams, stream_name
 from agentexecutor.schemas.errors import TooLarge

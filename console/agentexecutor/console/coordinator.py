@@ -33,7 +33,9 @@ __all__ = ["coordinate_until_stopped", "coordinator"]
 @click.option("--replicas", type=click.IntRange(1, MOST_REPLICAS), metavar="N",
               help="How many servers keep a copy of each stream, if the streams are not there yet. Else AGENTEXECUTOR_REPLICAS says, else 1.")  # fmt: skip
 @click.option("--settings", "show", is_flag=True, help="Print the settings as they would be, and end.")
-def coordinator(pairs: tuple[str, ...], replicas: int | None, show: bool, nats: str | None, *, as_json: bool) -> None:  # click gives it by name
+def coordinator(
+    pairs: tuple[str, ...], replicas: int | None, show: bool, nats: str | None, *, as_json: bool
+) -> None:  # click gives it by name
     """Coordinate until stopped, without being an agent.
 
     Every Python agent takes a share of coordinating by default; this is for a bus whose agents do not. Several may run: they share the
