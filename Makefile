@@ -5,27 +5,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
-EXTRAS := demo,otlp,fast
+EXTRAS := demo,customer-service,llm,otlp,fast
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 200
+WORKERS ?= 3
 KILLS ?= 100
 COUNT ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load bench-takeover bench-replan simulate chaos fuzz wheel constraints clean
+.PHONY: help install demo customer-service test lint format bench bench-load bench-takeover bench-replan simulate chaos fuzz wheel constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the project with everything for developing it
 
 demo: $(INSTALLED) ## run the demo: a NATS server, agents, coordinators, one real task
 	$(BIN)/agentexecutor demo $(ARGS)
 
-test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+customer-service: $(INSTALLED) ## customers, 16 agents, a conversation (ARGS=chat to talk yourself, ARGS=report for how good it is)
+	$(BIN)/python -m examples.customer_service $(or $(ARGS),story)
+
+# Whole files go to one worker each, in the order of tests/conftest.py: much of the time goes by in waiting for real processes.
+test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them, in one process)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder)
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -8,12 +8,39 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncIterator, Callable, Generator
 
     from agentexecutor.bus.server import EmbeddedServer
 
 NOTHING_IS_SKIPPED = os.environ.get("AE_CI") == "1"
 """A skipped test proves nothing: with AE_CI=1 it fails."""
+MEASURED = "measured"
+
+
+FIRST = ("simulation", "chaos", "test_conformance", "examples", "fuzz", "integration")
+"""What takes long begins first, so that the workers of `make test` end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of `FIRST`; within a file as they stand there."""
+    places = {item: min((at for at, name in enumerate(FIRST) if name in item.nodeid), default=len(FIRST)) for item in items}
+    items.sort(key=places.__getitem__)
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tells people at the end of the run what a test has counted or measured, also when another process ran it."""
+    return lambda text: record_property(MEASURED, text)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What `measured` was told."""
+    reports = [report for status in ("passed", "failed") for report in terminalreporter.stats.get(status, [])]
+    lines = [str(text) for report in reports for name, text in getattr(report, "user_properties", []) if name == MEASURED]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
-"""A small checker for the part of JSON Schema (draft 2020-12) that our own schemas use. A keyword that it does not know is an error."""
+"""A small checker for the part of JSON Schema that our own schemas use (draft 2020-12, and draft 07 in the AsyncAPI document).
+
+A keyword that it does not know is an error.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +27,10 @@ _TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "exclusiveMaximum": lambda value, limit: bool(value < limit),
     "minItems": lambda value, limit: len(value) >= limit,
     "maxItems": lambda value, limit: len(value) <= limit,
+    "pattern": lambda value, limit: re.search(limit, value, re.ASCII) is not None,
 }
 _WORDS = {"$schema", "$id", "$defs", "title", "description", "default"}
-_WALKED = {"$ref", "type", "properties", "required", "additionalProperties", "items", "prefixItems", "anyOf", "not"}
+_WALKED = {"$ref", "type", "properties", "required", "additionalProperties", "items", "prefixItems", "additionalItems", "anyOf", "not"}
 
 
 def problems(schema: dict[str, Any], value: Any, root: dict[str, Any] | None = None, at: str = "$") -> list[str]:
@@ -63,9 +68,10 @@ def _in_object(schema: dict[str, Any], value: dict[str, Any], root: dict[str, An
 
 
 def _in_array(schema: dict[str, Any], value: list[Any], root: dict[str, Any], at: str) -> list[str]:
-    first = schema.get("prefixItems", [])
+    first, rest = schema.get("prefixItems", []), schema.get("items", {})
+    if isinstance(rest, list):  # draft 07's words
+        first, rest = rest, schema.get("additionalItems", {})
     found = [line for n, (part, item) in enumerate(zip(first, value, strict=False)) for line in problems(part, item, root, f"{at}[{n}]")]
-    rest = schema.get("items", {})
     for n, item in enumerate(value[len(first) :], len(first)):
         found += [f"{at}[{n}]: one too many"] if rest is False else problems(rest, item, root, f"{at}[{n}]")
     return found

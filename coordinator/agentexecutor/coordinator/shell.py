@@ -903,7 +903,6 @@ class Coordinator:
                 async with consumers.running(), subscribed(self._connection, self._subjects.all_bids(shard.number), self._bid_came):
                     await self._insist(partial(consumers.open, shard.number))  # (10)
                     shard.consumers = consumers
-                    self._market.listen_again(time.monotonic())
                     await self._admit(time.monotonic())
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._take_over, shard.number)

@@ -1,5 +1,6 @@
 """JSON Schema (draft 2020-12) of every message, made from the structs, so that the two cannot differ. Pure: structs in, dicts out.
 
+For documents that hold all schemas in one place and know draft 07 only (AsyncAPI), `shared_schemas` writes the same in its words.
 msgspec's own `schema` gives up on `Raw` defaults and knows no `$id`, hence the walk over `msgspec.inspect` here. Fields that a schema does
 not name are allowed, and so are changes of an unknown kind: readers ignore what they do not know.
 """
@@ -7,7 +8,7 @@ not name are allowed, and so are changes of an unknown kind: readers ignore what
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import TYPES, encode
 
-__all__ = ["DIALECT", "VIEWS", "Schema", "export_schemas", "schema_of"]
+__all__ = ["DIALECT", "VIEWS", "Schema", "export_schemas", "schema_of", "shared_schemas"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -55,6 +56,14 @@ def schema_of(name: str, cls: type[m.Message]) -> Schema:
     return made
 
 
+def shared_schemas(classes: Iterable[type[m.Message]], at: str) -> dict[str, Schema]:
+    """Class name → schema, in draft 07, of these structs and all that they hold; they refer to each other under `at`."""
+    walk = _Walk(at=at, draft07=True)
+    for cls in classes:
+        walk.reference(_inspected(cls))
+    return dict(sorted(walk.definitions.items()))
+
+
 def _inspected(cls: type[m.Message]) -> mi.StructType:
     found = mi.type_info(cls)
     if not isinstance(found, mi.StructType):
@@ -65,8 +74,10 @@ def _inspected(cls: type[m.Message]) -> mi.StructType:
 class _Walk:
     """From inspected types to schemas; collects the structs on its way."""
 
-    def __init__(self, root: type[m.Message]) -> None:
+    def __init__(self, root: type[m.Message] | None = None, *, at: str = "#/$defs/", draft07: bool = False) -> None:
         self.root = root
+        self.at = at
+        self.draft07 = draft07
         self.definitions: dict[str, Schema] = {}
 
     def struct(self, found: mi.StructType) -> Schema:
@@ -102,7 +113,7 @@ class _Walk:
         if name not in self.definitions:
             self.definitions[name] = {}  # before its fields are walked: structs may hold themselves
             self.definitions[name] = self.struct(found)
-        return {"$ref": f"#/$defs/{name}"}
+        return {"$ref": f"{self.at}{name}"}
 
     def union(self, found: mi.UnionType) -> Schema:
         branches = [self.type(item) for item in found.types]
@@ -142,14 +153,9 @@ _items = _limits({"min_length": "minItems", "max_length": "maxItems"})
 
 
 def _tuple(walk: _Walk, found: mi.TupleType) -> Schema:
+    first, rest = ("items", "additionalItems") if walk.draft07 else ("prefixItems", "items")
     count = len(found.item_types)
-    return {
-        "type": "array",
-        "prefixItems": [walk.type(item) for item in found.item_types],
-        "items": False,
-        "minItems": count,
-        "maxItems": count,
-    }
+    return {"type": "array", first: [walk.type(item) for item in found.item_types], rest: False, "minItems": count, "maxItems": count}
 
 
 _MAKERS: dict[type[mi.Type], Callable[[_Walk, Any], Schema]] = {

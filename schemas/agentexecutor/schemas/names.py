@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 from agentexecutor.schemas.errors import NameRefused
 
-__all__ = ["TaskName", "check_capability", "check_name", "clean_name", "new_boot", "new_id"]
+__all__ = ["CAPABILITY_PATTERN", "NAME_PATTERN", "TaskName", "check_capability", "check_name", "clean_name", "new_boot", "new_id"]
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*", re.ASCII)
+NAME_PATTERN = r"[A-Za-z0-9_-]{1,64}"
+CAPABILITY_PATTERN = rf"{NAME_PATTERN}(\.{NAME_PATTERN})*"
+
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+_CAPABILITY = re.compile(CAPABILITY_PATTERN, re.ASCII)
 _CAPABILITY_LENGTH = 128
 _random = Random()  # noqa: S311  # names must be unique, not secret; not the module's own, which programs seed
 os.register_at_fork(after_in_child=_random.seed)

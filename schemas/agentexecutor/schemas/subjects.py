@@ -100,6 +100,9 @@ class Subjects:
     def inbox(self, shard: int, kind: str, task: TaskName, peer: str) -> str:
         return f"{self.prefix}.in.{shard}.{kind}.{task.owner}.{task.id}.{peer}"
 
+    def new(self, shard: int, klass: str, task: TaskName) -> str:
+        return f"{self.prefix}.new.{shard}.{klass}.{task.owner}.{task.id}"
+
     # what to subscribe to, and what streams hold
 
     def all_submits(self, klass: str = "*") -> str:
@@ -134,6 +137,10 @@ class Subjects:
 
     def all_to(self, peer: str) -> str:
         return f"{self.prefix}.to.{peer}.*.*.*"
+
+    def all_by(self, peer: str) -> tuple[str, str, str]:
+        """All that a peer sends about tasks: claims, bids, progress; also on subjects of a wrong shape."""
+        return f"{self.prefix}.from.{peer}.>", f"{self.prefix}.bid.{peer}.>", f"{self.prefix}.progress.{peer}.>"
 
     def all_asks(self, kind: str) -> str:
         return f"{self.prefix}.ask.*.{kind}.*.*"

@@ -311,12 +311,8 @@ async def on_stage(
     async def asked(question: Asked) -> None:
         await answering.answer_chunk(question, of=1)
 
-    listening = {
-        subjects.offer(stage.name): OFFERS,
-        f"{subjects.prefix}.from.{stage.name}.>": "claim",
-        f"{subjects.prefix}.bid.{stage.name}.>": "bid",
-        f"{subjects.prefix}.progress.{stage.name}.>": "progress",
-    }
+    claims, bids, progress = subjects.all_by(stage.name)
+    listening = {subjects.offer(stage.name): OFFERS, claims: "claim", bids: "bid", progress: "progress"}
     async with answering.hearing(asked, "blob"), anyio.create_task_group() as group:
         stage._group = group  # noqa: SLF001  # its own
         subscriptions = [await connection.subscribe(subject, partial(stage.hear, kind)) for subject, kind in listening.items()]

@@ -23,7 +23,7 @@ from agentexecutor.schemas.names import new_id
 
 __all__ = ["IMAGE", "NODES", "Compose", "Nats"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IMAGE = "nats:2"
 NODES = ("nats-1", "nats-2", "nats-3")
 """The services of the profile `cluster`, which call themselves so."""
