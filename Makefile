@@ -29,8 +29,12 @@ customer-service: $(INSTALLED) ## customers, 16 agents, a conversation (ARGS=cha
 	$(BIN)/python -m examples.customer_service $(or $(ARGS),story)
 
 # Whole files go to one worker each, in the order of tests/conftest.py: much of the time goes by in waiting for real processes.
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them, in one process)
-	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder)
+	$(BIN)/python -m pytest $(or $(ARGS),$(PARALLEL))
+
+print-parallel:
+	@echo "$(PARALLEL)"
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

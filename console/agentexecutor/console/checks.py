@@ -112,18 +112,21 @@ async def _jetstream(connection: Connection) -> Check:
 async def _streams(connection: Connection) -> Check:
     """Whether all are there; their settings were compared when the connection was opened."""
     missing, messages, size = [], 0, 0
+    replicas = set[int]()
     for wanted in stream_settings(connection.prefix, connection.shards, 1):
         try:
-            state = (await connection.api(f"STREAM.INFO.{wanted['name']}", {}))["state"]
+            info = await connection.api(f"STREAM.INFO.{wanted['name']}", {})
         except ApiError:
             missing.append(wanted["name"])
             continue
-        messages += state["messages"]
-        size += state["bytes"]
+        messages += info["state"]["messages"]
+        size += info["state"]["bytes"]
+        replicas.add(info["config"]["num_replicas"])
     if missing:
         todo = "The first program that connects makes them: start `agentexecutor up`, an agent or a coordinator."
         return Check(check="streams", ok=False, found=f"missing: {', '.join(missing)}", todo=todo)
-    return Check(check="streams", ok=True, found=f"all seven, {connection.shards} shards, {messages} messages, {amount(size)}")
+    copies = f"{min(replicas)} replica{'s' * (min(replicas) > 1)}"  # the stream with the fewest says what a lost server costs
+    return Check(check="streams", ok=True, found=f"all seven, {connection.shards} shards, {copies}, {messages} messages, {amount(size)}")
 
 
 async def _life(bus: Bus) -> AsyncIterator[Check]:
