@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
-EXTRAS := demo,otlp,fast
+EXTRAS := demo,customer-service,llm,otlp,otlp-grpc,fast
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 SEEDS ?= 200
@@ -15,19 +15,26 @@ COUNT ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-load bench-takeover bench-replan simulate chaos fuzz wheel constraints clean
+.PHONY: help install demo customer-service test lint format bench bench-load bench-takeover bench-replan bench-tracing simulate chaos fuzz wheel constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the project with everything for developing it
 
 demo: $(INSTALLED) ## run the demo: a NATS server, agents, coordinators, one real task
 	$(BIN)/agentexecutor demo $(ARGS)
 
+customer-service: $(INSTALLED) ## customers, 16 agents, a conversation (ARGS=chat to talk yourself, ARGS=report for how good it is)
+	$(BIN)/python -m examples.customer_service $(or $(ARGS),story)
+
 # Whole files go to one worker each, in the order of tests/conftest.py: much of the time goes by in waiting for real processes.
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## run all tests (ARGS="tests/unit -k name" for some of them, in one process)
-	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder)
+	$(BIN)/python -m pytest $(or $(ARGS),$(PARALLEL))
+
+print-parallel:
+	@echo "$(PARALLEL)"
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -50,6 +57,9 @@ bench-takeover: $(INSTALLED) ## processes and servers are killed: how long work 
 
 bench-replan: $(INSTALLED) ## from feedback to the new version of the plan
 	$(BIN)/python benchmarks/replan.py $(ARGS)
+
+bench-tracing: $(INSTALLED) ## what spans and metrics cost, with a collector and with none there
+	$(BIN)/python benchmarks/tracing.py $(ARGS)
 
 simulate: $(INSTALLED) ## coordinators, agents and clients in virtual time under faults (SEEDS=2000)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS)

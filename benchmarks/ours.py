@@ -15,7 +15,7 @@ from pathlib import Path
 from measure import Load, child, fresh_server, measure, options, quit_on_sigterm, report
 
 from agentexecutor.agents import Agent
-from agentexecutor.bus import Bus, connect
+from agentexecutor.bus import Bus, connect, exporting
 from agentexecutor.bus.loop import run_program
 
 CAPACITY = 512
@@ -67,6 +67,7 @@ async def bench(seconds: float, in_flight: list[int], sync: str | None) -> None:
 
 def main() -> None:
     asked = options(__doc__ or "").parse_args()
+    exporting.setup(f"bench-{asked.role or 'client'}")  # nothing, unless OTEL_* variables ask for it (tracing.py)
     if asked.role == "agent":
         run_program(work, asked.nats)
     else:

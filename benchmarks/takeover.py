@@ -5,6 +5,7 @@ Real processes with default settings; every death is kill -9. What is measured, 
     coordinator   the holder of a task's shard is killed. `claim`: from the kill to the end of a task whose agent finishes right then;
                   `submit`: from the kill to the first award of a task that is submitted to that shard right then
     agent         an agent is killed while it runs a subtask: from the kill to the subtask's next award, to another agent
+    sharer        the same with agents that take their share of coordinating, as they do unless told otherwise: their shards are taken over too
     server        a single server is killed and started again (file storage), 20 subtasks run: awards to others although their agent was alive
     leader        the same with three servers and replicas 3; killed are, in turn, the leader of the offers, of the log, of the leases, and of the cluster
 
@@ -67,7 +68,7 @@ PROGRAM = str(Path(sys.executable).with_name("agentexecutor"))
 ENOUGH_S = 120.0
 CAPACITY = 100
 RUNNING = 20
-WHAT = ("coordinator", "agent", "server", "leader")
+WHAT = ("coordinator", "agent", "sharer", "server", "leader")
 TRAFFIC_S = 0.25
 SETTLE_S = 6.0
 """After a server is back: longer than an agent may be silent."""
@@ -76,8 +77,8 @@ SETTLE_S = 6.0
 # the agent's process
 
 
-async def work(url: str, name: str) -> None:
-    """An agent that runs a subtask until it is told, on `bench.finish`, to end it."""
+async def work(url: str, name: str, sharing: bool) -> None:
+    """An agent that runs a subtask until it is told, on `bench.finish`, to end it; `sharing`: it takes its share of coordinating, as agents do."""
     agent = Agent(name, capacity=CAPACITY)
     told: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -92,7 +93,7 @@ async def work(url: str, name: str) -> None:
 
     async with connect(url, name=name) as bus:
         await bus.connection.subscribe("bench.finish", finish)
-        async with agent.serve(bus, coordinate=False):
+        async with agent.serve(bus, coordinate=sharing):
             await quit_on_sigterm()
 
 
@@ -114,8 +115,9 @@ async def until(fits: Callable[[], Awaitable[bool]]) -> None:
 class Fleet:
     """Processes by name: started, killed, all killed in the end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sharing: bool) -> None:
         self._url = url
+        self.sharing = sharing
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def kill_all(self) -> None:
@@ -126,7 +128,7 @@ class Fleet:
         await self._start(name, PROGRAM, "coordinator", "--nats", self._url)
 
     async def agent(self, name: str) -> None:
-        await self._start(name, sys.executable, __file__, "--role", name, "--nats", self._url)
+        await self._start(name, sys.executable, __file__, "--role", name, "--nats", self._url, *(["--sharing"] if self.sharing else []))
 
     async def _start(self, name: str, *command: str) -> None:
         null = asyncio.subprocess.DEVNULL
@@ -242,10 +244,12 @@ class Bench:
 
 
 @asynccontextmanager
-async def fleet_on(url: str, coordinators: int, agents: int, ended: int, replicas: int = 1) -> AsyncIterator[Bench]:
+async def fleet_on(
+    url: str, coordinators: int, agents: int, ended: int, replicas: int = 1, *, sharing: bool = False
+) -> AsyncIterator[Bench]:
     """Coordinators that share the shards, agents that are heard, and a log that is not empty."""
     async with connect(url, name="bench", replicas=replicas) as bus, AsyncExitStack() as stack:
-        fleet = Fleet(url)
+        fleet = Fleet(url, sharing)
         stack.push_async_callback(fleet.kill_all)
         bench = Bench(bus, fleet)
         await bench.watch()
@@ -257,7 +261,7 @@ async def fleet_on(url: str, coordinators: int, agents: int, ended: int, replica
         await fleet.kill("first")
         for number in range(coordinators):
             await fleet.coordinator(f"c{number}")
-        await bench.until_shared(coordinators)
+        await bench.until_shared(coordinators + agents * sharing)
         await bench.until_agents(agents)
         yield bench
 
@@ -307,19 +311,20 @@ async def kill_coordinators(bench: Bench, kills: int, coordinators: int) -> dict
     return found
 
 
-async def kill_agents(bench: Bench, kills: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"agent": []}
+async def kill_agents(bench: Bench, what: str, kills: int, coordinators: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {what: []}
     for number in range(kills):
         task, agent = await bench.running()
         killed = await bench.fleet.kill(agent)
         awarded, award = await bench.until(task, lambda change: isinstance(change, r.Awarded), after=killed)
         if award.agent == agent:
             raise RuntimeError("the dead agent was awarded again")
-        found["agent"].append(awarded - killed)
-        tell(f"agent {number + 1}/{kills}: {awarded - killed:.2f} s")
+        found[what].append(awarded - killed)
+        tell(f"{what} {number + 1}/{kills}: {awarded - killed:.2f} s")
         await bench.finish(task)
         await bench.fleet.agent(f"w{number}")
         await bench.until_agents(2)
+        await bench.until_shared(coordinators)
     return found
 
 
@@ -489,8 +494,12 @@ def line(what: str, seconds: list[float]) -> Line:
 
 
 async def timed(what: str, kills: int, coordinators: int, ended: int) -> list[dict[str, Any]]:
-    async with embedded_server() as server, fleet_on(server.url, coordinators, 2, ended) as bench:
-        made = await (kill_coordinators(bench, kills, coordinators) if what == "coordinator" else kill_agents(bench, kills))
+    sharing = what == "sharer"
+    async with embedded_server() as server, fleet_on(server.url, coordinators, 2, ended, sharing=sharing) as bench:
+        if what == "coordinator":
+            made = await kill_coordinators(bench, kills, coordinators)
+        else:
+            made = await kill_agents(bench, what, kills, coordinators + 2 * sharing)
     lines = [line(name, seconds) for name, seconds in made.items()]
     return [{**asdict(one), "coordinators": coordinators, "ended_tasks_in_log": ended} for one in lines]
 
@@ -526,11 +535,12 @@ def main() -> None:
     parser.add_argument("--ended", type=int, default=0, help="ended tasks in the log (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
     parser.add_argument("--role", help=argparse.SUPPRESS)
+    parser.add_argument("--sharing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--nats", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     asked.what = asked.what or list(WHAT)
     if asked.role:
-        run_program(work, asked.nats, asked.role)
+        run_program(work, asked.nats, asked.role, asked.sharing)
         return
     if not set(asked.what) <= set(WHAT):
         parser.error(f"{' '.join(asked.what)}: only {' '.join(WHAT)} can be measured")

@@ -69,6 +69,8 @@ def refuse_skip(report: Any) -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     refuse_skip(report)
+    # What a test logged may hold half a character, and a worker of pytest-xdist cannot send that.
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
 
 

@@ -125,7 +125,7 @@ class Client:
     async def flow(self) -> None:
         """One task after another, until it is enough."""
         while not self.enough:
-            await self._one(draw_wish(self._drawn))
+            await self.see_through(draw_wish(self._drawn))
             self.ended += 1
             self._more.set()
             self._more = asyncio.Event()
@@ -135,7 +135,8 @@ class Client:
         while self.ended < count:
             await self._more.wait()
 
-    async def _one(self, wish: Wish) -> None:
+    async def see_through(self, wish: Wish) -> None:
+        """Submit it, wait for its end, and tell the checker."""
         task = self.bus.task(f"{CLIENT}.{len(self.verdict.wishes):06d}")
         self.verdict.submitted(task.name, wish)
         async with anyio.create_task_group() as group:

@@ -24,7 +24,7 @@ from verdict import Fault
 from agentexecutor.bus.server import find_server
 from agentexecutor.schemas.codec import to_rfc3339
 
-__all__ = ["Place", "Planned", "a_place", "schedule"]
+__all__ = ["Crew", "Place", "Planned", "a_place", "free_ports", "schedule", "until"]
 
 PROGRAM = (sys.executable, "-c", "from agentexecutor.console.main import main; main()")
 WORKER = Path(__file__).with_name("worker.py")
@@ -45,6 +45,16 @@ SERVES = "Stop with Ctrl-C"
 LAST_LINES = 15
 GUARD = "import os, signal; os.read(0, 1); os.killpg(0, signal.SIGKILL)"
 """Ends its whole process group when stdin closes, which the kernel does when the owner dies, however it dies."""
+
+
+class Crew(NamedTuple):
+    """How many processes there are of each."""
+
+    coordinators: int
+    agents: int
+
+
+ALL = Crew(COORDINATORS, AGENTS)
 
 
 class Planned(NamedTuple):
@@ -150,18 +160,21 @@ class Server(Process):
 
 
 class Place:
-    """All processes. `unexpected`: who ended by itself, with its last lines; `no_bus`: starts that found no server, by name."""
+    """All processes. `unexpected`: who ended by itself, with its last lines; `no_bus`: starts that found no server, by name.
 
-    def __init__(self, folder: Path, group: int, nodes: int, *, sync_always: bool) -> None:
+    With a `url` the servers are somebody else's: `nodes` is 0 then.
+    """
+
+    def __init__(self, folder: Path, group: int, nodes: int, *, sync_always: bool, url: str | None, crew: Crew) -> None:
         self.folder = folder
         self.effects = folder / "effects.jsonl"
         self.unexpected: list[str] = []
         self.no_bus: Counter[str] = Counter()
         self._group = group
         self.servers = self._make_servers(nodes, "always" if sync_always else "2m")
-        self.url = ",".join(f"nats://127.0.0.1:{server.port}" for server in self.servers)
-        self.coordinators = [self._program(f"c{number}", "coordinator") for number in range(COORDINATORS)]
-        self.agents = [self._agent(number) for number in range(AGENTS)]
+        self.url = url or ",".join(f"nats://127.0.0.1:{server.port}" for server in self.servers)
+        self.coordinators = [self._program(f"c{number}", "coordinator") for number in range(crew.coordinators)]
+        self.agents = [self._agent(number) for number in range(crew.agents)]
         self.victims: dict[str, Sequence[Process]] = {"agent": self.agents, "coordinator": self.coordinators, "server": self.servers}
 
     def _agent(self, number: int) -> Process:
@@ -247,11 +260,11 @@ class Place:
 
 
 @asynccontextmanager
-async def a_place(folder: Path, nodes: int, *, sync_always: bool) -> AsyncIterator[Place]:
+async def a_place(folder: Path, nodes: int, *, sync_always: bool, url: str | None = None, crew: Crew = ALL) -> AsyncIterator[Place]:
     """Servers that serve; nothing of it is left at the end, however this process ends."""
     with subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, process_group=0) as guard, ExitStack() as stack:
         stack.callback(os.killpg, guard.pid, signal.SIGKILL)
-        place = Place(folder, guard.pid, nodes, sync_always=sync_always)
+        place = Place(folder, guard.pid, nodes, sync_always=sync_always, url=url, crew=crew)
         for processes in place.victims.values():
             for process in processes:
                 stack.callback(process.kill)

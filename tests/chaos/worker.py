@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import anyio
 
@@ -30,6 +31,16 @@ async def add(ctx: Context, x: int, y: int, seconds: float = 0.0) -> int:
     leave_trace(ctx)
     await anyio.sleep(seconds)
     return x + y
+
+
+@agent.capability("chaos.held", estimate_s=10.0)
+async def held(ctx: Context, gate: str) -> str:
+    """Runs until there is a file `gate`; then makes `gate`.over."""
+    leave_trace(ctx)
+    while not Path(gate).exists():
+        await anyio.sleep(0.05)
+    Path(f"{gate}.over").touch()
+    return "let go"
 
 
 @agent.capability("chaos.sum", estimate_s=0.05)

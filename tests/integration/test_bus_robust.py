@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -36,3 +36,37 @@ async def test_headers_that_look_like_the_end_of_their_line(server: EmbeddedServ
             with anyio.fail_after(10):
                 await done.wait()
     assert heard == [b"123456789012", b"after"]
+
+
+class Spy:
+    """A transport that remembers what was written."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.written = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+        self._transport.write(data)
+
+    def writelines(self, lines: list[bytes]) -> None:
+        self.written += b"".join(lines)
+        self._transport.writelines(lines)
+
+
+async def test_a_flush_says_that_the_server_has_what_was_sent_before(server: EmbeddedServer) -> None:
+    """The client's own PING overtakes what waits to be sent: the PONG would say nothing about a subscription."""
+
+    async def hear(_message: Msg) -> None: ...
+
+    async with open_connection(server.url, name="me") as connection:
+        spy: Any = Spy(connection.nats._transport)
+        connection.nats._transport = spy
+        await connection.subscribe("strange", hear)
+        await connection.publish("anything", b"x", {})
+        await connection.nats.flush()
+        order = [spy.written.index(word) for word in (b"SUB strange", b"PUB anything", b"PING\r\n")]
+        assert order == sorted(order)

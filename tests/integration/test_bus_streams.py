@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from agentexecutor.bus import StoreTimeout, StreamMismatch, embedded_server
+from agentexecutor.bus import ReplicasRefused, StoreTimeout, StreamMismatch, embedded_server
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
 from agentexecutor.bus.server import find_server
@@ -84,6 +84,26 @@ async def test_replicas_that_an_operator_sets_are_kept(server: EmbeddedServer, m
     monkeypatch.setattr(Connection, "api", three_of_the_log)
     async with open_connection(server.url, name="me") as connection:
         assert (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]["num_replicas"] == 3
+
+
+async def test_replicas_are_read_from_the_environment(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server keeps no more than one: it refuses, so it was asked. tests/containers has three."""
+    monkeypatch.setenv("AGENTEXECUTOR_REPLICAS", "3")
+    with pytest.raises(ApiError, match="replicas > 1 not supported"):
+        async with open_connection(server.url, name="me"):
+            pass
+    async with open_connection(server.url, name="me", replicas=1) as connection:
+        assert (await connection.api("STREAM.INFO.AE_LOG", {}))["config"]["num_replicas"] == 1
+    async with open_connection(server.url, name="me") as connection:
+        assert connection.shards == 16, "streams that are there are taken as they are"
+
+
+@pytest.mark.parametrize("said", ["0", "6", "three", "1.5", "³"])
+async def test_a_number_of_replicas_that_cannot_be(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("AGENTEXECUTOR_REPLICAS", said)
+    with pytest.raises(ReplicasRefused, match="1 to 5"):
+        async with open_connection(server.url, name="me"):
+            pass
 
 
 async def test_two_prefixes_are_two_tenants(server: EmbeddedServer) -> None:

@@ -19,6 +19,7 @@ from agentexecutor.bus.errors import ApiError, AppendUnknown
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.coordinator.entry import Entry
+from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import encode, headers
@@ -87,6 +88,19 @@ async def test_a_killed_coordinator_is_replaced(place: Place) -> None:
         for task in tasks:
             kinds = [kind for _, kind in await me.story(task)]
             assert kinds.count("awarded") == 3, "nothing runs twice"
+
+
+async def test_who_takes_more_shards_has_listened_all_the_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The silence of an agent whose process coordinated too counts from its death on, not from when its shards are taken."""
+    listened: list[float] = []
+    monkeypatch.setattr(Market, "listen_again", lambda _market, now: listened.append(now))
+    async with client(place) as me, coordinating(place, "survivor"):
+        await me.until_held({"survivor": 16})
+        async with coordinating(place, "other"):
+            await me.until_held({"survivor": 8, "other": 8})
+        before = len(listened)
+        await me.until_held({"survivor": 16})
+        assert len(listened) == before > 0
 
 
 async def test_all_stopped_in_the_middle_of_a_plan(place: Place) -> None:

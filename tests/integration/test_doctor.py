@@ -43,7 +43,7 @@ async def test_a_bus_without_coordinators(server: EmbeddedServer) -> None:
         pass
     found = await checked(server.url)
     assert found["streams"].ok
-    assert "16 shards" in found["streams"].found
+    assert "16 shards, 1 replica," in found["streams"].found
     assert found["clock"].ok
     assert not found["coordinators"].ok
     assert "agentexecutor coordinator" in found["coordinators"].todo

@@ -94,7 +94,38 @@ async def test_a_plans_tree_is_rebuilt_from_its_spans(server: EmbeddedServer) ->
     bids = [[(event.attributes[t.ATTR_BID_AGENT], event.attributes[t.ATTR_BID_WON]) for event in auction.events] for auction in auctions]  # type: ignore[index]
     assert bids == [[("first", True), ("second", False)], [("second", True), ("first", False)]], "every bid is an event, the winner marked"
     assert [link.context.span_id for link in auctions[1].links] == [auctions[0].context.span_id], "epochs are linked"
-    assert Counter(span.status.status_code.name for span in ours if span.name == "execute sum") == {"ERROR": 1, "UNSET": 1}
+    executed = sorted((span for span in ours if span.name == "execute sum"), key=lambda span: span.start_time or 0)
+    assert [span.status.status_code.name for span in executed] == ["ERROR", "UNSET"]
+    assert [(span.attributes or {}).get(t.ATTR_ERROR) for span in executed] == ["RuntimeError", None]
+
+
+async def test_what_is_said_while_it_runs_is_in_its_span(server: EmbeddedServer) -> None:
+    agent = Agent("agent")
+
+    @agent.capability("listen")
+    async def listen(ctx: Context) -> str:
+        async with ctx.step("wait"):
+            ctx.progress(0.5, "half of it")
+            async for said in ctx.feedback():
+                return said.text
+        return ""
+
+    with recorded() as spans:
+        async with connect(server.url, name="me") as bus, agent.serve(bus):
+            task = await bus.submit("listen", {}, priority=3)
+            async for event in task.events():
+                if event.kind == "progress" and event.data.get("fraction"):
+                    break
+            await task.feedback(Feedback("accept", "go on"))
+            assert await task.result(str, timeout_s=60) == "go on"
+    found = {span.name: span for span in spans.get_finished_spans()}
+    events = [
+        (name, event.name, dict(event.attributes or {})) for name, span in found.items() for event in span.events if span.name[0] in "es"
+    ]
+    assert ("step wait", t.EVENT_PROGRESS, {t.ATTR_FRACTION: 0.5, t.ATTR_TEXT: "half of it"}) in events
+    assert ("execute listen", t.EVENT_FEEDBACK, {t.ATTR_PEER: "me", t.ATTR_REASON: "accept", t.ATTR_TEXT: "go on"}) in events
+    assert dict(found["execute listen"].attributes or {})[t.ATTR_OUTCOME] == "done"
+    assert dict(found["submit listen"].attributes or {})[t.ATTR_PRIORITY] == 3
 
 
 def path(span: ReadableSpan, by_id: dict[int, ReadableSpan]) -> str:

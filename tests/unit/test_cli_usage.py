@@ -33,8 +33,10 @@ NAMES = [
     "unserved",
     "doctor",
     "conformance",
+    "bench",
     "schema",
 ]
+WITHOUT_BUS = ("demo", "conformance", "schema")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def test_all_commands_are_there_in_the_order_of_their_use(capsys: pytest.Capture
     assert listed == NAMES
 
 
-@pytest.mark.parametrize("name", ["replay", "bench", "auth", "nonsense"])
+@pytest.mark.parametrize("name", ["replay", "auth", "nonsense"])
 def test_what_is_not_built_does_not_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name) == 2
     assert f"No such command '{name}'" in capsys.readouterr().err
@@ -79,7 +81,7 @@ def test_every_command_explains_itself_with_examples_and_takes_nats_and_json(nam
     assert all(f"agentexecutor {name}" in example for example in command.examples)
     shown = CliRunner().invoke(cli, [name, "--help"])
     assert shown.exit_code == 0
-    assert ("--nats URL" in shown.output) == (name not in ("demo", "conformance", "schema")), "these need no bus, or start their own"
+    assert ("--nats URL" in shown.output) == (name not in WITHOUT_BUS), "they need no bus, or bring one"
     assert "--json" in shown.output
     assert "Examples:" in shown.output
     for example in command.examples:
@@ -133,6 +135,18 @@ def test_every_command_explains_itself_with_examples_and_takes_nats_and_json(nam
         (("schema",), "DIR"),
         (("schema", "pyproject.toml"), "pyproject.toml"),
         (("doctor", "--nonsense"), "--nonsense"),
+        (("bench", "--input", "{}"), "--payload"),
+        (("bench", "--capability", "two words"), "cannot name a capability"),
+        (("bench", "--capability", "greet", "--input", "[]"), "no JSON object"),
+        (("bench", "--capability", "greet", "--agents", "3"), "--agents is for the bench's own"),
+        (("bench", "--capability", "greet", "--payload", "3"), "--payload is for the bench's own"),
+        (("bench", "--capability", "greet", "--embedded"), "--embedded is for the bench's own"),
+        (("bench", "--embedded", "--nats", "nats://10.0.0.5:4222"), "--nats has no meaning"),
+        (("bench", "--in-flight", "1,0"), "1,0"),
+        (("bench", "--in-flight", "many"), "such as 1,32"),
+        (("bench", "--auction", "dutch"), "dutch"),
+        (("bench", "--tasks", "0"), "--tasks"),
+        (("bench", "--seconds", "0"), "--seconds"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

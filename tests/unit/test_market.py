@@ -383,6 +383,28 @@ def test_silence_makes_a_suspect(market: Market) -> None:
     assert market.suspects(8.3) == []
 
 
+def test_who_has_missed_a_beat_is_given_nothing_before_it_is_heard_again(market: Market) -> None:
+    market.offer(0, "a", offer(boot="1"))
+    market.want(1.4, key(1), demand())
+    assert [action.award.agent for action in market.poll(1.4, 0) if isinstance(action, Assign)] == ["a"]
+    market.ended(1.5, key(1), 0, "released")
+    market.suspects(1.6)
+    market.want(1.6, key(2), demand())
+    assert market.poll(1.6, 0) == []
+    assert market.unserved(1.6) == [], "it waits, as for one that is busy"
+    market.said(2.0, "a", "1")
+    assert [action.award.agent for action in market.poll(2.0, 0) if isinstance(action, Assign)] == ["a"]
+
+
+def test_when_nobody_was_listened_to_nobody_has_missed_a_beat(market: Market) -> None:
+    market.offer(0, "a", offer())
+    market.suspects(1.6)
+    market.want(1.6, key(1), demand())
+    assert market.poll(1.6, 0) == []
+    market.listen_again(1.7)
+    assert [action.award.agent for action in market.poll(1.7, 0) if isinstance(action, Assign)] == ["a"]
+
+
 def test_an_accepted_award_that_newer_offers_do_not_name_makes_a_suspect(market: Market) -> None:
     market.offer(0, "a", offer())
     market.want(0, key(1), demand())

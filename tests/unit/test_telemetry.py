@@ -13,6 +13,7 @@ import pytest
 from opentelemetry import trace
 from traces import measured, recorded
 
+from agentexecutor.bus import exporting
 from agentexecutor.bus import telemetry as t
 
 TRACE = "ab" * 16
@@ -21,7 +22,7 @@ PARENT = f"00-{TRACE}-{'cd' * 8}-01"
 
 def test_names_are_written_as_the_design_says() -> None:
     names = {name: getattr(t, name) for name in t.__all__ if name.startswith(("ATTR_", "METRIC_", "SPAN_"))}
-    assert {"submit", "plan", "auction", "execute", "step", "replan", "deliver"} == {
+    assert {"submit", "plan", "auction", "execute", "step", "chat", "replan", "deliver"} == {
         value for name, value in names.items() if name.startswith("SPAN_")
     }
     assert (t.ATTR_TASK, t.ATTR_SUBTASK, t.ATTR_EPOCH, t.ATTR_PLAN_VERSION) == ("ae.task", "ae.subtask", "ae.epoch", "ae.plan.version")
@@ -115,7 +116,7 @@ def test_what_the_sender_did_not_sample_is_not_sampled() -> None:
 def test_every_metric_can_be_counted() -> None:
     with measured() as reader:
         for name, metric in t.METRICS.items():
-            tell: dict[str, Any] = {"sum": t.count, "histogram": t.measure, "gauge": t.level}
+            tell: dict[str, Any] = {"sum": t.count, "level": t.count, "histogram": t.measure, "gauge": t.level}
             tell[metric.kind](name, 2, {t.ATTR_CAPABILITY: "a"})
         data = reader.get_metrics_data()
     assert data is not None
@@ -137,12 +138,12 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_a_program_that_is_not_asked_sends_nothing(plain: pytest.MonkeyPatch) -> None:
-    assert not t.setup("x")
+    assert not exporting.setup("x")
     plain.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert not t.setup("x")
+    assert not exporting.setup("x")
     plain.setenv("OTEL_TRACES_EXPORTER", "console")
     plain.setenv("OTEL_SDK_DISABLED", "true")
-    assert not t.setup("x")
+    assert not exporting.setup("x")
     assert not t.recording()
 
 
@@ -150,7 +151,7 @@ def test_a_program_that_is_not_asked_sends_nothing(plain: pytest.MonkeyPatch) ->
     ("variables", "install"),
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, "agentexecutor[otlp]"),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "otlp-proto-grpc"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "agentexecutor[otlp-grpc]"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "opentelemetry-exporter-zipkin"),
     ],
 )
@@ -159,25 +160,25 @@ def test_an_exporter_that_is_not_installed_is_a_warning(
 ) -> None:
     for name, value in variables.items():
         plain.setenv(name, value)
-    plain.setattr(t, "entry_points", lambda **_: [])
+    plain.setattr(exporting, "entry_points", lambda **_: [])
     with caplog.at_level(logging.WARNING, "agentexecutor.bus"):
-        assert not t.setup("x")
+        assert not exporting.setup("x")
     assert install in caplog.text
 
 
 def test_an_exporter_that_cannot_be_loaded_is_a_warning(plain: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     plain.setenv("OTEL_TRACES_EXPORTER", "otlp")
     broken = EntryPoint("otlp_proto_http", "no.such.module:Exporter", "opentelemetry_traces_exporter")
-    plain.setattr(t, "entry_points", lambda **_: [broken])
+    plain.setattr(exporting, "entry_points", lambda **_: [broken])
     with caplog.at_level(logging.WARNING, "agentexecutor.bus"):
-        assert not t.setup("x")
+        assert not exporting.setup("x")
     assert "no.such" in caplog.text or "No module named 'no'" in caplog.text
 
 
 PROGRAM = """
-from agentexecutor.bus import telemetry as t
-assert t.setup("worker")
-assert not t.setup("again")
+from agentexecutor.bus import exporting, telemetry as t
+assert exporting.setup("worker")
+assert not exporting.setup("again")
 with t.span(t.SPAN_SUBMIT, "text.classify", parent=None):
     pass
 """
@@ -206,7 +207,7 @@ def test_metrics_are_sent_when_they_are_asked_for_too() -> None:
 
 def test_importing_costs_no_sdk() -> None:
     program = (
-        "import sys, agentexecutor.bus.telemetry as t\nt.setup('x')\nprint([name for name in sys.modules if 'opentelemetry.sdk' in name])"
+        "import sys, agentexecutor.bus.exporting as t\nt.setup('x')\nprint([name for name in sys.modules if 'opentelemetry.sdk' in name])"
     )
     run = subprocess.run([sys.executable, "-c", program], env={"PATH": ""}, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agentexecutor.bus import telemetry
+from agentexecutor.bus.sending import SpanIds
 
 __all__ = ["measured", "recorded"]
 
@@ -20,7 +21,7 @@ __all__ = ["measured", "recorded"]
 def recorded() -> Iterator[InMemorySpanExporter]:
     """All spans of the project that end while the block runs."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
+    provider = TracerProvider(id_generator=SpanIds(), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     telemetry.use(tracers=provider)
     try:

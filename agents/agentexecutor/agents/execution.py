@@ -64,6 +64,7 @@ class Execution:
         self._task = TaskName.parse(held.award.task)
         self._handler = handler
         self._trace = trace
+        self._span: telemetry.Span | None = None
         self._schedule = schedule([(held.award.capability, held.expected_s)], hosting.load().queue_s)
         self._accepted = False
         """An accept was made, or something that stands for it."""
@@ -125,6 +126,7 @@ class Execution:
         if self._timer is not None:
             self._timer.cancel()
         self._hosting.book.end(self.held)
+        telemetry.count(telemetry.METRIC_RUNNING, -1, {telemetry.ATTR_CAPABILITY: self._award.capability})
 
     def stop(self, grace_s: float) -> None:
         """The subtask is not wanted any more (or the agent gives it up): end the handler, which has so many seconds to clean up."""
@@ -178,13 +180,21 @@ class Execution:
         if self.context is None:
             self._early.append(given)
         else:
+            self._note_feedback(given)
             self.context.take_feedback(given)
+
+    def _note_feedback(self, given: m.FeedbackMessage) -> None:
+        if self._span is not None:
+            said = {telemetry.ATTR_PEER: given.sender, telemetry.ATTR_REASON: given.verdict or "", telemetry.ATTR_TEXT: given.text}
+            self._span.add_event(telemetry.EVENT_FEEDBACK, said)
 
     async def _work(self) -> m.Claim:
         """Run the handler and give the claim that says how it ended."""
         award = self._award
         attributes = self._attributes() if telemetry.recording() else None
-        with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes) as span:
+        about = (award.task, telemetry.SPAN_EXECUTE, award.subtask, award.epoch)  # a coordinator tells the span when this agent is lost
+        with telemetry.span(telemetry.SPAN_EXECUTE, award.capability, parent=self._trace, attributes=attributes, about=about) as span:
+            self._span = span
             if attributes is not None:
                 self._trace = telemetry.inject(span) or self._trace
             started = time.monotonic()
@@ -200,10 +210,12 @@ class Execution:
                 with suppress(Exception):  # it may not even be able to say what it is
                     span.record_exception(error)
                 span.set_status(telemetry.StatusCode.ERROR, text_of(error))
+                span.set_attribute(telemetry.ATTR_ERROR, type(error).__name__)
                 if self._stopping and not isinstance(error, AgentError):  # it was stopped; what it raises on purpose counts
                     claim = self._claim(m.Release, reason=STOPS)
                 else:
                     claim = self._failed(error_of(error), time.monotonic() - started, error.after_s if isinstance(error, Retry) else None)
+            span.set_attribute(telemetry.ATTR_OUTCOME, TYPE_OF[type(claim)])
         if telemetry.measuring():
             outcome = {telemetry.ATTR_OUTCOME: TYPE_OF[type(claim)], telemetry.ATTR_CAPABILITY: award.capability}
             telemetry.measure(telemetry.METRIC_EXECUTION, time.monotonic() - started, outcome)
@@ -218,6 +230,7 @@ class Execution:
             telemetry.ATTR_PLAN_VERSION: award.plan_version,
             telemetry.ATTR_ATTEMPT: award.attempt,
             telemetry.ATTR_AGENT: self._hosting.name,
+            telemetry.ATTR_BOOT: award.boot,
         }
 
     async def _call(self, body: bytes | msgspec.Raw) -> Any:
@@ -226,6 +239,7 @@ class Execution:
         if self._handler.signature.context is not None:
             self.context = Context(self._award, self, state=self._hosting.state)
             for given in self._early:
+                self._note_feedback(given)
                 self.context.take_feedback(given)
             arguments = {self._handler.signature.context: self.context, **arguments}
         self._runs = task = asyncio.current_task()
@@ -287,13 +301,18 @@ class Execution:
             return self._failed(m.ErrorInfo(code="handler", message=message), took_s, None)
         if len(body) > INLINE_LIMIT:
             ref = await self._hosting.bus.put(self._task, body, timeout_s=None)
-            return self._claim(m.Done, result_blob=ref, took_s=took_s, schedule=self._schedule_if_new())
-        return self._claim(m.Done, result=msgspec.Raw(body), took_s=took_s, schedule=self._schedule_if_new())
+            return self._ended(m.Done, took_s, result_blob=ref)
+        return self._ended(m.Done, took_s, result=msgspec.Raw(body))
 
     def _failed(self, error: m.ErrorInfo, took_s: float, after_s: float | None) -> m.Claim:
-        return self._claim(m.Failed, error=error, retry_after_s=after_s, took_s=took_s, schedule=self._schedule_if_new())
+        return self._ended(m.Failed, took_s, error=error, retry_after_s=after_s)
 
     # claims
+
+    def _ended(self, cls: type[m.Claim], took_s: float, **fields: Any) -> m.Claim:
+        """A `done` or `failed`: what both tell."""
+        usage = {} if self.context is None else dict(self.context.usage)
+        return self._claim(cls, took_s=took_s, usage=usage, schedule=self._schedule_if_new(), **fields)
 
     def _schedule_if_new(self) -> list[m.Step]:
         return [] if self._accepted else self._schedule

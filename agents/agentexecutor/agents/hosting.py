@@ -22,6 +22,7 @@ from agentexecutor.agents.errors import AgentError
 from agentexecutor.agents.execution import Execution
 from agentexecutor.agents.side import Side
 from agentexecutor.agents.slots import Slots
+from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.schemas import messages as m
@@ -146,6 +147,7 @@ class Hosting:
             held = Held(message, expected_s=handler.estimate_s or 0.0)
             held.host = Execution(self, held, handler, trace)
             self.book.take(held)
+            telemetry.count(telemetry.METRIC_RUNNING, 1, {telemetry.ATTR_CAPABILITY: message.capability})
             self.start_soon(self._run, held)
 
     async def _run(self, held: Held) -> None:

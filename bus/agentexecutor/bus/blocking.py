@@ -151,7 +151,7 @@ def connect(
     prefix: str = DEFAULT_PREFIX,
     credentials: str | None = None,
     shards: int = 16,
-    replicas: int = 1,
+    replicas: int | None = None,
 ) -> Iterator[Bus]:
     """Connect as `agentexecutor.bus.connect` does, until the block ends."""
     opened = client.connect(url, name=name, prefix=prefix, credentials=credentials, shards=shards, replicas=replicas)

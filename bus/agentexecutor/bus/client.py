@@ -193,7 +193,7 @@ class Bus:
             payload = encode_submit(task, submit)
             made = headers("submit", t.inject() if span.get_span_context().is_valid else None)
             if span.is_recording():
-                span.set_attributes(self._span_attributes(task, made[H_ID], payload))
+                span.set_attributes({**self._span_attributes(task, made[H_ID], payload), t.ATTR_PRIORITY: priority})
             subject = self.connection.subjects.submit(task, class_of(priority))
             return await self._store(task, Submitted(subject, payload, made, time.monotonic()), title, store_timeout_s)
 
@@ -316,13 +316,13 @@ async def connect(
     prefix: str = DEFAULT_PREFIX,
     credentials: str | None = None,
     shards: int = 16,
-    replicas: int = 1,
+    replicas: int | None = None,
 ) -> AsyncIterator[Bus]:
     """Connect to the bus as peer `name`; the streams are made when they are missing.
 
     `url` None: AGENTEXECUTOR_NATS_URL, else nats://127.0.0.1:4222. `name` None: AGENTEXECUTOR_NAME, else ``<user>-<host>``.
-    `credentials`: path of a credentials file. `shards` and `replicas` count only when the streams are made. Reconnects for ever. Raises
-    NoBus, ServerTooOld, StreamMismatch, NameRefused. Errors of the body come out unwrapped.
+    `credentials`: path of a credentials file. `shards` and `replicas` (None: AGENTEXECUTOR_REPLICAS, else 1) count only when the streams are
+    made. Reconnects for ever. Raises NoBus, ServerTooOld, StreamMismatch, NameRefused, ReplicasRefused. Errors of the body come out unwrapped.
     """
     opened = open_connection(url, name=name or own_name(), prefix=prefix, credentials=credentials, shards=shards, replicas=replicas)
     async with opened as connection, attached(connection) as bus:

@@ -23,14 +23,24 @@ from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.acks import Acks, Answer
 from agentexecutor.bus.complaints import Seldom
-from agentexecutor.bus.errors import ApiError, BusAway, BusClosed, BusError, NoBus, ServerTooOld, StoreRefused, StoreTimeout
+from agentexecutor.bus.errors import (
+    ApiError,
+    BusAway,
+    BusClosed,
+    BusError,
+    NoBus,
+    ReplicasRefused,
+    ServerTooOld,
+    StoreRefused,
+    StoreTimeout,
+)
 from agentexecutor.bus.robust import RobustClient
 from agentexecutor.bus.streams import LEASE, NOT_FOUND, OFFERS, ensure_streams, stream_name
 from agentexecutor.schemas.errors import TooLarge
 from agentexecutor.schemas.names import check_name
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, Subjects
 
-__all__ = ["DEFAULT_URL", "Connection", "Headers", "default_url", "open_connection"]
+__all__ = ["DEFAULT_URL", "MOST_REPLICAS", "Connection", "Headers", "default_replicas", "default_url", "open_connection"]
 
 logger = logging.getLogger("agentexecutor.bus")
 
@@ -39,6 +49,8 @@ Callback = Callable[[Msg], Awaitable[None]]
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 NEEDED = (2, 12)
+MOST_REPLICAS = 5
+"""JetStream takes no more of a stream."""
 CONNECT_S = 2.0
 ACK_S = 5.0
 FIRST_WAIT_S = 0.2
@@ -61,6 +73,18 @@ SILENT = "Is the server up? One whose disk was full stays silent until it is res
 def default_url() -> str:
     """AGENTEXECUTOR_NATS_URL, else the local default."""
     return os.environ.get("AGENTEXECUTOR_NATS_URL") or DEFAULT_URL
+
+
+def default_replicas() -> int:
+    """AGENTEXECUTOR_REPLICAS, else 1. Whoever connects first makes the streams, so all programs of an installation should be told the same."""
+    said = os.environ.get("AGENTEXECUTOR_REPLICAS") or "1"
+    if not said.isascii() or not said.isdigit() or not 1 <= int(said) <= MOST_REPLICAS:
+        raise ReplicasRefused(
+            f"AGENTEXECUTOR_REPLICAS cannot be {said!r}.",
+            hint=f"Give how many servers keep a copy of each stream: 1 to {MOST_REPLICAS}, not more than the cluster has.",
+            value=said,
+        )
+    return int(said)
 
 
 class Connection:
@@ -321,20 +345,20 @@ async def open_connection(
     prefix: str = DEFAULT_PREFIX,
     credentials: str | None = None,
     shards: int = 16,
-    replicas: int = 1,
+    replicas: int | None = None,
     make_streams: bool = True,
 ) -> AsyncIterator[Connection]:
     """Connect as peer `name`, make the streams when they are missing, and drain at the end.
 
     `url`: an address, or several of one cluster with commas between them: whichever answers is taken.
-    `credentials`: path of a credentials file. `shards`, `replicas` count only when the streams are made. Reconnects for ever. Raises
-    NoBus, ServerTooOld, StreamMismatch, NameRefused.
+    `credentials`: path of a credentials file. `shards`, `replicas` (None: AGENTEXECUTOR_REPLICAS, else 1) count only when the streams
+    are made. Reconnects for ever. Raises NoBus, ServerTooOld, StreamMismatch, NameRefused, ReplicasRefused.
     """
     check_name("peer", name)
     url = url or default_url()
     holder: list[Connection] = []
     client = await _connect(url, name, credentials, holder)
-    streams = (shards, replicas, make_streams)
+    streams = (shards, default_replicas() if replicas is None else replicas, make_streams)
     connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials, streams=streams)
     holder.append(connection)
     keeping: asyncio.Task[None] | None = None

@@ -20,6 +20,7 @@ from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.connection import Connection, Headers
 from agentexecutor.bus.errors import ApiError, BusError
+from agentexecutor.bus.queries import first_of
 from agentexecutor.bus.streams import INBOX, SUBMITS, stream_name
 from agentexecutor.schemas.names import new_id
 from agentexecutor.schemas.subjects import CLASSES
@@ -32,6 +33,11 @@ MISSED_BEATS = 3
 ACK_WAIT_S = 30
 IN_FLIGHT = 50_000
 NO_CONSUMER = 10014
+NO_ANSWER = 408
+ANSWER_S = 2.0
+ELECTION_S = 10.0
+"""A server waits so long at most before it wants to lead itself (nats-server: 4 to 9 s)."""
+LOOK_S = 0.2
 NOBODY_THERE = "503"
 """Status: no responders, so the consumer is gone."""
 GIVEN_UP_S = 1.0
@@ -101,6 +107,8 @@ class ShardConsumers:
         self._unmade: set[int] = set()
         """Shards whose consumers are not all there."""
         self._reconnected = anyio.Event()
+        self._opening = anyio.Lock()
+        """Two who make the same consumers would delete each other's."""
         self._count = 0
 
     @asynccontextmanager
@@ -122,16 +130,22 @@ class ShardConsumers:
 
     async def open(self, shard: int) -> None:
         """Delete and make the shard's consumers: what is not acknowledged comes (again). Raises ApiError."""
-        self._heard[shard] = time.monotonic()
-        self._unmade.add(shard)
-        if shard not in self._subscribed:
-            # Each its own: the server sends no idle heartbeats to an interest by wildcard.
-            self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", partial(self._claim_came, shard))
-        await self._renew(self._claims, f"claims-{shard}", self._claims_config(shard))
-        for klass in CLASSES:
-            self._asked[shard, klass] = {}
-            await self._renew(self._submits, f"submits-{shard}-{klass}", self._submits_config(shard, klass))
-        self._unmade.discard(shard)
+        async with self._opening:
+            self._heard[shard] = time.monotonic()
+            self._unmade.add(shard)
+            if shard not in self._subscribed:
+                # Each its own: the server sends no idle heartbeats to an interest by wildcard.
+                self._subscribed[shard] = await self._connection.subscribe(f"{self._inbox}.c.{shard}", partial(self._claim_came, shard))
+            try:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._make_anew, self._claims, f"claims-{shard}", self._claims_config(shard))
+                    for klass in CLASSES:
+                        self._asked[shard, klass] = {}
+                        group.start_soon(self._make_anew, self._submits, f"submits-{shard}-{klass}", self._submits_config(shard, klass))
+            except ExceptionGroup as errors:
+                raise first_of(errors) from None
+            self._heard[shard] = time.monotonic()
+            self._unmade.discard(shard)
 
     async def close(self, shard: int) -> None:
         """Deliver nothing here any more; the next holder makes the consumers anew."""
@@ -141,7 +155,7 @@ class ShardConsumers:
         for klass in CLASSES:
             self._asked.pop((shard, klass), None)
         with suppress(BusError):
-            await self._delete(self._claims, f"claims-{shard}")
+            await self._deleted(self._claims, f"claims-{shard}")
         with suppress(Exception):
             await self._subscribed.pop(shard).unsubscribe()
 
@@ -237,13 +251,36 @@ class ShardConsumers:
     def _submits_config(self, shard: int, klass: str) -> dict[str, Any]:
         return {"filter_subject": self._connection.subjects.all_new(shard, klass), "max_waiting": 512}
 
-    async def _renew(self, stream: str, name: str, config: dict[str, Any]) -> None:
-        """Not cut in two: a request that is under way when we end would meet those of who comes after us."""
-        with anyio.CancelScope(shield=True):
-            await self._make_anew(stream, name, config)
-
     async def _make_anew(self, stream: str, name: str, config: dict[str, Any]) -> None:
-        await self._delete(stream, name)
+        """Delete and make one, and wait until somebody leads it.
+
+        In a cluster that has lost a server each election may take as long as ELECTION_S, and until then nobody answers. Beginning anew with
+        all of a shard's consumers because of one of them would only begin more elections.
+        """
+        await self._insist(partial(self._deleted, stream, name))
+        await self._insist(partial(self._made, stream, name, config))
+
+    async def _insist(self, done: Callable[[bool], Awaitable[bool]]) -> None:
+        """Ask until it is done. Told that it is the last time, it raises instead."""
+        give_up = time.monotonic() + ELECTION_S
+        while True:
+            if await done(time.monotonic() > give_up):
+                return
+            await anyio.sleep(LOOK_S)
+
+    async def _deleted(self, stream: str, name: str, last: bool = True) -> bool:
+        """Whether it is known to be gone. Raises ApiError."""
+        try:
+            await self._whole(f"CONSUMER.DELETE.{stream}.{name}", {})
+        except ApiError as error:
+            if error.fields["code"] == NO_ANSWER and not last:
+                return False
+            if error.fields["err_code"] != NO_CONSUMER:
+                raise
+        return True
+
+    async def _made(self, stream: str, name: str, config: dict[str, Any], last: bool) -> bool:
+        """Whether the consumer is there and led; asked again, the server tells of the one that it is making. Raises ApiError."""
         common = {
             "durable_name": name,
             "ack_policy": "explicit",
@@ -252,17 +289,23 @@ class ShardConsumers:
             "max_ack_pending": IN_FLIGHT,
             "mem_storage": True,
         }
-        await self._connection.api(
-            f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}",
-            {"stream_name": stream, "config": {**common, **config, "name": name}},
-        )
-
-    async def _delete(self, stream: str, name: str) -> None:
+        request = {"stream_name": stream, "config": {**common, **config, "name": name}, "action": "create"}
         try:
-            await self._connection.api(f"CONSUMER.DELETE.{stream}.{name}", {})
+            made = await self._whole(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", request)
         except ApiError as error:
-            if error.fields["err_code"] != NO_CONSUMER:
+            if error.fields["code"] != NO_ANSWER or last:
                 raise
+            return False
+        led = "cluster" not in made or bool(made["cluster"].get("leader"))
+        if last and not led:
+            raise ApiError(f"Nobody leads the consumer {name}.", code=NO_ANSWER, err_code=0, description="no leader")
+        return led
+
+    async def _whole(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A request that is not cut in two: one that is under way when we end would meet those of who comes after us."""
+        with anyio.CancelScope(shield=True):
+            answer = await self._connection.api(name, body, timeout_s=ANSWER_S)
+        return answer  # noqa: RET504 - to mypy a scope may swallow an error, and nothing would be returned
 
     async def _watch_beats(self) -> None:
         while True:
@@ -275,7 +318,7 @@ class ShardConsumers:
             now = time.monotonic()
             silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
             silent = list(filter(self._holds, silent))
-            if silent and self._connection.connected:
+            if silent and self._connection.connected and not self._opening.locked():
                 self._connection.miss()
                 self._connection.seldom.tell("silent", "The consumers of shards %s are gone or silent; they are made anew.", silent)
                 await self._open_again(silent)

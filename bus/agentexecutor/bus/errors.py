@@ -6,6 +6,7 @@ AgentExecutorError
 │   ├── BusClosed              the connection was closed
 │   ├── BusAway                the server is away, and too much waits for it
 │   ├── ServerTooOld           the server lacks what the streams need
+│   ├── ReplicasRefused        AGENTEXECUTOR_REPLICAS is no number of replicas
 │   ├── StreamMismatch         a stream exists with another setting
 │   ├── ApiError               JetStream refused a request
 │   ├── StoreRefused           a stream will never take this message
@@ -31,6 +32,7 @@ __all__ = [
     "BusClosed",
     "BusError",
     "NoBus",
+    "ReplicasRefused",
     "ServerTooOld",
     "StoreRefused",
     "StoreTimeout",
@@ -62,6 +64,10 @@ class BusAway(BusError):
 
 class ServerTooOld(BusError):
     """The server's `version` is below `needed`."""
+
+
+class ReplicasRefused(BusError):
+    """AGENTEXECUTOR_REPLICAS is `value`, which no stream can have."""
 
 
 class StreamMismatch(BusError):

@@ -3,10 +3,13 @@
 nats-py (2.16) ends the connection over a header block without an end, or a subject that is no UTF-8. A stored message like that comes again after
 every reconnect: one of them in a work queue, from whoever may publish, would stop every coordinator for ever. It also reads on behind the end of a
 line: a message whose headers begin with an end of line and whose payload is a number makes it wait for that many bytes, deaf to all else.
+
+And its `flush` says nothing about what was sent before: the PING overtakes commands that wait for the flusher, a subscription for one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Any
@@ -30,6 +33,14 @@ class RobustClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._complaints = Complaints(logger)
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        """What waits to be sent goes first: so the PONG proves that the server has it."""
+        if self._transport is not None and self.is_connected and self._pending:
+            self._transport.writelines(self._pending[:])
+            self._pending = []
+            self._pending_data_size = 0
+        await super()._send_ping(future)
 
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         try:

@@ -1,35 +1,39 @@
 """All names of spans, attributes and metrics, and how trace context travels (docs/protocol.md section 6).
 
-The only module that knows OpenTelemetry's conventions. Libraries use the API, which does nothing until a program sets up an SDK (`setup`,
-or the program's own); then context that came in a message still goes on to the next one. Knows nothing of NATS, messages or tasks.
+The only module that knows OpenTelemetry's conventions; docs/tracing.md lists the same names (a test compares them). Libraries use the API, which does
+nothing until a program sets up an SDK (`setup`, or the program's own); then context that came in a message still goes on to
+the next one. Knows nothing of NATS, messages or tasks.
 
 What is a span, and who makes it:
 
     submit {capability}    client        around storing the submit; the root of the task's trace
     plan                   coordinator   the submit, an extend or a split becomes subtasks
     auction {capability}   coordinator   from ready to the award; an event for every recorded bid
-    execute {capability}   agent         from accept to the last claim; child of the auction
+    execute {capability}   agent         from accept to the last claim; child of the auction. Of an agent that was lost: the coordinator tells it
     step {name}            agent         a step of the schedule
+    chat {model}           agent         one call of a language model
     replan                 coordinator   a new plan version, linked to its cause
     deliver                coordinator   the task's end and the message that says so
+
+A coordinator's spans are told from its records, and their ids are derived from what they are about: who takes over tells those again that the
+one before may not have sent (docs/adr/0014).
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import entry_points
+from hashlib import blake2b
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-logger = logging.getLogger("agentexecutor.bus")
 
 SCOPE = "agentexecutor"
 """Name of the instrumentation scope of all spans and metrics."""
@@ -41,6 +45,7 @@ SPAN_PLAN = "plan"
 SPAN_AUCTION = "auction"
 SPAN_EXECUTE = "execute"
 SPAN_STEP = "step"
+SPAN_CHAT = "chat"
 SPAN_REPLAN = "replan"
 SPAN_DELIVER = "deliver"
 
@@ -50,6 +55,7 @@ KINDS: dict[str, SpanKind] = {
     SPAN_AUCTION: SpanKind.PRODUCER,
     SPAN_EXECUTE: SpanKind.CONSUMER,
     SPAN_STEP: SpanKind.INTERNAL,
+    SPAN_CHAT: SpanKind.CLIENT,
     SPAN_REPLAN: SpanKind.INTERNAL,
     SPAN_DELIVER: SpanKind.PRODUCER,
 }
@@ -65,7 +71,6 @@ EVENT_AGAIN = "again"
 EVENT_REMOVED = "removed"
 EVENT_PROGRESS = "progress"
 EVENT_FEEDBACK = "feedback"
-EVENT_BLOCKED_LOOP = "blocked loop"
 
 LINK_EPOCH = "previous epoch"
 LINK_TAKEOVER = "take-over"
@@ -126,6 +131,20 @@ ATTR_GENAI_MODEL = "gen_ai.request.model"
 ATTR_GENAI_AGENT = "gen_ai.agent.name"
 ATTR_GENAI_INPUT = "gen_ai.usage.input_tokens"
 ATTR_GENAI_OUTPUT = "gen_ai.usage.output_tokens"
+ATTR_GENAI_LIMIT = "gen_ai.request.max_tokens"
+ATTR_GENAI_ANSWERED_BY = "gen_ai.response.model"
+ATTR_GENAI_FINISH = "gen_ai.response.finish_reasons"
+ATTR_GENAI_OUTPUT_TYPE = "gen_ai.output.type"
+ATTR_GENAI_TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105  # tokens of a model
+ATTR_SERVER_ADDRESS = "server.address"
+
+# What the programs say about themselves (attributes of the resource)
+
+RESOURCE_SERVICE = "service.name"
+RESOURCE_VERSION = "service.version"
+RESOURCE_INSTANCE = "service.instance.id"
+RESOURCE_HOST = "host.name"
+RESOURCE_PID = "process.pid"
 
 # Metrics
 
@@ -150,38 +169,44 @@ METRIC_SHARDS = "ae.shards"
 METRIC_APPENDS = "ae.appends"
 METRIC_APPEND_DURATION = "ae.append.duration"
 METRIC_UNDECODABLE = "ae.messages.undecodable"
+METRIC_GENAI_TOKENS = "gen_ai.client.token.usage"
+METRIC_GENAI_DURATION = "gen_ai.client.operation.duration"
 
 
 class Metric(NamedTuple):
-    """How a metric is counted: ``sum`` grows, ``histogram`` is a distribution, ``gauge`` is how it stands now."""
+    """How a metric is counted: ``sum`` grows, ``level`` grows and shrinks, ``histogram`` is a distribution, ``gauge`` is how it stands now."""
 
-    kind: Literal["sum", "histogram", "gauge"]
+    kind: Literal["sum", "level", "histogram", "gauge"]
     unit: str
     description: str
 
 
 METRICS: dict[str, Metric] = {
-    METRIC_SUBMITS: Metric("sum", "{task}", "Tasks that a client stored."),
+    METRIC_SUBMITS: Metric("sum", "{task}", "Tasks that a client stored, by capability (plan, goal)."),
     METRIC_RESUBMITS: Metric("sum", "{task}", "Tasks that a waiting client stored again, because nobody knew them."),
     METRIC_TASKS_ENDED: Metric("sum", "{task}", "Tasks that ended, by state."),
-    METRIC_TASK_DURATION: Metric("histogram", "s", "From the server's stamp of the submit to the task's end."),
+    METRIC_TASK_DURATION: Metric("histogram", "s", "From the server's stamp of the submit to the task's end, by state."),
     METRIC_TASKS_OPEN: Metric("gauge", "{task}", "Tasks that a coordinator holds open."),
     METRIC_AUCTIONS: Metric("sum", "{auction}", "Awards, by auction mode, policy and capability."),
-    METRIC_BIDS: Metric("sum", "{bid}", "Bids that came for a call, and refusals, by capability."),
+    METRIC_BIDS: Metric("sum", "{bid}", "Bids that awards were chosen from, by auction mode and capability."),
     METRIC_DECLINES: Metric("sum", "{award}", "Awards that came back unaccepted, by reason and capability."),
-    METRIC_WAIT: Metric("histogram", "s", "From ready to the award."),
-    METRIC_EXECUTION: Metric("histogram", "s", "From the accept to the last claim."),
-    METRIC_RUNNING: Metric("gauge", "{subtask}", "Subtasks that an agent runs."),
+    METRIC_WAIT: Metric("histogram", "s", "From ready to the award, by capability."),
+    METRIC_EXECUTION: Metric("histogram", "s", "Work of an agent on a subtask, by outcome and capability."),
+    METRIC_RUNNING: Metric("level", "{subtask}", "Subtasks that an agent has accepted and not ended, by capability."),
     METRIC_READY: Metric("gauge", "{subtask}", "Ready subtasks that wait for a free slot, by capability."),
     METRIC_UNSERVED: Metric("gauge", "{subtask}", "Ready subtasks that no agent fits, by capability."),
     METRIC_TRIES: Metric("sum", "{try}", "Attempts that ended, by outcome and capability."),
-    METRIC_LOSSES: Metric("sum", "{award}", "Awards whose agent was taken for lost."),
+    METRIC_LOSSES: Metric("sum", "{award}", "Awards whose agent was taken for lost, by capability."),
     METRIC_REPLANS: Metric("sum", "{replan}", "New plan versions, by cause."),
-    METRIC_TAKEOVERS: Metric("sum", "{shard}", "Shards that a coordinator took."),
+    METRIC_TAKEOVERS: Metric(
+        "sum", "{shard}", "Shards that a coordinator took, by what became of who held it before: silent, released, nobody."
+    ),
     METRIC_SHARDS: Metric("gauge", "{shard}", "Shards that a coordinator holds."),
     METRIC_APPENDS: Metric("sum", "{record}", "Fenced appends, by outcome: stored, refused, unknown."),
     METRIC_APPEND_DURATION: Metric("histogram", "s", "From sending a record to the server's acknowledgement."),
     METRIC_UNDECODABLE: Metric("sum", "{message}", "Messages that could not be used, by reason."),
+    METRIC_GENAI_TOKENS: Metric("histogram", "{token}", "Tokens of a call of a language model, by type: input, output."),
+    METRIC_GENAI_DURATION: Metric("histogram", "s", "From a call of a language model to the end of its answer."),
 }
 """Every metric. Attributes are few-valued: capability, state, outcome; never a task's name."""
 
@@ -191,25 +216,34 @@ __all__ = [
     "SCOPE",
     "Attributes",
     "Context",
+    "Ids",
     "Metric",
     "Span",
     "SpanKind",
     "StatusCode",
     "count",
     "current",
+    "derived",
+    "derives",
+    "event",
     "extract",
     "inject",
     "level",
     "link",
     "measure",
+    "measuring",
+    "nanoseconds",
     "recording",
+    "rest",
     "setup",
     "span",
+    "span_id_of",
     "start_span",
     "trace_id_of",
     "use",
+    "wanted_ids",
 ]
-__all__ += [name for name in dir() if name.startswith(("ATTR_", "EVENT_", "LINK_", "METRIC_", "SPAN_"))]
+__all__ += [name for name in dir() if name.startswith(("ATTR_", "EVENT_", "LINK_", "METRIC_", "RESOURCE_", "SPAN_"))]
 
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 
@@ -217,6 +251,9 @@ _propagator = TraceContextTextMapPropagator()
 _NOWHERE = Context()
 _TRACEPARENT_PARTS = 4
 _TRACE_ID_LENGTH = 32
+_SPAN_ID_LENGTH = 16
+_SPAN_ID_BYTES = 8
+_TRACE_ID_BYTES = 16
 
 
 class _Providers:
@@ -224,6 +261,8 @@ class _Providers:
 
     tracers: trace.TracerProvider | None = None
     meters: metrics.MeterProvider | None = None
+    rest_until = float("-inf")
+    """Nobody takes spans before, monotonic."""
 
 
 @cache
@@ -231,27 +270,58 @@ def _tracer() -> Tracer:
     return trace.get_tracer(SCOPE, tracer_provider=_Providers.tracers)
 
 
+Tally = dict[tuple[tuple[str, Any], ...], float]
+"""By attributes, how a metric stands."""
+
+_TALLYING = Lock()
+"""An agent and its share of coordinating count in two threads."""
+
+
 @cache
-def _instrument(name: str) -> Any:
-    """The instrument of a metric, made when it is first used."""
+def _tally(name: str) -> Tally:
+    """The numbers of a sum, level or gauge, which the SDK asks for when it sends: an addition here costs a twentieth of one in an instrument."""
     kind, unit, description = METRICS[name]
     meter = metrics.get_meter(SCOPE, meter_provider=_Providers.meters)
-    make: dict[str, Callable[..., Any]] = {"sum": meter.create_counter, "histogram": meter.create_histogram, "gauge": meter.create_gauge}
-    return make[kind](name, unit=unit, description=description)
+    tally: Tally = {}
+
+    def tell(_: metrics.CallbackOptions) -> list[metrics.Observation]:
+        with _TALLYING:
+            return [metrics.Observation(value, dict(attributes)) for attributes, value in tally.items()]
+
+    make: dict[str, Callable[..., Any]] = {
+        "sum": meter.create_observable_counter,
+        "level": meter.create_observable_up_down_counter,
+        "gauge": meter.create_observable_gauge,
+    }
+    make[kind](name, [tell], unit=unit, description=description)
+    return tally
+
+
+@cache
+def _histogram(name: str) -> metrics.Histogram:
+    metric = METRICS[name]
+    meter = metrics.get_meter(SCOPE, meter_provider=_Providers.meters)
+    return meter.create_histogram(name, unit=metric.unit, description=metric.description)
 
 
 def use(tracers: trace.TracerProvider | None = None, meters: metrics.MeterProvider | None = None) -> None:
     """Send spans and metrics to these providers instead of the global ones (None: the global ones again)."""
     _Providers.tracers = tracers
     _Providers.meters = meters
-    _tracer.cache_clear()
-    _instrument.cache_clear()
+    for made in (_tracer, _tally, _histogram):
+        made.cache_clear()
 
 
 def recording() -> bool:
     """Whether anybody collects spans: when not, there is no need to put attributes together."""
     # The API's own function looks into the environment each time: ten microseconds, twice a record.
-    return _Providers.tracers is not None or trace._TRACER_PROVIDER is not None  # noqa: SLF001
+    there = _Providers.tracers is not None or trace._TRACER_PROVIDER is not None  # noqa: SLF001
+    return there and time.monotonic() >= _Providers.rest_until
+
+
+def rest(seconds: float) -> None:
+    """Nobody takes spans now: for so long none are made, and contexts go on as they came. 0: somebody does."""
+    _Providers.rest_until = time.monotonic() + seconds if seconds else float("-inf")
 
 
 def measuring() -> bool:
@@ -289,16 +359,68 @@ def extract(given: Mapping[str, str] | str | None, tracestate: str | None = None
 
 def trace_id_of(given: Mapping[str, str] | str | None) -> str | None:
     """The trace id (32 hex digits) in a traceparent's text or in a message's headers; None when there is none."""
+    parts = _parts(given)
+    return parts[1] if parts else None
+
+
+def span_id_of(given: Mapping[str, str] | str | None) -> str | None:
+    """The span id (16 hex digits) likewise."""
+    parts = _parts(given)
+    return parts[2] if parts and len(parts[2]) == _SPAN_ID_LENGTH else None
+
+
+def _parts(given: Mapping[str, str] | str | None) -> list[str] | None:
     text = given.get("traceparent", "") if isinstance(given, Mapping) else given or ""
     parts = text.split("-")
     valid = len(parts) == _TRACEPARENT_PARTS and len(parts[1]) == _TRACE_ID_LENGTH and parts[1].strip("0") != ""
-    return parts[1] if valid else None
+    return parts if valid else None
 
 
 def link(given: Mapping[str, str] | str | None, why: str) -> list[Link]:
     """The link to the span that a traceparent names, as a list of one, or of none when it names no span. `why`: one of LINK_*."""
     other = trace.get_current_span(extract(given)).get_span_context()
     return [Link(other, {ATTR_LINK: why})] if other.is_valid else []
+
+
+# Ids that are derived: whoever tells the span gives it the same one
+
+
+class Ids(NamedTuple):
+    """What the next span is to be called; None: as chance has it."""
+
+    trace: int | None = None
+    span: int | None = None
+
+
+_ANY = Ids()
+_WANTED: ContextVar[Ids] = ContextVar("agentexecutor-ids", default=_ANY)
+
+
+def wanted_ids() -> Ids:
+    """For the generator of ids (`agentexecutor.bus.sending.SpanIds`): what the span that is being started is to be called."""
+    return _WANTED.get()
+
+
+def derives() -> bool:
+    """Whether the SDK takes the ids that `start_span` is given; else they are as chance has it, and `derived` names no span."""
+    return getattr(getattr(_tracer(), "id_generator", None), "derives", False)
+
+
+def _derive(size: int, about: Iterable[object]) -> str:
+    """An id from what a span is about; never all zeros."""
+    digest = blake2b("\x1f".join(map(str, about)).encode(), digest_size=size).hexdigest()
+    return digest if digest.strip("0") else digest[:-1] + "1"
+
+
+def derived(parent: Mapping[str, str] | None, about: Sequence[object]) -> dict[str, str]:
+    """The headers of the span that `start_span` makes below the same parent (None: as a root), about the same; empty when the parent has no span."""
+    if parent is None:
+        return {"traceparent": f"00-{_derive(_TRACE_ID_BYTES, about)}-{_derive(_SPAN_ID_BYTES, about)}-01"}
+    parts = _parts(parent)
+    if not parts:
+        return {}
+    parts[2] = _derive(_SPAN_ID_BYTES, about)
+    return {**parent, "traceparent": "-".join(parts)}
 
 
 # Spans
@@ -312,21 +434,41 @@ def start_span(
     attributes: Attributes | None = None,
     links: Iterable[Link] = (),
     start_s: float | None = None,
+    about: Sequence[object] = (),
+    id: str | None = None,
 ) -> Span:
     """Start the span ``{name} {subject}``; who starts it ends it.
 
     `name`: one of SPAN_*; `subject`: a capability or the name of a step, never an id. `parent`: a context (`current()`), headers, a
-    traceparent's text, or None for the root of a new trace. `start_s`: seconds since 1970, when it began before now.
+    traceparent's text, or None for the root of a new trace. `start_s`: seconds since 1970, when it began before now. `about`: what its id is derived
+    from (and its trace's, when it is a root), together unlike any other span's of the trace; or `id`: 16 hex digits. They count where `derives`.
+    While nobody is `recording` it is no span of its own: it stands for its parent.
     """
     context = parent if isinstance(parent, Context) else extract(parent)
-    return _tracer().start_span(
-        f"{name} {subject}" if subject else name,
-        context,
-        kind=KINDS.get(name, SpanKind.INTERNAL),
-        attributes=attributes,
-        links=list(links),
-        start_time=None if start_s is None else int(start_s * 1e9),
-    )
+    if not recording():
+        return trace.NonRecordingSpan(trace.get_current_span(context).get_span_context())
+    wanted = _ANY
+    if id is not None:
+        wanted = Ids(span=int(id, 16))
+    elif about:
+        wanted = Ids(int(_derive(_TRACE_ID_BYTES, about), 16), int(_derive(_SPAN_ID_BYTES, about), 16))
+    token = _WANTED.set(wanted)
+    try:
+        return _tracer().start_span(
+            f"{name} {subject}" if subject else name,
+            context,
+            kind=KINDS.get(name, SpanKind.INTERNAL),
+            attributes=attributes,
+            links=list(links),
+            start_time=None if start_s is None else nanoseconds(start_s),
+        )
+    finally:
+        _WANTED.reset(token)
+
+
+def nanoseconds(at: float) -> int:
+    """Seconds since 1970 as OpenTelemetry counts them."""
+    return round(at * 1e6) * 1000
 
 
 @contextmanager
@@ -338,12 +480,13 @@ def span(
     attributes: Attributes | None = None,
     links: Iterable[Link] = (),
     start_s: float | None = None,
+    about: Sequence[object] = (),
 ) -> Iterator[Span]:
     """`start_span` as a block: the span is the current one inside, an exception is recorded in it, and it ends with the block."""
     if not parent and not recording():
         yield trace.INVALID_SPAN
         return
-    started = start_span(name, subject, parent=parent, attributes=attributes, links=links, start_s=start_s)
+    started = start_span(name, subject, parent=parent, attributes=attributes, links=links, start_s=start_s, about=about)
     if not started.get_span_context().is_valid:
         yield started
         return
@@ -351,120 +494,41 @@ def span(
         yield started
 
 
+def event(name: str, attributes: Attributes) -> None:
+    """Note something in the span that the caller stands in. `name`: one of EVENT_*."""
+    trace.get_current_span().add_event(name, attributes)
+
+
 # Metrics
 
 
 def count(metric: str, number: float = 1, attributes: Attributes | None = None) -> None:
-    """Add to a sum."""
+    """Add to a sum, or (below zero too) to a level."""
     if measuring():
-        _instrument(metric).add(number, attributes)
+        tally, which = _tally(metric), tuple(attributes.items()) if attributes else ()
+        with _TALLYING:
+            tally[which] = tally.get(which, 0) + number
 
 
 def measure(metric: str, value: float, attributes: Attributes | None = None) -> None:
     """Put a value (mostly seconds) into a histogram."""
     if measuring():
-        _instrument(metric).record(value, attributes)
+        _histogram(metric).record(value, attributes)
 
 
 def level(metric: str, value: float, attributes: Attributes | None = None) -> None:
     """Say how a gauge stands now."""
     if measuring():
-        _instrument(metric).set(value, attributes)
+        tally, which = _tally(metric), tuple(attributes.items()) if attributes else ()
+        with _TALLYING:
+            tally[which] = value
 
 
 # Programs
 
-_ASKED_BY = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
-_EXPORTER_LOGGERS = [
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-]
-EXPORT_S = "2"
-"""Seconds in which spans are sent, or given up, unless OTEL_EXPORTER_OTLP_TIMEOUT says otherwise: a short command waits for its last ones."""
-_METRICS_ASKED_BY = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER")
 
+def setup(service_name: str, *, brief: bool = False) -> bool:
+    """Send spans and metrics where the standard ``OTEL_*`` variables say; for programs, once, before anything else. See `exporting.setup`."""
+    from agentexecutor.bus import exporting  # noqa: PLC0415 - it is made of this module
 
-def setup(service_name: str) -> bool:
-    """Send spans and metrics where the standard ``OTEL_*`` variables say; for programs, once, before they do anything else.
-
-    Nothing happens (and nothing is imported) unless OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or
-    OTEL_TRACES_EXPORTER is set. Metrics are sent when OTEL_METRICS_EXPORTER or OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is set too: Jaeger
-    takes traces only. OTEL_SERVICE_NAME goes before `service_name`. An exporter that is not installed is a warning that says what to
-    install. What is left is sent when the process ends. Gives whether spans are sent.
-    """
-    if not _wanted(_ASKED_BY) or recording():
-        return False
-    exporter = _exporter("traces")
-    if exporter is None:
-        return False
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - costs 40 ms, and only programs that send spans need it
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-
-    os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_S)
-    for name in _EXPORTER_LOGGERS:
-        logging.getLogger(name).addFilter(_Once())
-    tracers = TracerProvider(resource=_resource(service_name))
-    tracers.add_span_processor(BatchSpanProcessor(exporter()))
-    trace.set_tracer_provider(tracers)
-    if _wanted(_METRICS_ASKED_BY):
-        _setup_metrics(service_name)
-    return True
-
-
-class _Once(logging.Filter):
-    """An exporter says at every try, in many lines, that nobody listens: once, in one line, is enough."""
-
-    told = False
-
-    def filter(self, _record: logging.LogRecord) -> bool:
-        """Let the first record pass, as our own sentence."""
-        if not _Once.told:
-            _Once.told = True
-            where = next((os.environ[name] for name in _ASKED_BY if os.environ.get(name)), "the collector")
-            logger.warning("Traces and metrics cannot be sent to %s; nothing else suffers.", where)
-        return False
-
-
-def _wanted(variables: Iterable[str]) -> bool:
-    return os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true" and any(os.environ.get(name) for name in variables)
-
-
-def _setup_metrics(service_name: str) -> None:
-    exporter = _exporter("metrics")
-    if exporter is None:
-        return
-    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - as above
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
-
-    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(exporter())], resource=_resource(service_name)))
-
-
-def _resource(service_name: str) -> Any:
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - as above
-
-    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create({} if named else {"service.name": service_name})
-
-
-def _exporter(signal: Literal["traces", "metrics"]) -> Any:
-    """The class of the exporter that the variables name; None when there is none, with a warning when that is not what was asked for."""
-    name = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER") or "otlp"
-    if name == "none":
-        return None
-    if name == "otlp":
-        protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        name = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
-    for entry in entry_points(group=f"opentelemetry_{signal}_exporter", name=name):
-        try:
-            return entry.load()
-        except ImportError as error:
-            logger.warning("The exporter %s cannot be loaded: %s.", name, error)
-    install = {"otlp_proto_http": "agentexecutor[otlp]", "otlp_proto_grpc": "opentelemetry-exporter-otlp-proto-grpc"}
-    logger.warning(
-        "No %s are sent: the environment asks for the exporter %s, which is not installed (pip install '%s').",
-        signal,
-        name,
-        install.get(name, f"opentelemetry-exporter-{name}"),
-    )
-    return None
+    return exporting.setup(service_name, brief=brief)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
 
+from agentexecutor.bus import exporting
 from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.connection import NEEDED, Connection, default_url, open_connection
 from agentexecutor.bus.errors import ApiError, BusError, NoBus, ServerTooOld, StreamMismatch
@@ -31,8 +31,6 @@ ANSWER_S = 3.0
 CLOCK_S = 2.0
 """A clock that is further off deserves a look: what people read as times differs by that much."""
 PYTHON = (3, 11)
-EXPORTER = "opentelemetry.exporter.otlp.proto.http"
-ASK_FOR_TRACES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,18 +118,21 @@ async def _jetstream(connection: Connection) -> Check:
 async def _streams(connection: Connection) -> Check:
     """Whether all are there; their settings were compared when the connection was opened."""
     missing, messages, size = [], 0, 0
+    replicas = set[int]()
     for wanted in stream_settings(connection.prefix, connection.shards, 1):
         try:
-            state = (await connection.api(f"STREAM.INFO.{wanted['name']}", {}))["state"]
+            info = await connection.api(f"STREAM.INFO.{wanted['name']}", {})
         except ApiError:
             missing.append(wanted["name"])
             continue
-        messages += state["messages"]
-        size += state["bytes"]
+        messages += info["state"]["messages"]
+        size += info["state"]["bytes"]
+        replicas.add(info["config"]["num_replicas"])
     if missing:
         todo = "The first program that connects makes them: start `agentexecutor up`, an agent or a coordinator."
         return Check(check="streams", ok=False, found=f"missing: {', '.join(missing)}", todo=todo)
-    return Check(check="streams", ok=True, found=f"all seven, {connection.shards} shards, {messages} messages, {amount(size)}")
+    copies = f"{min(replicas)} replica{'s' * (min(replicas) > 1)}"  # the stream with the fewest says what a lost server costs
+    return Check(check="streams", ok=True, found=f"all seven, {connection.shards} shards, {copies}, {messages} messages, {amount(size)}")
 
 
 async def _life(bus: Bus) -> AsyncIterator[Check]:
@@ -201,17 +202,11 @@ async def _clock(connection: Connection) -> Check:
 
 
 def _telemetry() -> Check:
-    asked = [name for name in ASK_FOR_TRACES if os.environ.get(name)]
-    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    asked = exporting.asked(exporting.ASKED_BY["traces"])
+    if not asked:
         return Check(check="traces", ok=True, found="off; OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 sends them to a local Jaeger")
     found = ", ".join(f"{name}={os.environ[name]}" for name in asked)
-    if _importable(EXPORTER):
-        return Check(check="traces", ok=True, found=found)
-    return Check(check="traces", ok=False, found=f"{found}, but no exporter is installed", todo="pip install 'agentexecutor[otlp]'.")
-
-
-def _importable(name: str, find: Callable[[str], object | None] = importlib.util.find_spec) -> bool:
-    try:
-        return find(name) is not None
-    except ModuleNotFoundError:
-        return False
+    trouble, todo = exporting.trouble_with("traces")
+    if trouble:
+        return Check(check="traces", ok=False, found=f"{found}, but {trouble}", todo=f"{todo}.")
+    return Check(check="traces", ok=True, found=found)

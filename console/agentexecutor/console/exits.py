@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from agentexecutor.bus.errors import BusError, StoreTimeout, TaskCancelled, TaskError, TaskFailed, TaskTimeout
+from agentexecutor.bus.errors import BusError, ReplicasRefused, StoreTimeout, TaskCancelled, TaskError, TaskFailed, TaskTimeout
 from agentexecutor.coordinator.errors import SettingRefused
 from agentexecutor.schemas.errors import AgentExecutorError, NameRefused, PlanRefused
 
@@ -34,7 +34,7 @@ def exit_code(error: BaseException) -> Exit:
         return of_task("failed", getattr(error, "error", None))
     if isinstance(error, TaskCancelled | TaskTimeout | StoreTimeout):
         return Exit.TIMEOUT
-    if isinstance(error, UsageError | NameRefused | PlanRefused | SettingRefused):
+    if isinstance(error, UsageError | NameRefused | PlanRefused | SettingRefused | ReplicasRefused):
         return Exit.USAGE
     if isinstance(error, BusError):
         return Exit.NO_BUS

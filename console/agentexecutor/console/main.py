@@ -31,6 +31,7 @@ COMMANDS = {
     "unserved": "agents",
     "doctor": "doctor",
     "conformance": "conformance.command",
+    "bench": "bench.command",
     "schema": "schema",
 }
 """Where each command stands, in the order in which one meets them. A module is loaded when its command is run: the others cost nothing."""

@@ -70,10 +70,10 @@ def _refuse(draft: Draft, input: ClaimIn, message: str, code: str = "refused") -
     draft.effect(Send(input.peer, "refused", m.Refused(task=str(draft.state.name), id=input.id, error=error)))
 
 
-def _accepted(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> None:
+def _accepted(draft: Draft, subtask: SubtaskState, schedule: list[m.Step], span: str | None = None) -> None:
     """Record the acceptance, unless it is recorded; a done or failed stands for it too."""
     if subtask.state == "awarded":
-        draft.change(r.Accepted(subtask=subtask.name, epoch=subtask.epoch, schedule=schedule))
+        draft.change(r.Accepted(subtask=subtask.name, epoch=subtask.epoch, schedule=schedule, span=span))
 
 
 def _begun(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> None:
@@ -87,10 +87,10 @@ def _begun(draft: Draft, subtask: SubtaskState, schedule: list[m.Step]) -> None:
         draft.effect(SetTimer("budget", draft.now))
 
 
-def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, _input: ClaimIn) -> None:
+def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, input: ClaimIn) -> None:
     if subtask.state != "awarded":
         return
-    _accepted(draft, subtask, claim.schedule)
+    _accepted(draft, subtask, claim.schedule, input.span)
     draft.decision.soft = True
     _begun(draft, subtask, claim.schedule)
 
@@ -140,7 +140,7 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
         _refuse(draft, input, str(error), "input")
         return
     if subtask.state == "awarded":
-        _accepted(draft, subtask, [])
+        _accepted(draft, subtask, [], input.span)
         _begun(draft, subtask, [])
     if draft.over_budget(1):
         return

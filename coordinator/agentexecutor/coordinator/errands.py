@@ -255,11 +255,12 @@ def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], c
 
 @dataclasses.dataclass(slots=True)
 class Loaded:
-    """A task as its log tells it. `unreadable`: records that could not be read; they only move the head."""
+    """A task as its log tells it. `found`: its records; `unreadable`: those that could not be read, which only move the head."""
 
     state: TaskState
     history: list[Raw]
     unreadable: list[tuple[int, str]]
+    found: list[tuple[int, r.Record]]
 
 
 def load(name: TaskName, shard: int, stored: Sequence[Stored]) -> Errand[Loaded]:
@@ -278,7 +279,7 @@ def load(name: TaskName, shard: int, stored: Sequence[Stored]) -> Errand[Loaded]
     state = _fold(name, shard, found)
     if stored:
         state.head = stored[-1].seq
-    return Loaded(state, history, unreadable)
+    return Loaded(state, history, unreadable, found)
 
 
 def _fold(name: TaskName, shard: int, found: list[tuple[int, r.Record]]) -> TaskState:

@@ -228,7 +228,8 @@ def _accepted(state: TaskState, change: r.Accepted, at: float) -> None:
     subtask.accepted_at = at
     subtask.schedule = change.schedule
     subtask.returns = 0
-    subtask.attempts[-1].state = "running"
+    attempt = subtask.attempts[-1]
+    attempt.state, attempt.accepted_at, attempt.span = "running", at, change.span
 
 
 def _completed(state: TaskState, change: r.Completed, at: float) -> None:

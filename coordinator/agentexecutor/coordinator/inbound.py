@@ -5,6 +5,7 @@ Pure. A message that cannot be used raises `Unusable`; the caller counts it, tel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ class Heard(Struct):
     running: Raw = m.NULL
 
 
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-([0-9a-f]{16})-[0-9a-f]{2}")
 _HEARD = msgspec.json.Decoder(Heard)
 
 
@@ -94,8 +96,16 @@ def read_claim(subjects: Subjects, subject: str, payload: bytes, headers: dict[s
     if isinstance(message, m.FeedbackClaim):
         return Claimed(at.shard, at.task, FeedbackIn(at.peer, message, id))
     if isinstance(message, m.Claim):
-        return Claimed(at.shard, at.task, ClaimIn(at.peer, message, id))
+        return Claimed(at.shard, at.task, ClaimIn(at.peer, message, id, _span_of(message, headers)))
     raise _unusable("unknown", f"{at.kind!r} is no kind of claim.", headers, at)
+
+
+def _span_of(claim: m.Claim, headers: dict[str, str]) -> str | None:
+    """The id of the span in which an agent works; from then on it is needed when the agent is lost (docs/adr/0014)."""
+    if not isinstance(claim, m.Accept | m.Extend):
+        return None
+    found = TRACEPARENT.fullmatch(headers.get(H_TRACEPARENT, ""))
+    return None if found is None else found[1]
 
 
 def read_submit(subjects: Subjects, subject: str, payload: bytes, headers: dict[str, str], stamp: float) -> Submitted:

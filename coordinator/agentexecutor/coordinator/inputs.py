@@ -74,11 +74,12 @@ class SubmitIn(Struct, frozen=True):
 
 
 class ClaimIn(Struct, frozen=True):
-    """What an agent says about an award: accept, decline, done, failed, release, extend."""
+    """What an agent says about an award: accept, decline, done, failed, release, extend. `span`: the id of its span, when it came with one."""
 
     peer: str
     claim: m.Claim
     id: str
+    span: str | None = None
 
 
 class CancelIn(Struct, frozen=True):

@@ -74,6 +74,8 @@ class _Shard(Struct):
     asked: bool = False
     giving_up: bool = False
     not_before: float = 0.0
+    orphaned: str = ""
+    """Its last holder did not give it up: it fell silent, or nobody is known to have held it."""
 
 
 class Leases:
@@ -111,6 +113,7 @@ class Leases:
         if not known.on_record:
             known.ours = False
             known.giving_up = False
+            known.orphaned = ""
         return before != (False, known.holder, known.on_record, known.ours, known.giving_up)
 
     def member_seen(self, now: float, peer: str, member: m.Member) -> bool:
@@ -146,10 +149,12 @@ class Leases:
         known.asked = False
         if seq is None:
             known.seq, known.holder, known.on_record = 0, "", False
+            known.orphaned = "nobody"
         elif seq != known.seq:
             self.lease_seen(now, shard, lease, seq)
         elif not known.on_record and now - known.heard > self._settings.lease_silence_s:
             known.holder = ""
+            known.orphaned = "silent"
 
     def won(self, sent_at: float, shard: int, seq: int) -> None:
         """A renewal or a take that was sent at `sent_at` was acknowledged."""
@@ -183,6 +188,13 @@ class Leases:
         """Whether this process may still act for a shard: its lease has not run out."""
         known = self._shards[shard]
         return known.ours and now < known.sent_at + self._settings.lease_valid_s
+
+    def orphaned(self, shard: int) -> str:
+        """Why who held the shard before has not given it up: ``silent``, or ``nobody`` is known; else empty.
+
+        What that one had not yet told anybody, it never will.
+        """
+        return self._shards[shard].orphaned
 
     def held(self, now: float) -> list[int]:
         """All shards that this process holds."""

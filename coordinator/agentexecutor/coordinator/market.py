@@ -41,8 +41,6 @@ COUNTED = 64
 _RUNNING = msgspec.json.Decoder(list[m.Running])
 ON_ITS_WAY_S = 30.0
 """So long the accept of an agent that names the award in its offer may take: the inbox may be without a leader."""
-SILENT_BEATS = 1.5
-"""An agent that was not heard for so many beats has missed one."""
 AVOIDED = "to be avoided"
 UNRECORDED_S = 10.0
 """An assignment that was never recorded gives its slot back after so long."""
@@ -124,7 +122,7 @@ class Market:
     @classmethod
     def of(cls, snapshot: Snapshot) -> Market:
         """A market with the agents of a snapshot, whose silence means nothing; what waits there is not wanted here yet."""
-        market = cls(dataclasses.replace(snapshot.settings, lost_after_s=math.inf), snapshot.policies)
+        market = cls(dataclasses.replace(snapshot.settings, lost_after_s=math.inf, heartbeat_s=math.inf), snapshot.policies)
         market.share, market.reputation, market._awards = snapshot.share, snapshot.reputation, snapshot.awards
         for agent in snapshot.agents:
             market._holdings.update(agent.ours)
@@ -158,6 +156,7 @@ class Market:
         if agent is None or agent.boot != boot:
             return
         agent.seen = now
+        self._refresh(agent, now)
         if any(holding.accepted_at is None for holding in agent.ours.values()):
             agent.named = _named(running)
 
@@ -254,7 +253,7 @@ class Market:
             agent.suspensions += 1
             agent.suspended_until = now + pause
             self._at(agent.suspended_until, "agent", None, agent.name)
-        elif how == "lost" and agent is not None and self._beats_missed(now, agent):
+        elif how == "lost" and agent is not None and self._book.overdue(agent, now):
             agent.suspended_until = agent.seen + self._settings.lost_after_s  # dead by then, or heard
             self._at(agent.suspended_until, "agent", None, agent.name)
         self._release(now, holding)
@@ -263,7 +262,7 @@ class Market:
         """Whether the life of an agent that got an award is over, or has missed a beat."""
         holding = self._holdings.get(key)
         agent = None if holding is None else self._book.agents.get(holding.agent)
-        return holding is not None and agent is not None and (agent.boot > holding.boot or self._beats_missed(now, agent))
+        return holding is not None and agent is not None and (agent.boot > holding.boot or self._book.overdue(agent, now))
 
     def says_it_has_it(self, now: float, key: Key) -> bool:
         """Whether the agent's offer names an award that it has not accepted: then its accept is on its way, for as long as it may take."""
@@ -273,9 +272,6 @@ class Market:
             return False
         award = (str(key.task), key.subtask, holding.epoch)
         return award in agent.named or any((entry.task, entry.subtask, entry.epoch) == award for entry in agent.offer.running)
-
-    def _beats_missed(self, now: float, agent: KnownAgent) -> bool:
-        return now - agent.seen > SILENT_BEATS * self._settings.heartbeat_s
 
     def _release(self, now: float, holding: Holding) -> None:
         """The slot is free again."""
@@ -446,6 +442,8 @@ class Market:
     def _why_not(self, now: float, agent: KnownAgent, demand: Demand) -> str:
         if not self._book.alive(agent, now):
             return "silent"
+        if self._book.overdue(agent, now):
+            return "a beat missed"
         if agent.offer is not None and not agent.offer.accepting:
             return "not accepting"
         if agent.name in demand.never:
@@ -520,7 +518,9 @@ class Market:
             self._release(now, holding)
         doubtful = list(self._orphans.values())
         for agent in self._book.agents.values():
-            if agent.missing or self._beats_missed(now, agent):
+            if self._book.overdue(agent, now):
+                self._book.refresh(agent, now)
+            if agent.missing or self._book.overdue(agent, now):
                 doubtful += [holding for holding in agent.ours.values() if holding.key not in self._orphans]
         reasons = ((holding, self._why_gone(now, holding)) for holding in doubtful if holding.epoch > 0)
         return [Suspect(one.key, one.epoch, one.agent, one.boot, reason) for one, reason in reasons if reason]
@@ -542,7 +542,7 @@ class Market:
         if holding.key in agent.missing:
             return "its offer does not name the subtask"
         overdue = holding.accepted_at is None and holding.since <= now - self._settings.accept_timeout_s
-        return "it neither accepted nor was heard again" if overdue and self._beats_missed(now, agent) else ""
+        return "it neither accepted nor was heard again" if overdue and self._book.overdue(agent, now) else ""
 
     def has_begun(self, key: Key, epoch: int) -> bool:
         """Whether the holder's offer says that it works on an award (or says nothing about it)."""
@@ -568,10 +568,11 @@ class Market:
         return holding is None or holding.agent != agent.name or entry.epoch < holding.epoch
 
     def listen_again(self, now: float) -> None:
-        """Silence counts from now on: a take-over, a reconnect, or this process was asleep."""
+        """Silence counts from now on: offers are listened to (again), or this process was asleep."""
         for agent in self._book.agents.values():
             agent.seen = max(agent.seen, now)
             agent.missing = {}
+            self._refresh(agent, now)
 
     # what people ask
 
@@ -618,6 +619,10 @@ class Market:
         for wanted in self._ready.wanted.values():
             by_pool.setdefault(wanted.pool, []).append(wanted)
         return [self._unserved(now, wants) for wants in by_pool.values() if not self._fitting(now, wants[0].demand)]
+
+    def waiting(self) -> dict[str, int]:
+        """How many ready subtasks wait, by capability."""
+        return Counter(wanted.demand.capability for wanted in self._ready.wanted.values())
 
     def _unserved(self, now: float, wants: list[Wanted]) -> v.UnservedLine:
         demand = wants[0].demand

@@ -19,13 +19,18 @@ DEFAULT = m.Replan()
 
 
 class Attempt(Struct):
-    """One award and what became of it; state: awarded running completed failed cancelled, or the cause for which it went back."""
+    """One award and what became of it; state: awarded running completed failed cancelled, or the cause for which it went back.
+
+    `accepted_at`: seconds since 1970; `span`: the id of the agent's span.
+    """
 
     agent: str
     boot: str
     epoch: int
     state: str = "awarded"
     error: m.ErrorInfo | None = None
+    accepted_at: float | None = None
+    span: str | None = None
 
 
 class SubtaskState(Struct):

@@ -18,6 +18,8 @@ __all__ = ["AgentBook", "Holding", "KnownAgent", "Reputation"]
 A = TypeVar("A", bound="dict[str, KnownAgent]")
 SMOOTH = 0.3
 """Weight of the newest measurement in a moving ratio."""
+SILENT_BEATS = 1.5
+"""An agent that was not heard for so many beats has missed one."""
 
 
 class Holding(Struct):
@@ -195,6 +197,10 @@ class AgentBook:
     def alive(self, agent: KnownAgent, now: float) -> bool:
         return now - agent.seen <= self._settings.lost_after_s
 
+    def overdue(self, agent: KnownAgent, now: float) -> bool:
+        """It has missed a beat: perhaps it is dead, so it is given nothing before it is heard again."""
+        return now - agent.seen > SILENT_BEATS * self._settings.heartbeat_s
+
     def refresh(self, agent: KnownAgent, now: float) -> bool:
         """Put the agent where it belongs among the available; True when it has become available."""
         usable = (
@@ -203,6 +209,7 @@ class AgentBook:
             and agent.suspended_until <= now
             and agent.free(self.share) > 0
             and self.alive(agent, now)
+            and not self.overdue(agent, now)
         )
         became = False
         for capability in agent.offered:

@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from agentexecutor.bus import telemetry
+from agentexecutor.bus import exporting, telemetry
 from agentexecutor.bus.answering import Answering, Asked, subscribed
 from agentexecutor.bus.complaints import Complaints, Seldom
 from agentexecutor.bus.connection import Connection, Headers
@@ -40,6 +40,7 @@ from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import answers, errands, records
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Question, Twice, Waiting
+from agentexecutor.coordinator.figures import Figures
 from agentexecutor.coordinator.inbound import Unusable, heard_of, large_result, read_claim, read_progress, read_submit
 from agentexecutor.coordinator.inputs import (
     ClaimIn,
@@ -65,10 +66,11 @@ from agentexecutor.coordinator.settings import Settings, settings_of
 from agentexecutor.coordinator.spans import Spans
 from agentexecutor.coordinator.states import ENDED
 from agentexecutor.coordinator.turns import Desk, Turn
+from agentexecutor.coordinator.untold import Untold
 from agentexecutor.coordinator.views import state_view, task_view
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import H_ID, H_TYPE, INLINE_LIMIT, TYPE_OF, decode, encode, headers
+from agentexecutor.schemas.codec import H_ID, H_TYPE, INLINE_LIMIT, TYPE_OF, decode, encode, from_rfc3339, headers
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, new_boot
 from agentexecutor.schemas.subjects import CLASSES, shard_of
@@ -142,6 +144,7 @@ class Coordinator:
         self._tasks = self._desk.tasks
         self._log = TaskLog(connection)
         self._spans = Spans(self._me, telemetry)
+        self._figures = Figures(telemetry)
         self._errands = Errands(connection)
         self._lease_stream = LeaseStream(connection, self._log, self._boot)
         self._answering = Answering(connection, partial(self._count_unusable, "undecodable"))
@@ -274,7 +277,7 @@ class Coordinator:
 
     def _count_unusable(self, why: str) -> None:
         self.counters[f"messages {why}"] += 1
-        self._spans.unusable(why)
+        self._figures.unusable(why)
 
     # what arrives
 
@@ -308,7 +311,7 @@ class Coordinator:
         except Unusable as error:
             await self._set_aside(inbound, error)
             return
-        input = self._spans.submitted(input)
+        input = self._spans.submitted(task, input)
         if input.submit.plan_blob is not None:
             self._jobs.put(partial(self._prepare, number, task, input, inbound))
         else:
@@ -551,7 +554,9 @@ class Coordinator:
         made = records.record_headers(state.state, priority=priority, keep_s=self._settings.keep_s if state.ended else None)
         if not await self._append(entry, state, turn, payload, made):
             return False
-        self._spans.stored(state, turn.changes)
+        at = from_rfc3339(turn.at)
+        self._spans.stored(state, turn.changes, at)
+        self._figures.stored(state, turn.changes, at)
         return True
 
     async def _append(self, entry: Entry, state: TaskState, turn: Turn, payload: bytes, made: Headers) -> bool:
@@ -561,9 +566,9 @@ class Coordinator:
             sent = time.monotonic()
             try:
                 seq = await self._log.append(entry.shard, entry.name, payload, made, expected=state.head)
-                self._spans.appended(time.monotonic() - sent, "stored")
+                self._figures.appended(time.monotonic() - sent, "stored")
             except AppendUnknown:
-                self._spans.appended(time.monotonic() - sent, "unknown")
+                self._figures.appended(time.monotonic() - sent, "unknown")
                 self.counters["appends unknown"] += 1
                 seq = await self._find(entry, made[H_ID])
         if seq is None:
@@ -622,7 +627,7 @@ class Coordinator:
         message = send.message
         trace = self._spans.of_task(state)
         if state is not None and isinstance(message, m.Result) and message.subtask is None:
-            trace = self._spans.delivered(state, self._clock.now(time.monotonic()))
+            trace = self._spans.delivered(state)
         await self._publish(self._subjects.to(send.peer, send.kind, task), encode(message), headers(TYPE_OF[type(message)], trace))
 
     async def _give_award(self, entry: Entry, state: TaskState, effect: GiveAward) -> None:
@@ -776,7 +781,8 @@ class Coordinator:
             self._desk.park(PARKED_A_TICK, now)
         if now >= self._levels_at:
             self._levels_at = now + LEVELS_S
-            self._spans.levels(self._tasks.active, len(self._shards), self._market.unserved(now))
+            if telemetry.measuring():
+                self._figures.levels(self._tasks.active, len(self._shards), self._market.unserved(now), self._market.waiting())
             if self._shards:
                 self._connection.miss()  # there are streams that nobody misses
         if now >= self._sweeps_at:
@@ -887,7 +893,7 @@ class Coordinator:
             if number not in self._shards and number not in leaving:
                 shard = self._shards[number] = _Shard(number)
                 self._group.start_soon(self._hold, shard)
-                telemetry.count(telemetry.METRIC_TAKEOVERS)
+                self._figures.taken(self._leases.orphaned(number))
         for number, shard in self._shards.items():
             if number not in held:
                 self._drop(shard)
@@ -920,7 +926,6 @@ class Coordinator:
                 async with consumers.running(), subscribed(self._connection, self._subjects.all_bids(shard.number), self._bid_came):
                     await self._insist(partial(consumers.open, shard.number))  # (10)
                     shard.consumers = consumers
-                    self._market.listen_again(time.monotonic())
                     await self._admit(time.monotonic())
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._take_over, shard.number)
@@ -963,12 +968,30 @@ class Coordinator:
 
     async def _find_open(self, number: int, group: TaskGroup) -> None:
         room = anyio.Semaphore(LOADERS)
+        tells = telemetry.recording() and self._leases.orphaned(number)
+        untold = Untold(self._clock.now(time.monotonic()), exporting.delay_s()) if tells else None
         async with aclosing(cast("AsyncGenerator[tuple[TaskName, int, StoredRecord]]", self._log.heads(number))) as heads:
             async for task, _, head in heads:
+                if untold is not None:
+                    untold.head(head.stamp, task)
                 known = self._tasks.get(task)
                 if head.state not in ENDED and not (known is not None and known.fenced):
                     await room.acquire()
                     group.start_soon(self._hold_task, self._tasks.open(task, number), room)
+
+        if untold is not None:
+            await self._tell_again(number, untold)
+
+    async def _tell_again(self, number: int, untold: Untold) -> None:
+        """Who held the shard before fell silent, and may not have sent its last spans. What cannot be read now is a gap in a trace."""
+        for task in untold.tasks():
+            try:
+                stored = await self._log.read(number, task)
+                loaded = await self._errands.run(task, errands.load(task, number, stored))
+            except AgentExecutorError as error:
+                logger.debug("The spans of task %s are not told again: %s", task, error)
+                continue
+            self._spans.retold(task, number, loaded.found, untold.since)
 
     async def _hold_task(self, entry: Entry, room: anyio.Semaphore) -> None:
         entry.inputs.append(Waiting(HeldIn()))

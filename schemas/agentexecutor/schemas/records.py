@@ -161,11 +161,12 @@ class Awarded(Message, frozen=True, kw_only=True, tag_field="kind", tag="awarded
 
 
 class Accepted(Message, frozen=True, kw_only=True, tag_field="kind", tag="accepted"):
-    """The agent accepted, by this schedule."""
+    """The agent accepted, by this schedule. `span`: the id of its span (16 hex digits), when the accept came with a trace's context."""
 
     subtask: str
     epoch: Count
     schedule: list[Step] = []
+    span: str | None = None
 
 
 class Completed(Message, frozen=True, kw_only=True, tag_field="kind", tag="completed"):

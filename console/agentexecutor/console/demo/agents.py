@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 
 from agentexecutor.agents import Agent, Asked, Context, Retry
 from agentexecutor.console.demo import data, features, model
-from agentexecutor.console.demo.lifeline import hold_on
+from agentexecutor.console.lifeline import hold_on
 
 __all__ = ["MODULES", "a1", "a2", "evaluator", "loader", "seconds_for", "trainer"]
 

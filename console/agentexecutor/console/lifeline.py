@@ -1,4 +1,4 @@
-"""How the demo's processes end when the one that started them is gone, however it went: a pipe whose one end only the starter holds.
+"""How started processes (the demo's, the bench's) end when the one that started them is gone, however it went: a pipe whose one end only the starter holds.
 
 When the starter dies the kernel closes its end, also after ``kill -9``; the others read the end of the pipe and stop. Knows nothing else.
 """
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 __all__ = ["VARIABLE", "held", "hold_on"]
 
-VARIABLE = "AGENTEXECUTOR_DEMO_LIFELINE"
+VARIABLE = "AGENTEXECUTOR_LIFELINE"
 """Names the file descriptor of the pipe in the environment of the started processes."""
 GRACE_S = 8.0
 """For a stop in good order; then the process ends itself."""
