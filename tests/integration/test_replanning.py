@@ -343,6 +343,34 @@ async def test_what_is_too_much_for_one_is_split(place: Place, me: Peer) -> None
         assert msgspec.json.decode((await me.result(task)).result) == [1, 2, 3, 4]
 
 
+async def test_feedback_while_a_planner_repairs_something_else(place: Place, me: Peer) -> None:
+    """What has failed is left to the planner, who is asked anew about the version that the feedback has made."""
+    both = {"work": Subtask("work", retries=0), "other": Subtask("other"), "end": Subtask("end", {"a": Ref("work"), "b": Ref("other")})}
+    async with (
+        agent(place, "worker", "work", "other", "end", capacity=10) as worker,
+        agent(place, "planner", "plan", capacity=10) as planner,
+        coordinating(place),
+    ):
+        task = await me.submit("t", m.Submit(plan=Plan(both, result="end").spec(), replan=Replan(failed="plan")))
+        await worker.failed(await worker.award("work"))
+        await worker.done(await worker.award("other"), "old")
+        first = await planner.award()
+        await planner.accept(first)
+        await me.claim("feedback", task, m.FeedbackClaim(subtask="other", verdict="revise", text="better"))
+        await planner.expect("cancel", partial(_is_of, first.epoch))
+        second = await planner.award()
+        told = msgspec.json.decode(second.input)
+        assert ([why["subtask"] for why in told["why"]], told["version"]) == (["work"], 2)
+        assert told["plan"]["subtasks"]["work"]["state"] == "failed"
+        await worker.done(await worker.award("other"), "new")
+        await planner.done(second, r.Revision(add={"work": m.SubtaskSpec(capability="other")}, finish=True))
+        await worker.done(await worker.award("work"), "mended")
+        end = await worker.award("end")
+        assert msgspec.json.decode(end.input) == {"a": "mended", "b": "new"}
+        await worker.done(end, "all")
+        assert bytes((await me.result(task)).result) == b'"all"'
+
+
 async def test_approval_outlives_its_coordinator(place: Place, me: Peer) -> None:
     async with AsyncExitStack() as stack:
         worker = await stack.enter_async_context(agent(place, "worker", "pay"))

@@ -423,6 +423,47 @@ def test_a_version_made_meanwhile_has_the_planner_begin_anew(table: Table) -> No
     assert [why.trigger for why in table.state.subtasks["plan-1"].whys] == ["message"]
 
 
+def two_ways() -> Plan:
+    """`end` needs both `work`, which is to fail, and `other`."""
+    subtasks = {"work": Subtask("work", retries=0), "other": Subtask("other"), "lone": Subtask("lone", retries=0)}
+    return Plan({**subtasks, "end": Subtask("end", {"a": Ref("work"), "b": Ref("other")})}, result="end")
+
+
+@pytest.mark.parametrize("trigger", ["revise", "lost"])
+def test_a_version_that_answers_something_else_leaves_to_the_planner_what_has_failed(table: Table, trigger: str) -> None:
+    table.submit(two_ways(), replan=Replan(failed="plan", lost="another"))
+    for name in ("work", "lone"):
+        table.award(name)
+        table.fail(name)
+    assert (table.states()["work"], table.states()["lone"], table.states()["plan-1"]) == ("failed", "failed", "ready")
+    if trigger == "revise":
+        table.run("other")
+        say(table, "revise", "other")
+    else:
+        table.put(LostIn("other", table.award("other"), "gone"))
+    assert table.state.plan_version == 2
+    assert table.states() == {
+        "work": "failed",
+        "other": "ready",
+        "lone": "failed",
+        "end": "blocked",
+        "plan-1": "ready",
+    }
+    table.award("plan-1", agent="p")
+    table.claim(m.Done, "plan-1", agent="p", result=Raw(b"{}"))
+    answer(table, add={"work": spec("better")}, finish=True)
+    # the second failure came after the question, so it is asked about too
+    assert (table.states()["lone"], table.states()["plan-2"]) == ("failed", "ready")
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", remove=["lone"], finish=True)
+    for name in ("work", "other"):
+        table.run(name)
+    table.run("end", b"7")
+    assert (table.state.state, table.state.result) == ("completed", Raw(b"7"))
+    assert table.folded() == table.state
+
+
 # approval
 
 

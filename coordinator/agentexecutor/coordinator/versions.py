@@ -100,7 +100,9 @@ def next_version(
         for name, subtask in old.items()
         if name in specs and name not in add and before[name] != after[name] and _begun(subtask, name, anew)
     ]
-    removed |= _given_up(specs, [name for name in failed if name not in add and name not in again])
+    asked = {why.subtask for why in state.unanswered}
+    left = [name for name in failed if name not in add and name not in again and name not in asked]
+    removed |= _given_up(specs, left) if planner is not None else set()
     change = r.Planned(
         version=state.plan_version + 1,
         base=state.plan_version,
@@ -141,7 +143,10 @@ def _check_names(state: TaskState, old: Mapping[str, SubtaskState], revision: r.
 
 
 def _given_up(specs: Mapping[str, m.SubtaskSpec], failed: Collection[str]) -> set[str]:
-    """What has failed and nobody needs leaves the plan. Raises PlanRefused when somebody needs it."""
+    """What has failed and nobody needs leaves the plan of a planner, who knew of it. Raises PlanRefused when somebody needs it.
+
+    A version that answers something else leaves it alone: what is to become of it is still asked.
+    """
     for name, spec in specs.items() if failed else ():
         missing = [other for other in dependencies(spec) if other in failed]
         if missing and name not in failed:
