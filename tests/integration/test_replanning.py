@@ -389,6 +389,55 @@ async def test_approval_outlives_its_coordinator(place: Place, me: Peer) -> None
         assert [type(change).__name__ for change in asked] == ["Asked", "Approved"]
 
 
+async def test_a_large_proposal_waits_and_outlives_its_coordinator(place: Place, me: Peer) -> None:
+    """It is larger than what the server stores as one message."""
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(agent(place, "worker", "work", capacity=30))
+        planner = await stack.enter_async_context(agent(place, "planner", "plan"))
+        kill = await stack.enter_async_context(doomed(place, "first"))
+        await me.until_agents(2)
+        task = await me.submit("t", goal="much", approval=m.ApprovalPolicy(versions=True))
+        asked = await planner.award()
+        await planner.accept(asked)
+        wanted = {f"s{n}": {"capability": "work", "input": {"n": n, "text": "x" * 70_000}} for n in range(20)}
+        ref = await planner.put(task, {"add": wanted, "finish": True})
+        await planner.done(asked, None, result_blob=ref)
+        await me.until_state(task, "waiting")
+        await kill()
+        await stack.enter_async_context(coordinating(place, "second"))
+        await me.claim("feedback", task, m.FeedbackClaim(verdict="accept"))
+        for number in range(20):
+            await worker.done(await worker.award(f"s{number}"), number)
+        assert len(msgspec.json.decode((await me.result(task)).result)) == 20
+        proposed = [change for change in await changes(me, task) if isinstance(change, r.Proposed)]
+        assert [(change.revision, change.revision_blob is not None) for change in proposed] == [(None, True)]
+
+
+async def test_a_planner_ends_the_task_with_a_large_result(place: Place, me: Peer) -> None:
+    async with agent(place, "planner", "plan") as planner, coordinating(place):
+        task = await me.submit("t", goal="much")
+        asked = await planner.award()
+        await planner.accept(asked)
+        ref = await planner.put(task, {"finish": True, "output": "x" * 1_500_000})
+        await planner.done(asked, None, result_blob=ref)
+        result = await me.result(task)
+        assert (result.state, result.result_blob is not None and result.result_blob.bytes) == ("completed", 1_500_002)
+
+
+async def test_a_planner_is_awarded_however_much_was_said(place: Place, me: Peer) -> None:
+    """More than the server stores or sends as one message: it is in the input, which then goes by reference."""
+    async with agent(place, "worker", "work") as worker, agent(place, "planner", "plan") as planner, coordinating(place):
+        task = await me.submit("t", m.Submit(capability="work", replan=Replan(revise="plan")))
+        await worker.accept(await worker.award())
+        for _ in range(5):
+            await me.claim("feedback", task, m.FeedbackClaim(text="x" * 240_000))
+        await me.claim("feedback", task, m.FeedbackClaim(verdict="revise", text="plan anew"))
+        asked = await planner.award()
+        assert (asked.feedback, asked.epoch) == ([], 2)
+        told = await planner.value(task, asked, "input")
+        assert [len(given["text"]) for given in told["feedback"]] == [240_000] * 5 + [9]
+
+
 async def test_a_budget_is_kept_for_agents_of_any_language(place: Place, me: Peer) -> None:
     async with agent(place, "worker", "one", "two", capacity=10) as worker, coordinating(place):
         two = Plan({"a": Subtask("one"), "b": Subtask("two", after=["a"])})

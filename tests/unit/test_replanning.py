@@ -275,6 +275,14 @@ def test_a_planner_may_end_the_task_with_a_result_of_its_own(table: Table) -> No
     assert (table.state.state, table.state.result) == ("completed", Raw(b"42"))
 
 
+def test_a_planners_large_result_is_named_by_reference(table: Table) -> None:
+    asked(table)
+    ref = m.BlobRef(digest="d", bytes=300_000, chunks=2)
+    answer(table, finish=True, output_blob=ref)
+    assert (table.state.state, table.state.result) == ("completed", ref)
+    assert table.folded() == table.state
+
+
 def test_a_planner_may_end_a_task_that_waits_for_a_person(table: Table) -> None:
     asked(table)
     answer(table, add={"a": spec("one"), "pay": spec("bank.pay", approval=Approval())})

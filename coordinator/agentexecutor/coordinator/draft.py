@@ -264,7 +264,7 @@ class Draft:
             if subtask.parent is None and not subtask.dependents and not subtask.planner and subtask.state != "superseded"
         ]
 
-    def finish_with(self, body: Raw) -> None:
+    def finish_with(self, body: Raw | m.BlobRef) -> None:
         """The planner has the task's result: whatever is open is cancelled."""
         self._stop_all("the planner has finished the task")
         self.complete_task(body)

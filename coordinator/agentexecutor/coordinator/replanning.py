@@ -202,8 +202,9 @@ def take_proposed(draft: Draft) -> None:
 def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved: bool) -> None:
     state = draft.state
     whys = planner.whys or []
-    if revision.finish and revision.output is not UNSET and not (revision.add or revision.again or revision.remove):
-        draft.finish_with(revision.output)
+    output = revision.output if revision.output_blob is None else revision.output_blob
+    if revision.finish and output is not UNSET and not (revision.add or revision.again or revision.remove):
+        draft.finish_with(output)
         return
     try:
         change = next_version(state, revision, whys, planner=planner.name, room=_room(state))
