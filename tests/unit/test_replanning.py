@@ -120,6 +120,72 @@ def test_revise_about_a_share_that_has_ended_concerns_the_split_subtask(table: T
     assert table.folded() == table.state
 
 
+def split_in_two(**options: Any) -> Plan:
+    return Plan({"f": Subtask("c", {"rows": [1, 2]}, split=Split(over="rows", into=2), **options), "g": Subtask("d", {"x": Ref("f")})})
+
+
+@pytest.mark.parametrize(
+    ("policy", "states"),
+    [
+        ("retry", {"f": "ready", "g": "blocked", "f-1": "superseded", "f-2": "superseded"}),
+        ("another", {"f": "ready", "g": "blocked", "f-1": "superseded", "f-2": "superseded"}),
+        ("plan", {"f": "failed", "g": "blocked", "f-1": "cancelled", "f-2": "cancelled", "plan-1": "ready"}),
+        ("skip", {"f": "skipped", "g": "ready", "f-1": "cancelled", "f-2": "cancelled"}),
+        ("fail", {"f": "failed", "g": "cancelled", "f-1": "failed", "f-2": "cancelled"}),
+    ],
+)
+def test_reject_of_a_running_share_is_answered_for_what_was_split(table: Table, policy: Any, states: dict[str, str]) -> None:
+    table.submit(split_in_two(), replan=Replan(reject=policy))
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.award("f-1", agent="bad")
+    table.award("f-2", agent="good")
+    say(table, "reject", "f-1", text="no")
+    assert table.states() == states
+    if policy in ("retry", "another"):
+        assert [effect.peer for effect in table.of(Send) if effect.kind == "cancel"] == ["bad", "good"]
+        assert table.state.subtasks["f"].spec.avoid == (["bad"] if policy == "another" else [])
+        table.put(SplitIn("f", 2, [(None, 1)], version=2))
+        table.award("f-1")
+        assert [given.text for given in award_of(table.state, "f-1").feedback] == ["no"]
+    if policy == "plan":
+        whys = table.state.subtasks["plan-1"].whys
+        assert whys is not None
+        assert [(why.trigger, why.subtask) for why in whys] == [("reject", "f")]
+    assert table.folded() == table.state
+
+
+def test_what_is_said_about_what_was_split_reaches_its_shares(table: Table) -> None:
+    table.submit(split_in_two())
+    say(table, None, "f", text="with care")
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.award("f-2")
+    assert [given.text for given in award_of(table.state, "f-2").feedback] == ["with care"]
+
+
+def test_feedback_about_a_planner_has_it_asked_again(table: Table) -> None:
+    table.submit(chain(), replan=Replan(message="plan", reject="another"))
+    table.run("load")
+    say(table, None, None, text="think")
+    table.award("plan-1", agent="p")
+    first = table.state.subtasks["plan-1"].epoch
+    say(table, "reject", "plan-1", text="not you")
+    assert table.states()["plan-1"] == "ready"
+    (cancel,) = table.of(Send)
+    assert isinstance(cancel.message, m.Cancel)
+    assert (cancel.peer, cancel.message.epoch) == ("p", first)
+    whys = table.state.subtasks["plan-1"].whys
+    assert whys is not None
+    assert [why.trigger for why in whys] == ["message", "reject"]
+    table.award("plan-1", agent="p")
+    table.claim(m.Done, "plan-1", agent="p", result=Raw(b"{}"))
+    answer(table, add={"x": spec("x")})
+    say(table, "revise", "plan-1", text="better")
+    assert (table.states()["plan-2"], table.state.plan_version) == ("ready", 2)
+    say(table, "reject", "plan-1", text="worse than I thought")
+    assert not table.state.ended
+    assert table.folded() == table.state
+
+
 def test_reject_fails_the_task_unless_its_policy_says_otherwise() -> None:
     table = Table()
     run_until_model(table)

@@ -14,6 +14,7 @@ from agentexecutor.coordinator.lateness import watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.policy import answer_to
 from agentexecutor.coordinator.replanning import take_proposed
+from agentexecutor.coordinator.versions import root_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 
@@ -81,12 +82,17 @@ def decide_feedback(draft: Draft, input: FeedbackIn) -> None:
         draft.change(replace(given, why=None))
         _reject(draft, subtask, input)
         return
+    if why is not None and subtask is not None and _taken_at_once(why, subtask):
+        draft.change(replace(given, why=None))
+        _change_limits(draft, given)
+        _reject(draft, root_of(state, subtask), input)
+        return
     draft.change(given)
     _change_limits(draft, given)
     if why is not None:
         draft.effect(Settle())
     elif said.verdict == "reject" and subtask is not None:
-        _reject(draft, subtask, input)
+        _reject(draft, _rejected(state, subtask), input)
     elif said.verdict in ("accept", "revise") and _gives_word(state, input.peer) and (subtask is None or subtask.state == "approval"):
         _give_word(draft, subtask, input)
     for holder in addressed(state, given) if why is None else ():
@@ -101,31 +107,57 @@ def _concerned(state: TaskState, subtask: SubtaskState) -> SubtaskState:
     return subtask
 
 
+def _taken_at_once(why: r.Why, subtask: SubtaskState) -> bool:
+    """Rejected work that is under way, or to come, is taken away before the planner answers, so that nobody uses its result."""
+    return why.trigger == "reject" and why.answer == "plan" and not subtask.ended and not subtask.planner
+
+
+def _rejected(state: TaskState, subtask: SubtaskState) -> SubtaskState:
+    """Whom a rejection ends: with an answer of the policy what a share or child was made for, else itself."""
+    return subtask if answer_to(state, "reject", subtask) in (None, "fail") else root_of(state, subtask)
+
+
 def _why(state: TaskState, input: FeedbackIn, subtask: SubtaskState | None) -> r.Why | None:
-    """The trigger that feedback is, with the policy's answer; None: it leads to no new version and no end."""
+    """The trigger that feedback is, with the policy's answer; None: it leads to no new version and no end.
+
+    A verdict and another deadline or priority are two things: what the verdict leads to comes first.
+    """
     said = input.feedback
-    answer: str | None = None
     trigger: str = said.verdict or "message"
-    if said.deadline_s is not None or said.priority is not None:
-        trigger = "changed"
-        answer = answer_to(state, trigger, subtask)
-    elif said.verdict == "reject":
-        answer = answer_to(state, trigger, subtask) or "fail"
-        if answer in ("skip", "wait"):  # done at once, where it can be
-            answer = None if subtask is not None and not subtask.ended else "fail"
-    elif said.verdict == "revise":
-        if subtask is None:
-            answer = "plan" if state.proposed is not None else answer_to(state, trigger, None)
-        elif subtask.ended:
-            answer = answer_to(state, trigger, subtask) or "retry"
-            answer = "retry" if answer in ("skip", "wait") else answer
+    answer = None
+    if said.verdict in ("revise", "reject"):
+        answer = _answer_to_verdict(state, said.verdict, subtask)
+    if answer is None and (said.deadline_s is not None or said.priority is not None):
+        changed = answer_to(state, "changed", subtask)
+        trigger, answer = ("changed", _in_a_version(changed)) if changed is not None else (trigger, None)
     elif said.verdict is None and (subtask is None or not subtask.ended):
         answer = answer_to(state, trigger, subtask)
         answer = answer if answer in ("plan", "fail") else None
     if answer is None:
         return None
+    if subtask is not None and subtask.planner and answer in ("retry", "another", "split"):
+        answer = "plan"  # a planner is asked again
+    if subtask is not None and answer == "plan":
+        subtask = root_of(state, subtask)  # planners know nothing of shares and children
     name = None if subtask is None else subtask.name
     return r.Why(trigger=trigger, answer=answer, subtask=name, feedback=input.id, sender=input.peer, text=said.text[:1000])
+
+
+def _answer_to_verdict(state: TaskState, verdict: str, subtask: SubtaskState | None) -> str | None:
+    answer: str | None = answer_to(state, verdict, subtask)
+    if verdict == "reject":
+        answer = answer or "fail"
+        if answer in ("skip", "wait"):  # done at once, where it can be
+            return None if subtask is not None and not subtask.ended else "fail"
+        return answer
+    if subtask is None:
+        return "plan" if state.proposed is not None else answer
+    return _in_a_version(answer or "retry") if subtask.ended else None
+
+
+def _in_a_version(answer: str) -> str:
+    """Policies of old may say `skip` or `wait` where only a new version makes sense."""
+    return "retry" if answer in ("skip", "wait") else answer
 
 
 def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:

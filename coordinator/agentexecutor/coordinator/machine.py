@@ -497,6 +497,7 @@ def award_of(state: TaskState, name: str) -> m.Award:
     subtask = state.subtasks[name]
     deadline = state.deadline_of(subtask)
     submit = state.submit or m.Submit()
+    whole = name if subtask.shares is None else subtask.parent
     return m.Award(
         task=str(state.name),
         subtask=name,
@@ -511,7 +512,7 @@ def award_of(state: TaskState, name: str) -> m.Award:
         deadline=None if deadline is None else to_rfc3339(deadline),
         timeout_s=timeout_of(state, subtask),
         plan_version=subtask.plan_version,
-        feedback=[feedback.message(state, name, given) for given in state.feedback if given.subtask in (None, name)],
+        feedback=[feedback.message(state, name, given) for given in state.feedback if given.subtask in (None, name, whole)],
         shard=state.shard,
     )
 

@@ -19,7 +19,7 @@ from agentexecutor.coordinator.inputs import NeedRevision, RevisionIn, SetTimer,
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.policy import version_approval
 from agentexecutor.coordinator.states import UNPLANNED
-from agentexecutor.coordinator.versions import next_version, replaced
+from agentexecutor.coordinator.versions import next_version, replaced, root_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
@@ -62,7 +62,8 @@ def _merge(draft: Draft) -> bool:
 def _answer_next(draft: Draft) -> bool:
     state = draft.state
     for why in state.unanswered:
-        if why.answer != "plan" or state.thinking is None or state.proposed is not None:
+        # What a planner who is at work is not asked about yet waits for its answer, unless it is about the planner.
+        if why.answer != "plan" or state.thinking in (None, why.subtask) or state.proposed is not None:
             _answer(draft, why)
             return True
     return False
@@ -108,14 +109,14 @@ def _answer(draft: Draft, why: r.Why) -> None:
 
 
 def _revision(state: TaskState, subtask: SubtaskState, answer: str) -> r.Revision:
-    """The difference that an answer makes."""
-    spec = subtask.spec
+    """The difference that an answer makes: to what a share or child was made for, when it is about one."""
+    root = root_of(state, subtask)
     if answer == "another":
-        had = [attempt.agent for attempt in subtask.attempts]
-        return r.Revision(add={subtask.name: replace(spec, avoid=list(dict.fromkeys([*spec.avoid, *had])))}, again=[subtask.name])
+        had = [attempt.agent for one in (root, subtask) for attempt in one.attempts]
+        return r.Revision(add={root.name: replace(root.spec, avoid=list(dict.fromkeys([*root.spec.avoid, *had])))}, again=[root.name])
     if answer == "split":
-        return r.Revision(add={subtask.name: replace(spec, split=state.replan.split)}, again=[subtask.name])
-    return r.Revision(again=[subtask.name])
+        return r.Revision(add={root.name: replace(root.spec, split=state.replan.split)}, again=[root.name])
+    return r.Revision(again=[root.name])
 
 
 # a new version
@@ -163,6 +164,7 @@ def ask_planner(draft: Draft, whys: Sequence[r.Why], again: SubtaskState | None 
         return
     policy = state.replan
     if again is not None:
+        draft.stop(again, "it is asked anew")
         change = r.Planned(version=state.plan_version, cause="ask", why=[*whys], again=[again.name])
     else:
         number = 1

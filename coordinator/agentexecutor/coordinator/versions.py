@@ -19,7 +19,7 @@ from agentexecutor.schemas.codec import digest
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.plans import MAX_SUBTASKS, check_plan, dependencies
 
-__all__ = ["live", "next_version", "replaced", "work_digests"]
+__all__ = ["live", "next_version", "replaced", "root_of", "work_digests"]
 
 
 def live(state: TaskState) -> dict[str, SubtaskState]:
@@ -29,6 +29,13 @@ def live(state: TaskState) -> dict[str, SubtaskState]:
         for name, subtask in state.subtasks.items()
         if subtask.parent is None and not subtask.planner and subtask.state != "superseded"
     }
+
+
+def root_of(state: TaskState, subtask: SubtaskState) -> SubtaskState:
+    """The subtask of the plan that a share or another child was made for; itself when it is one."""
+    while subtask.parent is not None:
+        subtask = state.subtasks[subtask.parent]
+    return subtask
 
 
 def replaced(state: TaskState, change: r.Planned) -> list[str]:
