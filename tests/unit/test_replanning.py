@@ -463,6 +463,83 @@ def test_the_same_for_the_third_time_is_told_and_then_fails_the_task(table: Tabl
     assert any("a1" in line for line in table.state.error.details["story"])
 
 
+def test_the_same_for_the_third_time_fails_the_task_without_a_planner_too(table: Table) -> None:
+    table.submit("work", retries=0, replan=Replan(failed="retry"))
+    for _ in range(2):
+        assert not table.state.ended
+        table.award()
+        table.fail()
+    assert table.state.error is not None
+    assert (table.state.error.code, table.state.error.details["cause"]) == ("budget", "repeated")
+    assert "for time 3" in table.state.error.message
+    assert table.folded() == table.state
+
+
+def test_a_planner_for_the_goal_is_told_what_was_tried_too_often(table: Table) -> None:
+    asked(table, replan=Replan(failed="another"))
+    answer(table, add={"a": spec("one", retries=0)}, finish=True)
+    for agent in ("a1", "a2"):
+        table.award("a", agent=agent)
+        table.fail("a", agent=agent)
+    whys = table.state.subtasks["plan-2"].whys
+    assert whys is not None
+    assert [(why.trigger, why.subtask) for why in whys] == [("failed", "a"), ("repeated", "a")]
+    assert (table.states()["a"], table.state.unanswered) == ("failed", [])
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", add={"a": spec("one")}, finish=True)
+    assert table.state.error is not None
+    assert table.state.error.details["cause"] == "repeated"
+
+
+def test_any_number_of_times_when_the_policy_says_so(table: Table) -> None:
+    table.submit("work", retries=0, replan=Replan(failed="retry", repeats=0))
+    for _ in range(10):
+        table.award()
+        table.fail()
+    assert table.states() == {"main": "ready"}
+
+
+def test_a_vote_of_equal_subtasks_is_no_repetition(table: Table) -> None:
+    """Nothing of it has begun; later each subtask of it counts by itself, but not for a planner."""
+    asked(table, replan=Replan(failed="retry"))
+    answer(table, add={f"vote{n}": spec("one", retries=0) for n in range(3)})
+    assert (table.state.plan_version, table.states()["vote2"]) == (2, "ready")
+    for name in ("vote0", "vote1", "vote2"):
+        table.award(name)
+        table.fail(name)
+    assert (table.state.plan_version, {table.states()[f"vote{n}"] for n in range(3)}) == (5, {"ready"})
+    say(table, None, None, text="one more?")
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", add={"vote3": spec("one")})
+    whys = table.state.subtasks["plan-2"].whys
+    assert whys is not None
+    assert whys[-1].trigger == "repeated"
+
+
+@pytest.mark.parametrize("verdict", ["revise", "reject"])
+def test_work_with_other_feedback_is_other_work(table: Table, verdict: Any) -> None:
+    run_until_model(table, replan=Replan(reject="retry"))
+    for number in range(5):
+        say(table, verdict, "features", text=f"better ({number})")
+        assert table.state.plan_version == number + 2
+        table.run("features", b"[2]")
+        table.run("model", b'"m"') if number < 4 else table.award("model")
+    assert not table.state.ended
+    assert all(times == {name: 1} for times in table.state.works.values() for name in times)
+
+
+def test_shares_count_as_work_of_what_was_split(table: Table) -> None:
+    table.submit(split_in_two(retries=0), replan=Replan(failed="retry"))
+    for version in (1, 2):
+        table.put(SplitIn("f", 2, [(None, 1)], version=version))
+        table.award("f-1")
+        table.fail("f-1")
+    assert table.state.error is not None
+    assert table.state.error.details["cause"] == "repeated"
+
+
 def test_a_failure_is_put_before_the_planner_which_must_replace_it(table: Table) -> None:
     asked(table)
     answer(table, add={"a": spec("one", retries=0), "b": spec("two", after=["a"])}, finish=True)

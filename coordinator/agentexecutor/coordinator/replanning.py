@@ -130,6 +130,9 @@ def replan(draft: Draft, revision: r.Revision, why: list[r.Why]) -> None:
         return
     try:
         change = next_version(state, revision, why, room=_room(state))
+    except RepeatedWork as error:
+        _circle(draft, why, error)
+        return
     except PlanRefused as error:
         draft.fail_task(m.ErrorInfo(code="input", message=f"{why[0].text} {error}".strip(), details={"cause": why[0].trigger}))
         return
@@ -243,7 +246,21 @@ def _nonsense(draft: Draft, planner: SubtaskState, error: str) -> None:
 def _repeated(draft: Draft, planner: SubtaskState, error: RepeatedWork) -> None:
     """The same once too often: the planner is told so once, then the task fails with its story."""
     if any(why.trigger == "repeated" for why in planner.whys or []):
-        details = {"cause": "repeated", "story": story(draft.state)[:100], "budget": budget_of(draft.state), "spent": account(draft.state)}
-        draft.fail_task(m.ErrorInfo(code="budget", message=f"The plan goes round in circles: {error.message}", details=details))
+        _give_up(draft, error)
     else:
         ask_planner(draft, [r.Why(trigger="repeated", answer="plan", subtask=planner.name, text=str(error))], again=planner)
+
+
+def _circle(draft: Draft, whys: list[r.Why], error: RepeatedWork) -> None:
+    """The same once too often without a planner: who plans for the goal is told so, else the task fails with its story."""
+    state = draft.state
+    if state.goal is None:
+        _give_up(draft, error)
+        return
+    planner = None if state.thinking is None else state.subtasks[state.thinking]
+    ask_planner(draft, [*whys, r.Why(trigger="repeated", answer="plan", subtask=whys[0].subtask, text=str(error))], again=planner)
+
+
+def _give_up(draft: Draft, error: RepeatedWork) -> None:
+    details = {"cause": "repeated", "story": story(draft.state)[:100], "budget": budget_of(draft.state), "spent": account(draft.state)}
+    draft.fail_task(m.ErrorInfo(code="budget", message=f"The plan goes round in circles: {error.message}", details=details))

@@ -19,7 +19,10 @@ from agentexecutor.schemas.codec import digest
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.plans import MAX_SUBTASKS, check_plan, dependencies
 
-__all__ = ["live", "next_version", "replaced", "root_of", "work_digests"]
+__all__ = ["begun", "live", "next_version", "replaced", "root_of", "work_digests"]
+
+BY_VERSION = ("retry", "another", "split")
+"""Answers that have the same work done again: with the feedback that asked for it, it is other work."""
 
 
 def live(state: TaskState) -> dict[str, SubtaskState]:
@@ -56,7 +59,8 @@ def work_digests(
     """A digest of each subtask's work. `anew`: these have never been done, whatever they are like."""
     said: dict[str, list[str]] = {}
     for given in feedback:
-        if given.subtask is not None and given.verdict == "revise":
+        again = given.why is not None and given.why.answer in BY_VERSION
+        if given.subtask is not None and (given.verdict == "revise" or again):
             said.setdefault(given.subtask, []).append(given.id)
     made: dict[str, str] = {}
     needs = {name: [other for other in sorted(dependencies(spec)) if other in specs] for name, spec in specs.items()}
@@ -126,8 +130,8 @@ def next_version(
         raise PlanRefused("The new version changes nothing.", hint="Add, remove, or run something again; or say `finish`.")
     if len(add) + len(again) > room or len(specs) > MAX_SUBTASKS:
         raise PlanRefused(f"The new version has {len(add) + len(again)} new subtasks, and there may be {max(0, int(room))} more.")
-    if planner is not None and state.replan.repeats:
-        _refuse_repeats(state, change, before, work_digests(specs, state.feedback))
+    if state.replan.repeats:
+        _refuse_repeats(state, change, work_digests(specs, state.feedback))
     return change
 
 
@@ -163,15 +167,31 @@ def _given_up(specs: Mapping[str, m.SubtaskSpec], failed: Collection[str]) -> se
     return set(failed)
 
 
-def _refuse_repeats(state: TaskState, change: r.Planned, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    times = Counter(state.works)
-    times.update(before[name] for name, subtask in live(state).items() if subtask.attempt)
+def begun(state: TaskState, why: Collection[r.Why] = ()) -> dict[str, str]:
+    """The digest of all work of the present plan that an agent has been awarded, by name; without the feedback that `why` is about, which came later."""
+    plan = live(state)
+    names = [name for name, subtask in plan.items() if subtask.attempt or any(state.subtasks[child].attempt for child in subtask.children)]
+    if not names:
+        return {}
+    later = {one.feedback for one in why}
+    digests = work_digests(
+        {name: subtask.spec for name, subtask in plan.items()}, [given for given in state.feedback if given.id not in later]
+    )
+    return {name: digests[name] for name in names}
+
+
+def _refuse_repeats(state: TaskState, change: r.Planned, after: Mapping[str, str]) -> None:
+    """A planner may not ask for what was begun too often under any name; without a planner each subtask counts by itself."""
+    times = {work: Counter(names) for work, names in state.works.items()}
+    for name, work in begun(state, change.why).items():
+        times.setdefault(work, Counter())[name] += 1
     for name in [*change.add, *change.again]:
-        times[after[name]] += 1
-        if times[after[name]] >= state.replan.repeats:
+        names = times.get(after[name], Counter())
+        number = 1 + (names.total() if change.planner is not None else names[name])
+        if number >= max(2, state.replan.repeats):
             spec = change.add.get(name) or state.subtasks[name].spec
             raise RepeatedWork(
-                f"{name!r} would be {spec.capability!r} with the same input for time {times[after[name]]}.",
+                f"{name!r} would be {spec.capability!r} with the same input for time {number}.",
                 hint="Ask for something else, or for an end.",
                 path=[name],
             )
