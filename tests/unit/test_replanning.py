@@ -8,6 +8,8 @@ import pytest
 from msgspec import Raw
 from table import Table
 
+from agentexecutor.coordinator.briefing import OfferLine
+from agentexecutor.coordinator.errands import read_revision
 from agentexecutor.coordinator.inputs import (
     ComposedIn,
     FeedbackIn,
@@ -27,6 +29,7 @@ from agentexecutor.coordinator.versions import work_digests
 from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Ref, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import encode
 
 
 def chain(**options: Any) -> Plan:
@@ -397,6 +400,34 @@ def test_the_same_work_is_kept_and_other_work_replaced(table: Table) -> None:
         "d": "blocked",
     }
     assert len(table.state.subtasks["a"].attempts) == 1
+
+
+def test_what_is_kept_needs_nobody_who_offers_it(table: Table) -> None:
+    asked(table)
+    answer(table, add={"load": spec("load"), "b": spec("two", b'{"x":{"$ref":"load"}}', retries=0)})
+    table.run("load")
+    table.award("b")
+    table.fail("b")
+    table.award("plan-2", agent="p")
+    whole = {"load": spec("load"), "b": spec("new", b'{"x":{"$ref":"load"}}')}
+    offers = [OfferLine(name="plan", agents=1, free=1), OfferLine(name="new", agents=1, free=1)]
+
+    def read(**add: m.SubtaskSpec) -> RevisionIn:
+        body = Raw(encode(r.Revision(add={**whole, **add}, whole=True, finish=True)))
+        errand = read_revision(table.state, NeedRevision("plan-2", table.state.epochs, body), offers)
+        decode = next(errand)
+        assert callable(decode)
+        with pytest.raises(StopIteration) as read:
+            errand.send(decode())
+        value: RevisionIn = read.value.value
+        return value
+
+    assert read().error == ""
+    assert "Nobody offers 'load'" in read(load=spec("load", b'{"n":2}')).error
+    assert "Nobody offers 'three'" in read(c=spec("three")).error
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    table.put(read())
+    assert (table.states()["load"], table.states()["b"]) == ("completed", "ready")
 
 
 def test_what_a_subtask_needs_is_part_of_its_work_in_any_order() -> None:

@@ -42,6 +42,7 @@ from agentexecutor.coordinator.market import Snapshot
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.turns import Turn
+from agentexecutor.coordinator.versions import really_added
 from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -207,7 +208,7 @@ def read_revision(state: TaskState, need: NeedRevision, offers: Sequence[OfferLi
         body = (yield from _read(need.body)) if isinstance(need.body, m.BlobRef) else bytes(need.body)
         revision = yield partial(decode_as, r.Revision, body)
         if planner is not None and any(offer.name == planner.spec.capability for offer in offers):
-            check_offers(revision, offers)
+            check_offers(really_added(state, revision), offers)
         if revision.output is not msgspec.UNSET and len(revision.output) > INLINE_LIMIT:
             ref = yield from _store(bytes(revision.output))
             revision = replace(revision, output=msgspec.UNSET, output_blob=ref)

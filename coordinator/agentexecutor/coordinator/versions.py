@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +20,7 @@ from agentexecutor.schemas.codec import digest
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.plans import MAX_SUBTASKS, check_plan, dependencies
 
-__all__ = ["begun", "live", "next_version", "replaced", "root_of", "work_digests"]
+__all__ = ["begun", "live", "next_version", "really_added", "replaced", "root_of", "work_digests"]
 
 BY_VERSION = ("retry", "another", "split")
 """Answers that have the same work done again: with the feedback that asked for it, it is other work."""
@@ -93,19 +94,8 @@ def next_version(
     """
     if not (revision.add or revision.again or revision.remove or revision.whole or revision.finish):
         raise PlanRefused("The new version changes nothing.", hint="Add, remove, or run something again; or say `finish`.")
-    old = live(state)
-    _check_names(state, old, revision)
-    removed = {*revision.remove, *(name for name in old if revision.whole and name not in revision.add and name not in revision.again)}
-    specs = {name: subtask.spec for name, subtask in old.items() if name not in removed} | revision.add
-    result = revision.result if revision.result is not None else state.result_of
-    if result in removed:
-        result = None
-    check_plan(m.PlanSpec(subtasks=specs, result=result))
-    failed = [name for name, subtask in old.items() if subtask.state == "failed" and name in specs]
-    anew = {*revision.again, *(name for name in failed if name in revision.add)}
-    before = work_digests({name: subtask.spec for name, subtask in old.items()}, state.feedback)
-    after = work_digests(specs, state.feedback, anew)
-    add = {name: spec for name, spec in revision.add.items() if name not in old or before[name] != after[name]}
+    old, specs, removed, failed, anew, before, after = _compare(state, revision)
+    add = _added(old, revision, before, after)
     again = [
         name
         for name, subtask in old.items()
@@ -133,6 +123,43 @@ def next_version(
     if state.replan.repeats:
         _refuse_repeats(state, change, work_digests(specs, state.feedback))
     return change
+
+
+def really_added(state: TaskState, revision: r.Revision) -> dict[str, m.SubtaskSpec]:
+    """What of a revision's subtasks is no work that the plan has already. Raises PlanRefused when the revision cannot be used."""
+    compared = _compare(state, revision)
+    return _added(compared.old, revision, compared.before, compared.after)
+
+
+class _Compared(NamedTuple):
+    """The present plan and the one that a revision makes of it; `anew`: what is not kept though it is the same. Digests by name."""
+
+    old: dict[str, SubtaskState]
+    specs: dict[str, m.SubtaskSpec]
+    removed: set[str]
+    failed: list[str]
+    anew: set[str]
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+def _compare(state: TaskState, revision: r.Revision) -> _Compared:
+    old = live(state)
+    _check_names(state, old, revision)
+    removed = {*revision.remove, *(name for name in old if revision.whole and name not in revision.add and name not in revision.again)}
+    specs = {name: subtask.spec for name, subtask in old.items() if name not in removed} | revision.add
+    result = revision.result if revision.result is not None else state.result_of
+    check_plan(m.PlanSpec(subtasks=specs, result=None if result in removed else result))
+    failed = [name for name, subtask in old.items() if subtask.state == "failed" and name in specs]
+    anew = {*revision.again, *(name for name in failed if name in revision.add)}
+    before = work_digests({name: subtask.spec for name, subtask in old.items()}, state.feedback)
+    return _Compared(old, specs, removed, failed, anew, before, work_digests(specs, state.feedback, anew))
+
+
+def _added(
+    old: Mapping[str, SubtaskState], revision: r.Revision, before: Mapping[str, str], after: Mapping[str, str]
+) -> dict[str, m.SubtaskSpec]:
+    return {name: spec for name, spec in revision.add.items() if name not in old or before[name] != after[name]}
 
 
 def _begun(subtask: SubtaskState, name: str, anew: Collection[str]) -> bool:
