@@ -14,7 +14,9 @@ from agentexecutor.coordinator.inputs import (
     ComposedIn,
     FeedbackIn,
     LostIn,
+    NeedCompose,
     NeedRevision,
+    NeedSplit,
     RevisionIn,
     Send,
     SetTimer,
@@ -64,6 +66,28 @@ def run_until_model(table: Table, **options: Any) -> None:
     table.run("features", b"[2]")
     table.award("model")
     table.claim(m.Accept, "model")
+
+
+# policies
+
+
+@pytest.mark.parametrize(
+    ("policy", "word"),
+    [
+        ({"revise": "skip"}, "'skip' is no answer to 'revise'"),
+        ({"revise": "wait"}, "Say retry, another, split, plan or fail"),
+        ({"changed": "skip"}, "'skip' is no answer to 'changed'"),
+        ({"changed": "wait"}, "'wait' is no answer to 'changed'"),
+        ({"message": "retry"}, "Say plan or fail"),
+        ({"late": "split"}, "replan.split"),
+        ({"planner": "no name"}, "no name"),
+    ],
+)
+def test_a_policy_of_which_nothing_could_come_is_refused(table: Table, policy: dict[str, Any], word: str) -> None:
+    table.submit(replan=Replan(**policy))
+    assert table.last.refusal is not None
+    assert (table.last.refusal.code, word in table.last.refusal.message) == ("input", True)
+    assert table.log == []
 
 
 # feedback
@@ -215,6 +239,65 @@ def test_the_owner_sets_deadline_and_priority_and_nobody_else(table: Table) -> N
     assert table.state.plan_version == 1
 
 
+def test_a_verdict_and_a_deadline_are_two_things(table: Table) -> None:
+    run_until_model(table)
+    say(table, "revise", "features", deadline_s=60, priority=2)
+    assert (table.state.deadline, table.state.plan_version) == (table.state.submitted_at + 60, 2)
+    assert [want.demand.priority for want in table.of(Want) if want.subtask == "features"] == [2]
+    say(table, "reject", None, deadline_s=90)
+    assert (table.state.state, table.state.deadline) == ("failed", table.state.submitted_at + 90)
+
+
+def test_a_word_and_a_priority_are_two_things(table: Table) -> None:
+    table.submit("pay", approval=ApprovalPolicy(capabilities=["pay"]))
+    say(table, "accept", "main", priority=7, deadline_s=60)
+    assert table.states() == {"main": "ready"}
+    assert [(want.demand.priority, want.demand.deadline) for want in table.of(Want)] == [(7, table.now + 60)]
+
+
+def test_a_word_is_given_and_a_message_delivered_whatever_the_policy_says_about_limits(table: Table) -> None:
+    plan = Plan({"pay": Subtask("pay", approval=Approval()), "work": Subtask("work")})
+    table.submit(plan, replan=Replan(changed="plan"))
+    table.award("work")
+    say(table, "accept", "pay", priority=7)
+    assert table.states() == {"pay": "ready", "work": "awarded", "plan-1": "ready"}
+    say(table, "revise", "work", priority=6)
+    assert [effect.kind for effect in table.of(Send)] == ["feedback"]
+    assert [why.trigger for why in table.state.unanswered] == ["changed"]
+    assert table.folded() == table.state
+
+
+def test_a_text_and_a_deadline_are_two_things_and_a_deadline_alone_is_no_message(table: Table) -> None:
+    table.submit("work", replan=Replan(message="plan"))
+    say(table, None, None, deadline_s=60)
+    assert table.states() == {"main": "ready"}
+    say(table, None, None, text="think", priority=3)
+    assert table.states() == {"main": "ready", "plan-1": "ready"}
+    assert table.state.submit is not None
+    assert table.state.submit.priority == 3
+
+
+def test_rejected_work_is_taken_away_while_the_planner_thinks(table: Table) -> None:
+    run_until_model(table, replan=Replan(reject="plan"))
+    epoch = table.state.subtasks["model"].epoch
+    say(table, "reject", "model", text="no")
+    assert (table.states()["model"], table.states()["plan-1"]) == ("failed", "ready")
+    assert [effect.kind for effect in table.of(Send)] == ["cancel"]
+    table.claim(m.Done, "model", epoch=epoch, result=Raw(b'"bad"'))
+    assert table.states()["model"] == "failed"
+    whys = table.state.subtasks["plan-1"].whys
+    assert whys is not None
+    assert [(why.trigger, why.answer, why.subtask, why.text) for why in whys] == [("reject", "plan", "model", "Rejected by me: no")]
+    assert table.folded() == table.state
+
+
+def test_a_rejection_that_leads_to_a_version_too_many_is_refused(table: Table) -> None:
+    run_until_model(table, replan=Replan(reject="plan"), budget={"replans": 0})
+    say(table, "reject", "model", text="no")
+    assert table.last.refusal is not None
+    assert (table.last.refusal.code, table.states()["model"]) == ("budget", "running")
+
+
 @pytest.mark.parametrize(("peer", "subtask", "word"), [("eve", "features", "critic"), ("me", "nothing", "no subtask")])
 def test_feedback_that_cannot_be_used_is_refused(table: Table, peer: str, subtask: str, word: str) -> None:
     run_until_model(table)
@@ -261,6 +344,80 @@ def test_every_answer_to_a_failure(table: Table, answer: Any, add: dict[str, Any
     if add:
         spec = versions(table)[-1].add["features"]
         assert {name: getattr(spec, name) for name in add} == add
+    assert table.folded() == table.state
+
+
+def test_what_was_split_and_waits_is_split_anew(table: Table) -> None:
+    table.submit(split_in_two(retries=0), replan=Replan(failed="wait"))
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.run("f-1", b"[1]")
+    table.award("f-2")
+    table.fail("f-2")
+    assert table.states() == {"f": "approval", "g": "blocked", "f-1": "superseded", "f-2": "superseded"}
+    say(table, "accept", "f")
+    assert [need.subtask for need in table.of(NeedSplit)] == ["f"]
+    assert [effect.subtask for effect in pending(table.folded(), table.now, table.settings) if isinstance(effect, NeedSplit)] == ["f"]
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.run("f-1", b"[3]")
+    table.run("f-2", b"[4]")
+    (need,) = table.of(NeedCompose)
+    assert need.parts == {"f-1": Raw(b"[3]"), "f-2": Raw(b"[4]")}
+    table.put(ComposedIn("f", Raw(b"[3,4]")))
+    table.run("g", b"7")
+    assert (table.state.state, table.state.result) == ("completed", Raw(b"7"))
+    assert table.folded() == table.state
+
+
+def test_what_has_children_and_waits_makes_them_anew(table: Table) -> None:
+    table.submit(Plan({"load": Subtask("load"), "p": Subtask("p", retries=0)}), replan=Replan(failed="wait"))
+    table.award("p")
+    table.claim(m.Extend, "p", call=1, child=spec("kid", after=["load"]))
+    table.claim(m.Extend, "p", call=2, child=spec("kid"))
+    table.award("p-2", agent="a2")
+    table.fail("p")
+    assert table.states() == {"load": "ready", "p": "approval", "p-1": "superseded", "p-2": "superseded"}
+    assert [(effect.peer, effect.kind) for effect in table.of(Send)] == [("a2", "cancel")]
+    say(table, "accept", "p")
+    table.award("p")
+    table.claim(m.Extend, "p", call=1, child=spec("kid", after=["load"]))
+    assert table.of(Send) == []
+    assert table.states()["p-1"] == "blocked"
+    table.run("load")
+    assert table.states()["p-1"] == "ready"
+    table.run("p-1")
+    (result,) = table.of(Send)
+    assert isinstance(result.message, m.Result)
+    assert (result.kind, result.message.call, result.message.state) == ("result", 1, "completed")
+    table.done("p")
+    assert table.state.ended
+    assert table.folded() == table.state
+
+
+def test_children_that_wait_for_what_is_removed_are_cancelled(table: Table) -> None:
+    table.submit(Plan({"load": Subtask("load"), "p": Subtask("p")}), replan=Replan(message="plan"))
+    table.award("p")
+    table.claim(m.Extend, "p", call=1, child=spec("kid", after=["load"]))
+    table.claim(m.Extend, "p", call=2, child=spec("kid", after=["p-1"]))
+    table.claim(m.Extend, "p", call=3, child=spec("kid"))
+    say(table, None, None, text="think")
+    table.award("plan-1", agent="boss")
+    table.claim(m.Done, "plan-1", agent="boss", result=Raw(b"{}"))
+    answer(table, remove=["load"], finish=True)
+    assert table.states() == {
+        "load": "superseded",
+        "p": "running",
+        "p-1": "cancelled",
+        "p-2": "cancelled",
+        "p-3": "ready",
+        "plan-1": "completed",
+    }
+    told = [effect.message for effect in table.of(Send) if isinstance(effect.message, m.Result)]
+    assert [(result.call, result.state) for result in told] == [(1, "cancelled"), (2, "cancelled")]
+    table.claim(m.Extend, "p", call=4, child=spec("kid", after=["load"]))
+    assert table.last.refusal is not None
+    assert "load" in table.last.refusal.message
+    table.done("p")
+    assert table.state.ended
     assert table.folded() == table.state
 
 

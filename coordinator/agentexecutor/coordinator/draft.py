@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Raw
@@ -110,9 +110,9 @@ class Draft:
             self.check_budget(change)
 
     def _wait(self, subtask: SubtaskState, error: m.ErrorInfo) -> None:
-        """It waits for a person's word whether it is to run again."""
+        """It waits for a person's word whether it is to run again, and then has new shares and children."""
         self.failed(subtask, error, "wait")
-        self._cancel_children(subtask)
+        self._supersede_children(subtask)
         approval = approval_of(self.state, subtask, waits=True)
         if approval is not None and approval.timeout_s is not None:
             self.effect(SetTimer("approval", self.now + approval.timeout_s, subtask.name))
@@ -161,6 +161,34 @@ class Draft:
             self.ended.add(name)
             self.stop(subtasks[name], f"{subtask.name} has ended")
             self._cancel_children(subtasks[name])
+
+    def _supersede_children(self, subtask: SubtaskState) -> None:
+        subtasks = self.state.subtasks
+        names = list(subtask.children)
+        for name in names:
+            names += subtasks[name].children
+        if not names:
+            return
+        self.change(r.Superseded(subtasks=names, cause="wait"))
+        for name in names:
+            if not subtasks[name].ended and name not in self.ended:
+                self.ended.add(name)
+                self.stop(subtasks[name], f"{subtask.name} waits for a person's word")
+        self.cancel_orphans(names)
+
+    def cancel_orphans(self, gone: Collection[str]) -> None:
+        """Children that wait for something that is not to come are cancelled, and their parents told."""
+        lost = {*gone, *self.ended}
+        children = [subtask for subtask in self.state.subtasks.values() if subtask.parent is not None and subtask.state == "blocked"]
+        lacking = set(gone)
+        while orphans := [child for child in children if child.name not in lost and not lacking.isdisjoint(child.needs)]:
+            names = [child.name for child in orphans]
+            self.change(r.Cancelled(subtasks=names, reason="what it waits for is gone"))
+            lost.update(names)
+            lacking.update(names)
+            self.ended.update(names)
+            for child in orphans:
+                self._tell_parent(child, m.ErrorInfo(code="cancelled", message=f"What {child.name!r} waits for is gone."))
 
     def stop(self, subtask: SubtaskState, reason: str) -> None:
         """Tell the holder to stop, and the market to look no further."""

@@ -307,7 +307,15 @@ def _cancel_open(state: TaskState) -> None:
 
 def _superseded(state: TaskState, change: r.Superseded, _at: float) -> None:
     for name in change.subtasks:
-        _end_attempt(_move(state, name, "superseded"), "superseded")
+        subtask = _move(state, name, "superseded")
+        _end_attempt(subtask, "superseded")
+        for needed in subtask.needs:
+            if name in state.subtasks[needed].dependents:
+                state.subtasks[needed].dependents.remove(name)
+    gone = set(change.subtasks)
+    for parent in {state.subtasks[name].parent: None for name in change.subtasks}:
+        if parent is not None:
+            state.subtasks[parent].children = [name for name in state.subtasks[parent].children if name not in gone]
     _person(state)
 
 

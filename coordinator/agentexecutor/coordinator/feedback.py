@@ -66,36 +66,23 @@ def decide_feedback(draft: Draft, input: FeedbackIn) -> None:
     named = None if said.subtask is None else state.subtasks[said.subtask]
     subtask = None if named is None else _concerned(state, named)
     why = _why(state, input, subtask)
-    given = r.FeedbackGiven(
-        id=input.id,
-        sender=input.peer,
-        subtask=None if subtask is None else subtask.name,
-        verdict=said.verdict,
-        text=said.text,
-        data=said.data,
-        epoch=subtask.epoch if subtask is not None and subtask.held else None,
-        deadline_s=said.deadline_s,
-        priority=said.priority,
-        why=why,
-    )
-    if why is not None and why.answer == "fail":
-        draft.change(replace(given, why=None))
-        _reject(draft, subtask, input)
-        return
-    if why is not None and subtask is not None and _taken_at_once(why, subtask):
+    given = _given(input, subtask, why)
+    if why is not None and _is_done_at_once(why, subtask):
         draft.change(replace(given, why=None))
         _change_limits(draft, given)
-        _reject(draft, root_of(state, subtask), input)
+        _reject(draft, subtask if why.answer == "fail" or subtask is None else root_of(state, subtask), input)
         return
     draft.change(given)
     _change_limits(draft, given)
     if why is not None:
         draft.effect(Settle())
-    elif said.verdict == "reject" and subtask is not None:
+    if why is not None and why.trigger != "changed":
+        return
+    if said.verdict == "reject" and subtask is not None:
         _reject(draft, _rejected(state, subtask), input)
     elif said.verdict in ("accept", "revise") and _gives_word(state, input.peer) and (subtask is None or subtask.state == "approval"):
         _give_word(draft, subtask, input)
-    for holder in addressed(state, given) if why is None else ():
+    for holder in addressed(state, given) if why is None or said.verdict is not None else ():
         if holder.agent is not None:
             draft.effect(Send(holder.agent, "feedback", message(state, holder.name, given)))
 
@@ -107,9 +94,27 @@ def _concerned(state: TaskState, subtask: SubtaskState) -> SubtaskState:
     return subtask
 
 
-def _taken_at_once(why: r.Why, subtask: SubtaskState) -> bool:
-    """Rejected work that is under way, or to come, is taken away before the planner answers, so that nobody uses its result."""
-    return why.trigger == "reject" and why.answer == "plan" and not subtask.ended and not subtask.planner
+def _given(input: FeedbackIn, subtask: SubtaskState | None, why: r.Why | None) -> r.FeedbackGiven:
+    said = input.feedback
+    return r.FeedbackGiven(
+        id=input.id,
+        sender=input.peer,
+        subtask=None if subtask is None else subtask.name,
+        verdict=said.verdict,
+        text=said.text,
+        data=said.data,
+        epoch=subtask.epoch if subtask is not None and subtask.held else None,
+        deadline_s=said.deadline_s,
+        priority=said.priority,
+        why=why,
+    )
+
+
+def _is_done_at_once(why: r.Why, subtask: SubtaskState | None) -> bool:
+    """Whether what follows needs no new version. Rejected work that is under way, or to come, is taken away before a planner answers: nobody is to use it."""
+    if why.answer == "fail":
+        return True
+    return why.trigger == "reject" and why.answer == "plan" and subtask is not None and not subtask.ended and not subtask.planner
 
 
 def _rejected(state: TaskState, subtask: SubtaskState) -> SubtaskState:
@@ -127,10 +132,12 @@ def _why(state: TaskState, input: FeedbackIn, subtask: SubtaskState | None) -> r
     answer = None
     if said.verdict in ("revise", "reject"):
         answer = _answer_to_verdict(state, said.verdict, subtask)
-    if answer is None and (said.deadline_s is not None or said.priority is not None):
-        changed = answer_to(state, "changed", subtask)
-        trigger, answer = ("changed", _in_a_version(changed)) if changed is not None else (trigger, None)
-    elif said.verdict is None and (subtask is None or not subtask.ended):
+    if answer is None and said.verdict != "reject" and (said.deadline_s is not None or said.priority is not None):
+        trigger, answer = "changed", answer_to(state, "changed", subtask)
+        answer = answer and _in_a_version(answer)
+    about = bool(said.text) or bytes(said.data) != bytes(m.NULL) or (said.deadline_s is None and said.priority is None)
+    if answer is None and said.verdict is None and about and (subtask is None or not subtask.ended):
+        trigger = "message"
         answer = answer_to(state, trigger, subtask)
         answer = answer if answer in ("plan", "fail") else None
     if answer is None:
@@ -161,7 +168,7 @@ def _in_a_version(answer: str) -> str:
 
 
 def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:
-    """Another deadline or priority counts from now on."""
+    """Another deadline or priority counts from now on, also for what else this decision does."""
     state = draft.state
     if given.deadline_s is not None:
         draft.effect(SetTimer("task-deadline", state.submitted_at + given.deadline_s))
@@ -172,7 +179,7 @@ def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:
         deadline_s=state.submit.deadline_s if given.deadline_s is None else given.deadline_s,
         priority=state.submit.priority if given.priority is None else given.priority,
     )
-    changed = copy(state)
+    draft.state = changed = copy(state)
     changed.submit = submit
     for subtask in state.subtasks.values():
         if subtask.state == "ready" and not (subtask.spec.split is not None and not subtask.children):

@@ -148,9 +148,11 @@ def _room(state: TaskState) -> float:
 def _write(draft: Draft, change: r.Planned) -> None:
     """Record the version, stop what it supersedes, and go on with what it leaves."""
     state = draft.state
-    for name in replaced(state, change):
+    gone = replaced(state, change)
+    for name in gone:
         draft.stop(state.subtasks[name], f"version {change.version} of the plan goes on without it")
     draft.change(change)
+    draft.cancel_orphans([name for name in gone if name not in change.add and name not in change.again])
     draft.time_deadlines({**{name: state.subtasks[name].spec for name in change.again}, **change.add}, state.submitted_at)
     draft.effect(Settle())
 
