@@ -396,12 +396,10 @@ async def test_a_large_proposal_waits_and_outlives_its_coordinator(place: Place,
         planner = await stack.enter_async_context(agent(place, "planner", "plan"))
         kill = await stack.enter_async_context(doomed(place, "first"))
         await me.until_agents(2)
-        task = await me.submit("t", goal="much", approval=m.ApprovalPolicy(versions=True))
-        asked = await planner.award()
-        await planner.accept(asked)
         wanted = {f"s{n}": {"capability": "work", "input": {"n": n, "text": "x" * 70_000}} for n in range(20)}
-        ref = await planner.put(task, {"add": wanted, "finish": True})
-        await planner.done(asked, None, result_blob=ref)
+        ref = await planner.put(TaskName("me", "t"), {"add": wanted, "finish": True})
+        task = await me.submit("t", goal="much", approval=m.ApprovalPolicy(versions=True))
+        await planner.done(await planner.award(), None, result_blob=ref)
         await me.until_state(task, "waiting")
         await kill()
         await stack.enter_async_context(coordinating(place, "second"))
@@ -415,11 +413,9 @@ async def test_a_large_proposal_waits_and_outlives_its_coordinator(place: Place,
 
 async def test_a_planner_ends_the_task_with_a_large_result(place: Place, me: Peer) -> None:
     async with agent(place, "planner", "plan") as planner, coordinating(place):
+        ref = await planner.put(TaskName("me", "t"), {"finish": True, "output": "x" * 1_500_000})
         task = await me.submit("t", goal="much")
-        asked = await planner.award()
-        await planner.accept(asked)
-        ref = await planner.put(task, {"finish": True, "output": "x" * 1_500_000})
-        await planner.done(asked, None, result_blob=ref)
+        await planner.done(await planner.award(), None, result_blob=ref)
         result = await me.result(task)
         assert (result.state, result.result_blob is not None and result.result_blob.bytes) == ("completed", 1_500_002)
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from agentexecutor.coordinator import errands, records
 from agentexecutor.coordinator.answers import Head, Line, log_lines, log_page, newest, task_line, unserved_splits
 from agentexecutor.coordinator.bodies import fitting_feedback, gather, join_lists, list_length, refusal_of
+from agentexecutor.coordinator.briefing import OfferLine
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inbound import Unusable, heard_of, read_claim, read_submit
@@ -240,9 +241,11 @@ def test_a_large_proposal_and_long_lists_of_names_are_stored_and_read_again() ->
 
 def test_a_planners_large_result_goes_by_reference() -> None:
     store = Store()
-    state = fold(T1, 0, [])
+    goal = r.Planned(version=1, cause="goal", add={"plan-1": m.SubtaskSpec(capability="plan")})
+    submitted = r.Submitted(submit=m.Submit(goal="x"), digest="d", at=1.0)
+    state = fold(T1, 0, [(1, r.Record(coordinator="c1", at=AT, changes=[submitted, goal]))])
     body = Raw(encode(r.Revision(finish=True, output=Raw(b'"' + b"x" * 300_000 + b'"'))))
-    answer = store.run(errands.read_revision(state, NeedRevision("plan-1", 1, body), []))
+    answer = store.run(errands.read_revision(state, NeedRevision("plan-1", 1, body), [OfferLine(name="plan", agents=1, free=1)]))
     assert answer.revision is not None
     assert (answer.revision.output, answer.revision.output_blob) == (msgspec.UNSET, store.put(b'"' + b"x" * 300_000 + b'"'))
 

@@ -127,6 +127,8 @@ def next_version(
 
 def really_added(state: TaskState, revision: r.Revision) -> dict[str, m.SubtaskSpec]:
     """What of a revision's subtasks is no work that the plan has already. Raises PlanRefused when the revision cannot be used."""
+    if not revision.add:
+        return {}
     compared = _compare(state, revision)
     return _added(compared.old, revision, compared.before, compared.after)
 
