@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Raw
@@ -32,7 +32,7 @@ from agentexecutor.schemas.errors import PlanRefused
 __all__ = ["READY_CHUNK", "Draft", "award_effects", "back_off", "check_policies", "demand_of", "result_message", "want_effects"]
 
 READY_CHUNK = 1000
-"""So many names in one `ready` change, so that a record of thousands can be cut between changes."""
+"""So many names in one change, so that a record of thousands can be cut between changes."""
 
 
 class Draft:
@@ -156,7 +156,8 @@ class Draft:
         names = [name for name in subtask.children if not subtasks[name].ended and name not in self.ended]
         if not names:
             return
-        self.change(r.Cancelled(subtasks=names, reason=f"{subtask.name} has ended"))
+        for some in _chunks(names):
+            self.change(r.Cancelled(subtasks=some, reason=f"{subtask.name} has ended"))
         for name in names:
             self.ended.add(name)
             self.stop(subtasks[name], f"{subtask.name} has ended")
@@ -169,7 +170,8 @@ class Draft:
             names += subtasks[name].children
         if not names:
             return
-        self.change(r.Superseded(subtasks=names, cause="wait"))
+        for some in _chunks(names):
+            self.change(r.Superseded(subtasks=some, cause="wait"))
         for name in names:
             if not subtasks[name].ended and name not in self.ended:
                 self.ended.add(name)
@@ -183,7 +185,8 @@ class Draft:
         lacking = set(gone)
         while orphans := [child for child in children if child.name not in lost and not lacking.isdisjoint(child.needs)]:
             names = [child.name for child in orphans]
-            self.change(r.Cancelled(subtasks=names, reason="what it waits for is gone"))
+            for some in _chunks(names):
+                self.change(r.Cancelled(subtasks=some, reason="what it waits for is gone"))
             lost.update(names)
             lacking.update(names)
             self.ended.update(names)
@@ -226,8 +229,8 @@ class Draft:
             if approval.timeout_s is not None:
                 self.effect(SetTimer("approval", self.now + approval.timeout_s, name))
         names = [name for name in names if name not in asked]
-        for start in range(0, len(names), READY_CHUNK):
-            self.change(r.Ready(subtasks=names[start : start + READY_CHUNK]))
+        for some in _chunks(names):
+            self.change(r.Ready(subtasks=some))
         for name in names:
             self.want(state, state.subtasks[name])
 
@@ -324,6 +327,11 @@ class Draft:
         self.over = True
         self.change(change)
         self.effect(Send(self.state.name.owner, "result", result))
+
+
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), READY_CHUNK):
+        yield names[start : start + READY_CHUNK]
 
 
 def completed(subtask: str | None, body: Raw | m.BlobRef, took_s: float | None, **more: object) -> r.Completed:
