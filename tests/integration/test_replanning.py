@@ -343,6 +343,34 @@ async def test_what_is_too_much_for_one_is_split(place: Place, me: Peer) -> None
         assert msgspec.json.decode((await me.result(task)).result) == [1, 2, 3, 4]
 
 
+async def test_feedback_while_a_planner_repairs_something_else(place: Place, me: Peer) -> None:
+    """What has failed is left to the planner, who is asked anew about the version that the feedback has made."""
+    both = {"work": Subtask("work", retries=0), "other": Subtask("other"), "end": Subtask("end", {"a": Ref("work"), "b": Ref("other")})}
+    async with (
+        agent(place, "worker", "work", "other", "end", capacity=10) as worker,
+        agent(place, "planner", "plan", capacity=10) as planner,
+        coordinating(place),
+    ):
+        task = await me.submit("t", m.Submit(plan=Plan(both, result="end").spec(), replan=Replan(failed="plan")))
+        await worker.failed(await worker.award("work"))
+        await worker.done(await worker.award("other"), "old")
+        first = await planner.award()
+        await planner.accept(first)
+        await me.claim("feedback", task, m.FeedbackClaim(subtask="other", verdict="revise", text="better"))
+        await planner.expect("cancel", partial(_is_of, first.epoch))
+        second = await planner.award()
+        told = msgspec.json.decode(second.input)
+        assert ([why["subtask"] for why in told["why"]], told["version"]) == (["work"], 2)
+        assert told["plan"]["subtasks"]["work"]["state"] == "failed"
+        await worker.done(await worker.award("other"), "new")
+        await planner.done(second, r.Revision(add={"work": m.SubtaskSpec(capability="other")}, finish=True))
+        await worker.done(await worker.award("work"), "mended")
+        end = await worker.award("end")
+        assert msgspec.json.decode(end.input) == {"a": "mended", "b": "new"}
+        await worker.done(end, "all")
+        assert bytes((await me.result(task)).result) == b'"all"'
+
+
 async def test_approval_outlives_its_coordinator(place: Place, me: Peer) -> None:
     async with AsyncExitStack() as stack:
         worker = await stack.enter_async_context(agent(place, "worker", "pay"))
@@ -359,6 +387,51 @@ async def test_approval_outlives_its_coordinator(place: Place, me: Peer) -> None
         assert bytes((await me.result(task)).result) == b'"paid"'
         asked = [change for change in await changes(me, task) if isinstance(change, r.Asked | r.Approved)]
         assert [type(change).__name__ for change in asked] == ["Asked", "Approved"]
+
+
+async def test_a_large_proposal_waits_and_outlives_its_coordinator(place: Place, me: Peer) -> None:
+    """It is larger than what the server stores as one message."""
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(agent(place, "worker", "work", capacity=30))
+        planner = await stack.enter_async_context(agent(place, "planner", "plan"))
+        kill = await stack.enter_async_context(doomed(place, "first"))
+        await me.until_agents(2)
+        wanted = {f"s{n}": {"capability": "work", "input": {"n": n, "text": "x" * 70_000}} for n in range(20)}
+        ref = await planner.put(TaskName("me", "t"), {"add": wanted, "finish": True})
+        task = await me.submit("t", goal="much", approval=m.ApprovalPolicy(versions=True))
+        await planner.done(await planner.award(), None, result_blob=ref)
+        await me.until_state(task, "waiting")
+        await kill()
+        await stack.enter_async_context(coordinating(place, "second"))
+        await me.claim("feedback", task, m.FeedbackClaim(verdict="accept"))
+        for number in range(20):
+            await worker.done(await worker.award(f"s{number}"), number)
+        assert len(msgspec.json.decode((await me.result(task)).result)) == 20
+        proposed = [change for change in await changes(me, task) if isinstance(change, r.Proposed)]
+        assert [(change.revision, change.revision_blob is not None) for change in proposed] == [(None, True)]
+
+
+async def test_a_planner_ends_the_task_with_a_large_result(place: Place, me: Peer) -> None:
+    async with agent(place, "planner", "plan") as planner, coordinating(place):
+        ref = await planner.put(TaskName("me", "t"), {"finish": True, "output": "x" * 1_500_000})
+        task = await me.submit("t", goal="much")
+        await planner.done(await planner.award(), None, result_blob=ref)
+        result = await me.result(task)
+        assert (result.state, result.result_blob is not None and result.result_blob.bytes) == ("completed", 1_500_002)
+
+
+async def test_a_planner_is_awarded_however_much_was_said(place: Place, me: Peer) -> None:
+    """More than the server stores or sends as one message: it is in the input, which then goes by reference."""
+    async with agent(place, "worker", "work") as worker, agent(place, "planner", "plan") as planner, coordinating(place):
+        task = await me.submit("t", m.Submit(capability="work", replan=Replan(revise="plan")))
+        await worker.accept(await worker.award())
+        for _ in range(5):
+            await me.claim("feedback", task, m.FeedbackClaim(text="x" * 240_000))
+        await me.claim("feedback", task, m.FeedbackClaim(verdict="revise", text="plan anew"))
+        asked = await planner.award()
+        assert (asked.feedback, asked.epoch) == ([], 2)
+        told = await planner.value(task, asked, "input")
+        assert [len(given["text"]) for given in told["feedback"]] == [240_000] * 5 + [9]
 
 
 async def test_a_budget_is_kept_for_agents_of_any_language(place: Place, me: Peer) -> None:

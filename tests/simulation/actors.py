@@ -16,6 +16,7 @@ from simbus import Msg, SimConnection
 from agentexecutor.agents.book import Book, Held, LastClaim, What
 from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.errors import TaskError
+from agentexecutor.coordinator.policy import SENSIBLE
 from agentexecutor.schemas import Approval, ApprovalPolicy, Feedback, Goal, Plan, Ref, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, TYPE_OF, decode, encode, headers
@@ -240,7 +241,7 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
 
 def random_policy(drawn: random.Random) -> Replan:
     """Answers to some triggers. Whoever waits for a person is let go after a while."""
-    said = {trigger: drawn.choice(ANSWERS) for trigger in TRIGGERS if drawn.random() < 0.4}
+    said = {trigger: drawn.choice(SENSIBLE.get(trigger, ANSWERS)) for trigger in TRIGGERS if drawn.random() < 0.4}
     return msgspec.convert({**said, "unserved_s": 5.0, "planner_timeout_s": 20.0, "split": {"over": "rows", "into": 2}}, Replan)
 
 

@@ -9,7 +9,6 @@ from agentexecutor.agents import Agent
 from agentexecutor.coordinator.briefing import OfferLine, check_offers
 from agentexecutor.schemas import PlanRefused
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas import records as r
 
 agent = Agent("worker")
 
@@ -40,11 +39,11 @@ PLAIN = {
     ],
 )
 def test_an_input_must_fit_what_its_offer_takes(takes: dict[str, object], input: bytes, problem: str | None) -> None:
-    revision = r.Revision(add={"s": m.SubtaskSpec(capability="count", input=Raw(input))})
+    add = {"s": m.SubtaskSpec(capability="count", input=Raw(input))}
     offers = [OfferLine(name="count", agents=1, free=1, takes=takes)]
     if problem is None:
-        check_offers(revision, offers)
+        check_offers(add, offers)
         return
     with pytest.raises(PlanRefused) as refused:
-        check_offers(revision, offers)
+        check_offers(add, offers)
     assert refused.value.message == problem

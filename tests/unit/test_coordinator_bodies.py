@@ -8,16 +8,19 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
 from agentexecutor.coordinator import errands, records
 from agentexecutor.coordinator.answers import Head, Line, log_lines, log_page, newest, task_line, unserved_splits
 from agentexecutor.coordinator.bodies import fitting_feedback, gather, join_lists, list_length, refusal_of
+from agentexecutor.coordinator.briefing import OfferLine
 from agentexecutor.coordinator.entry import Entry
-from agentexecutor.coordinator.evolve import apply
+from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inbound import Unusable, heard_of, read_claim, read_submit
 from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, Demand, FeedbackIn, Key, NeedCompose, NeedRevision, NeedSplit, SubmitIn
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.turns import SplitWanted, Turn
+from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import (
@@ -233,6 +236,48 @@ def test_a_log_is_loaded_with_all_that_it_names() -> None:
     body, next = store.run(errands.page_of_log([Stored(9, AT, last)], 0, more=False))
     assert [entry["seq"] for entry in msgspec.json.decode(body)["records"]] == [3, 5, 9]
     assert next is None
+
+
+def test_a_large_proposal_and_long_lists_of_names_are_stored_and_read_again() -> None:
+    store = Store()
+    names = [f"s{n}-{'x' * 50}" for n in range(2000)]
+    why = [r.Why(trigger="message", answer="plan", text="?" * 1000)] * 100
+    revision = r.Revision(add={name: m.SubtaskSpec(capability="x") for name in names}, again=["main"], finish=True)
+    changes: list[r.Change] = [
+        r.Submitted(submit=m.Submit(goal="x"), digest="d", at=1.0),
+        r.Planned(version=1, cause="goal", add={"plan-1": m.SubtaskSpec(capability="plan")}, why=why),
+        r.Proposed(why=why, revision=revision, planner="plan-1"),
+        r.Planned(version=2, base=1, cause="replan", add=revision.add, planner="plan-1", why=why[:1], finish=True),
+        r.Planned(version=3, base=2, cause="replan", again=names[:1000], remove=names[1000:], why=why),
+        r.Planned(version=3, cause="split", add={}, parent=names[0], shares=dict.fromkeys(names, (0, 1))),
+    ]
+    turn = Turn(AT, changes=[*changes], encoded=[records.encode_change(change) for change in changes])
+    store.run(errands.store_plans(turn))
+    assert max(len(encoded) for encoded in turn.encoded) < 2000
+    record = records.encode_record("c1", AT, turn.encoded[:-1])
+    loaded = store.run(errands.load(T1, 0, [Stored(3, AT, record)]))
+    folded = fold(T1, 0, [(3, r.Record(coordinator="c1", at=AT, changes=changes[:-1]))])
+    assert loaded.state == folded
+    proposed = decode_record(records.encode_record("c1", AT, turn.encoded[2:3])).changes[0]
+    assert isinstance(proposed, r.Proposed)
+    assert (proposed.revision, proposed.why) == (None, [])
+    open_task = records.encode_record("c1", AT, turn.encoded[:3])
+    assert store.run(errands.load(T1, 0, [Stored(3, AT, open_task)])).state.proposed == changes[2]
+    shares = decode_record(records.encode_record("c1", AT, turn.encoded[-1:])).changes[0]
+    assert large.put_back(shares, {name: store.bodies[ref.digest] for name, ref in large.references(shares).items()}) == replace(
+        changes[-1], rest_blob=None
+    )
+
+
+def test_a_planners_large_result_goes_by_reference() -> None:
+    store = Store()
+    goal = r.Planned(version=1, cause="goal", add={"plan-1": m.SubtaskSpec(capability="plan")})
+    submitted = r.Submitted(submit=m.Submit(goal="x"), digest="d", at=1.0)
+    state = fold(T1, 0, [(1, r.Record(coordinator="c1", at=AT, changes=[submitted, goal]))])
+    body = Raw(encode(r.Revision(finish=True, output=Raw(b'"' + b"x" * 300_000 + b'"'))))
+    answer = store.run(errands.read_revision(state, NeedRevision("plan-1", 1, body), [OfferLine(name="plan", agents=1, free=1)]))
+    assert answer.revision is not None
+    assert (answer.revision.output, answer.revision.output_blob) == (msgspec.UNSET, store.put(b'"' + b"x" * 300_000 + b'"'))
 
 
 def test_large_plans_and_histories_are_stored() -> None:

@@ -252,6 +252,20 @@ def test_an_award_for_an_older_version_of_the_plan_leaves_the_newer_one_wanted(o
     assert sorted(awarded) == ["main", "plan-1"]
 
 
+@pytest.mark.parametrize("agents", [1, 0])
+def test_who_is_asked_for_a_bid_is_not_nobody(office: Office, agents: int) -> None:
+    """The time that a policy sets for `unserved` runs out during an auction."""
+    if agents:
+        office.agent()
+    office.turn(office.submit(auction="call", replan=Replan(unserved="fail", unserved_s=0.1)))
+    office.desk.poll(office.at)
+    assert len(office.desk.calls) == agents
+    office.at += 0.11
+    office.desk.ring(office.at)
+    assert office.entry().idle is bool(agents)
+    assert kinds(office.turn()) == ([] if agents else ["FailedChange", "FailedChange"])
+
+
 def test_a_cancelled_task_is_wanted_no_more(office: Office) -> None:
     office.turn(office.submit(), CancelIn("me", "enough", "x"))
     office.agent()

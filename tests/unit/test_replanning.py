@@ -8,11 +8,15 @@ import pytest
 from msgspec import Raw
 from table import Table
 
+from agentexecutor.coordinator.briefing import OfferLine
+from agentexecutor.coordinator.errands import read_revision
 from agentexecutor.coordinator.inputs import (
     ComposedIn,
     FeedbackIn,
     LostIn,
+    NeedCompose,
     NeedRevision,
+    NeedSplit,
     RevisionIn,
     Send,
     SetTimer,
@@ -27,6 +31,7 @@ from agentexecutor.coordinator.versions import work_digests
 from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Ref, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import encode
 
 
 def chain(**options: Any) -> Plan:
@@ -61,6 +66,28 @@ def run_until_model(table: Table, **options: Any) -> None:
     table.run("features", b"[2]")
     table.award("model")
     table.claim(m.Accept, "model")
+
+
+# policies
+
+
+@pytest.mark.parametrize(
+    ("policy", "word"),
+    [
+        ({"revise": "skip"}, "'skip' is no answer to 'revise'"),
+        ({"revise": "wait"}, "Say retry, another, split, plan or fail"),
+        ({"changed": "skip"}, "'skip' is no answer to 'changed'"),
+        ({"changed": "wait"}, "'wait' is no answer to 'changed'"),
+        ({"message": "retry"}, "Say plan or fail"),
+        ({"late": "split"}, "replan.split"),
+        ({"planner": "no name"}, "no name"),
+    ],
+)
+def test_a_policy_of_which_nothing_could_come_is_refused(table: Table, policy: dict[str, Any], word: str) -> None:
+    table.submit(replan=Replan(**policy))
+    assert table.last.refusal is not None
+    assert (table.last.refusal.code, word in table.last.refusal.message) == ("input", True)
+    assert table.log == []
 
 
 # feedback
@@ -120,6 +147,72 @@ def test_revise_about_a_share_that_has_ended_concerns_the_split_subtask(table: T
     assert table.folded() == table.state
 
 
+def split_in_two(**options: Any) -> Plan:
+    return Plan({"f": Subtask("c", {"rows": [1, 2]}, split=Split(over="rows", into=2), **options), "g": Subtask("d", {"x": Ref("f")})})
+
+
+@pytest.mark.parametrize(
+    ("policy", "states"),
+    [
+        ("retry", {"f": "ready", "g": "blocked", "f-1": "superseded", "f-2": "superseded"}),
+        ("another", {"f": "ready", "g": "blocked", "f-1": "superseded", "f-2": "superseded"}),
+        ("plan", {"f": "failed", "g": "blocked", "f-1": "cancelled", "f-2": "cancelled", "plan-1": "ready"}),
+        ("skip", {"f": "skipped", "g": "ready", "f-1": "cancelled", "f-2": "cancelled"}),
+        ("fail", {"f": "failed", "g": "cancelled", "f-1": "failed", "f-2": "cancelled"}),
+    ],
+)
+def test_reject_of_a_running_share_is_answered_for_what_was_split(table: Table, policy: Any, states: dict[str, str]) -> None:
+    table.submit(split_in_two(), replan=Replan(reject=policy))
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.award("f-1", agent="bad")
+    table.award("f-2", agent="good")
+    say(table, "reject", "f-1", text="no")
+    assert table.states() == states
+    if policy in ("retry", "another"):
+        assert [effect.peer for effect in table.of(Send) if effect.kind == "cancel"] == ["bad", "good"]
+        assert table.state.subtasks["f"].spec.avoid == (["bad"] if policy == "another" else [])
+        table.put(SplitIn("f", 2, [(None, 1)], version=2))
+        table.award("f-1")
+        assert [given.text for given in award_of(table.state, "f-1").feedback] == ["no"]
+    if policy == "plan":
+        whys = table.state.subtasks["plan-1"].whys
+        assert whys is not None
+        assert [(why.trigger, why.subtask) for why in whys] == [("reject", "f")]
+    assert table.folded() == table.state
+
+
+def test_what_is_said_about_what_was_split_reaches_its_shares(table: Table) -> None:
+    table.submit(split_in_two())
+    say(table, None, "f", text="with care")
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.award("f-2")
+    assert [given.text for given in award_of(table.state, "f-2").feedback] == ["with care"]
+
+
+def test_feedback_about_a_planner_has_it_asked_again(table: Table) -> None:
+    table.submit(chain(), replan=Replan(message="plan", reject="another"))
+    table.run("load")
+    say(table, None, None, text="think")
+    table.award("plan-1", agent="p")
+    first = table.state.subtasks["plan-1"].epoch
+    say(table, "reject", "plan-1", text="not you")
+    assert table.states()["plan-1"] == "ready"
+    (cancel,) = table.of(Send)
+    assert isinstance(cancel.message, m.Cancel)
+    assert (cancel.peer, cancel.message.epoch) == ("p", first)
+    whys = table.state.subtasks["plan-1"].whys
+    assert whys is not None
+    assert [why.trigger for why in whys] == ["message", "reject"]
+    table.award("plan-1", agent="p")
+    table.claim(m.Done, "plan-1", agent="p", result=Raw(b"{}"))
+    answer(table, add={"x": spec("x")})
+    say(table, "revise", "plan-1", text="better")
+    assert (table.states()["plan-2"], table.state.plan_version) == ("ready", 2)
+    say(table, "reject", "plan-1", text="worse than I thought")
+    assert not table.state.ended
+    assert table.folded() == table.state
+
+
 def test_reject_fails_the_task_unless_its_policy_says_otherwise() -> None:
     table = Table()
     run_until_model(table)
@@ -144,6 +237,65 @@ def test_the_owner_sets_deadline_and_priority_and_nobody_else(table: Table) -> N
     assert [effect.kind for effect in table.of(SetTimer)] == ["task-deadline"]
     assert [(want.subtask, want.demand.priority) for want in table.of(Want)] == [("report", 5)]
     assert table.state.plan_version == 1
+
+
+def test_a_verdict_and_a_deadline_are_two_things(table: Table) -> None:
+    run_until_model(table)
+    say(table, "revise", "features", deadline_s=60, priority=2)
+    assert (table.state.deadline, table.state.plan_version) == (table.state.submitted_at + 60, 2)
+    assert [want.demand.priority for want in table.of(Want) if want.subtask == "features"] == [2]
+    say(table, "reject", None, deadline_s=90)
+    assert (table.state.state, table.state.deadline) == ("failed", table.state.submitted_at + 90)
+
+
+def test_a_word_and_a_priority_are_two_things(table: Table) -> None:
+    table.submit("pay", approval=ApprovalPolicy(capabilities=["pay"]))
+    say(table, "accept", "main", priority=7, deadline_s=60)
+    assert table.states() == {"main": "ready"}
+    assert [(want.demand.priority, want.demand.deadline) for want in table.of(Want)] == [(7, table.now + 60)]
+
+
+def test_a_word_is_given_and_a_message_delivered_whatever_the_policy_says_about_limits(table: Table) -> None:
+    plan = Plan({"pay": Subtask("pay", approval=Approval()), "work": Subtask("work")})
+    table.submit(plan, replan=Replan(changed="plan"))
+    table.award("work")
+    say(table, "accept", "pay", priority=7)
+    assert table.states() == {"pay": "ready", "work": "awarded", "plan-1": "ready"}
+    say(table, "revise", "work", priority=6)
+    assert [effect.kind for effect in table.of(Send)] == ["feedback"]
+    assert [why.trigger for why in table.state.unanswered] == ["changed"]
+    assert table.folded() == table.state
+
+
+def test_a_text_and_a_deadline_are_two_things_and_a_deadline_alone_is_no_message(table: Table) -> None:
+    table.submit("work", replan=Replan(message="plan"))
+    say(table, None, None, deadline_s=60)
+    assert table.states() == {"main": "ready"}
+    say(table, None, None, text="think", priority=3)
+    assert table.states() == {"main": "ready", "plan-1": "ready"}
+    assert table.state.submit is not None
+    assert table.state.submit.priority == 3
+
+
+def test_rejected_work_is_taken_away_while_the_planner_thinks(table: Table) -> None:
+    run_until_model(table, replan=Replan(reject="plan"))
+    epoch = table.state.subtasks["model"].epoch
+    say(table, "reject", "model", text="no")
+    assert (table.states()["model"], table.states()["plan-1"]) == ("failed", "ready")
+    assert [effect.kind for effect in table.of(Send)] == ["cancel"]
+    table.claim(m.Done, "model", epoch=epoch, result=Raw(b'"bad"'))
+    assert table.states()["model"] == "failed"
+    whys = table.state.subtasks["plan-1"].whys
+    assert whys is not None
+    assert [(why.trigger, why.answer, why.subtask, why.text) for why in whys] == [("reject", "plan", "model", "Rejected by me: no")]
+    assert table.folded() == table.state
+
+
+def test_a_rejection_that_leads_to_a_version_too_many_is_refused(table: Table) -> None:
+    run_until_model(table, replan=Replan(reject="plan"), budget={"replans": 0})
+    say(table, "reject", "model", text="no")
+    assert table.last.refusal is not None
+    assert (table.last.refusal.code, table.states()["model"]) == ("budget", "running")
 
 
 @pytest.mark.parametrize(("peer", "subtask", "word"), [("eve", "features", "critic"), ("me", "nothing", "no subtask")])
@@ -192,6 +344,80 @@ def test_every_answer_to_a_failure(table: Table, answer: Any, add: dict[str, Any
     if add:
         spec = versions(table)[-1].add["features"]
         assert {name: getattr(spec, name) for name in add} == add
+    assert table.folded() == table.state
+
+
+def test_what_was_split_and_waits_is_split_anew(table: Table) -> None:
+    table.submit(split_in_two(retries=0), replan=Replan(failed="wait"))
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.run("f-1", b"[1]")
+    table.award("f-2")
+    table.fail("f-2")
+    assert table.states() == {"f": "approval", "g": "blocked", "f-1": "superseded", "f-2": "superseded"}
+    say(table, "accept", "f")
+    assert [need.subtask for need in table.of(NeedSplit)] == ["f"]
+    assert [effect.subtask for effect in pending(table.folded(), table.now, table.settings) if isinstance(effect, NeedSplit)] == ["f"]
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    table.run("f-1", b"[3]")
+    table.run("f-2", b"[4]")
+    (need,) = table.of(NeedCompose)
+    assert need.parts == {"f-1": Raw(b"[3]"), "f-2": Raw(b"[4]")}
+    table.put(ComposedIn("f", Raw(b"[3,4]")))
+    table.run("g", b"7")
+    assert (table.state.state, table.state.result) == ("completed", Raw(b"7"))
+    assert table.folded() == table.state
+
+
+def test_what_has_children_and_waits_makes_them_anew(table: Table) -> None:
+    table.submit(Plan({"load": Subtask("load"), "p": Subtask("p", retries=0)}), replan=Replan(failed="wait"))
+    table.award("p")
+    table.claim(m.Extend, "p", call=1, child=spec("kid", after=["load"]))
+    table.claim(m.Extend, "p", call=2, child=spec("kid"))
+    table.award("p-2", agent="a2")
+    table.fail("p")
+    assert table.states() == {"load": "ready", "p": "approval", "p-1": "superseded", "p-2": "superseded"}
+    assert [(effect.peer, effect.kind) for effect in table.of(Send)] == [("a2", "cancel")]
+    say(table, "accept", "p")
+    table.award("p")
+    table.claim(m.Extend, "p", call=1, child=spec("kid", after=["load"]))
+    assert table.of(Send) == []
+    assert table.states()["p-1"] == "blocked"
+    table.run("load")
+    assert table.states()["p-1"] == "ready"
+    table.run("p-1")
+    (result,) = table.of(Send)
+    assert isinstance(result.message, m.Result)
+    assert (result.kind, result.message.call, result.message.state) == ("result", 1, "completed")
+    table.done("p")
+    assert table.state.ended
+    assert table.folded() == table.state
+
+
+def test_children_that_wait_for_what_is_removed_are_cancelled(table: Table) -> None:
+    table.submit(Plan({"load": Subtask("load"), "p": Subtask("p")}), replan=Replan(message="plan"))
+    table.award("p")
+    table.claim(m.Extend, "p", call=1, child=spec("kid", after=["load"]))
+    table.claim(m.Extend, "p", call=2, child=spec("kid", after=["p-1"]))
+    table.claim(m.Extend, "p", call=3, child=spec("kid"))
+    say(table, None, None, text="think")
+    table.award("plan-1", agent="boss")
+    table.claim(m.Done, "plan-1", agent="boss", result=Raw(b"{}"))
+    answer(table, remove=["load"], finish=True)
+    assert table.states() == {
+        "load": "superseded",
+        "p": "running",
+        "p-1": "cancelled",
+        "p-2": "cancelled",
+        "p-3": "ready",
+        "plan-1": "completed",
+    }
+    told = [effect.message for effect in table.of(Send) if isinstance(effect.message, m.Result)]
+    assert [(result.call, result.state) for result in told] == [(1, "cancelled"), (2, "cancelled")]
+    table.claim(m.Extend, "p", call=4, child=spec("kid", after=["load"]))
+    assert table.last.refusal is not None
+    assert "load" in table.last.refusal.message
+    table.done("p")
+    assert table.state.ended
     assert table.folded() == table.state
 
 
@@ -275,6 +501,14 @@ def test_a_planner_may_end_the_task_with_a_result_of_its_own(table: Table) -> No
     assert (table.state.state, table.state.result) == ("completed", Raw(b"42"))
 
 
+def test_a_planners_large_result_is_named_by_reference(table: Table) -> None:
+    asked(table)
+    ref = m.BlobRef(digest="d", bytes=300_000, chunks=2)
+    answer(table, finish=True, output_blob=ref)
+    assert (table.state.state, table.state.result) == ("completed", ref)
+    assert table.folded() == table.state
+
+
 def test_a_planner_may_end_a_task_that_waits_for_a_person(table: Table) -> None:
     asked(table)
     answer(table, add={"a": spec("one"), "pay": spec("bank.pay", approval=Approval())})
@@ -323,6 +557,34 @@ def test_the_same_work_is_kept_and_other_work_replaced(table: Table) -> None:
         "d": "blocked",
     }
     assert len(table.state.subtasks["a"].attempts) == 1
+
+
+def test_what_is_kept_needs_nobody_who_offers_it(table: Table) -> None:
+    asked(table)
+    answer(table, add={"load": spec("load"), "b": spec("two", b'{"x":{"$ref":"load"}}', retries=0)})
+    table.run("load")
+    table.award("b")
+    table.fail("b")
+    table.award("plan-2", agent="p")
+    whole = {"load": spec("load"), "b": spec("new", b'{"x":{"$ref":"load"}}')}
+    offers = [OfferLine(name="plan", agents=1, free=1), OfferLine(name="new", agents=1, free=1)]
+
+    def read(**add: m.SubtaskSpec) -> RevisionIn:
+        body = Raw(encode(r.Revision(add={**whole, **add}, whole=True, finish=True)))
+        errand = read_revision(table.state, NeedRevision("plan-2", table.state.epochs, body), offers)
+        decode = next(errand)
+        assert callable(decode)
+        with pytest.raises(StopIteration) as read:
+            errand.send(decode())
+        value: RevisionIn = read.value.value
+        return value
+
+    assert read().error == ""
+    assert "Nobody offers 'load'" in read(load=spec("load", b'{"n":2}')).error
+    assert "Nobody offers 'three'" in read(c=spec("three")).error
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    table.put(read())
+    assert (table.states()["load"], table.states()["b"]) == ("completed", "ready")
 
 
 def test_what_a_subtask_needs_is_part_of_its_work_in_any_order() -> None:
@@ -389,6 +651,83 @@ def test_the_same_for_the_third_time_is_told_and_then_fails_the_task(table: Tabl
     assert any("a1" in line for line in table.state.error.details["story"])
 
 
+def test_the_same_for_the_third_time_fails_the_task_without_a_planner_too(table: Table) -> None:
+    table.submit("work", retries=0, replan=Replan(failed="retry"))
+    for _ in range(2):
+        assert not table.state.ended
+        table.award()
+        table.fail()
+    assert table.state.error is not None
+    assert (table.state.error.code, table.state.error.details["cause"]) == ("budget", "repeated")
+    assert "for time 3" in table.state.error.message
+    assert table.folded() == table.state
+
+
+def test_a_planner_for_the_goal_is_told_what_was_tried_too_often(table: Table) -> None:
+    asked(table, replan=Replan(failed="another"))
+    answer(table, add={"a": spec("one", retries=0)}, finish=True)
+    for agent in ("a1", "a2"):
+        table.award("a", agent=agent)
+        table.fail("a", agent=agent)
+    whys = table.state.subtasks["plan-2"].whys
+    assert whys is not None
+    assert [(why.trigger, why.subtask) for why in whys] == [("failed", "a"), ("repeated", "a")]
+    assert (table.states()["a"], table.state.unanswered) == ("failed", [])
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", add={"a": spec("one")}, finish=True)
+    assert table.state.error is not None
+    assert table.state.error.details["cause"] == "repeated"
+
+
+def test_any_number_of_times_when_the_policy_says_so(table: Table) -> None:
+    table.submit("work", retries=0, replan=Replan(failed="retry", repeats=0))
+    for _ in range(10):
+        table.award()
+        table.fail()
+    assert table.states() == {"main": "ready"}
+
+
+def test_a_vote_of_equal_subtasks_is_no_repetition(table: Table) -> None:
+    """Nothing of it has begun; later each subtask of it counts by itself, but not for a planner."""
+    asked(table, replan=Replan(failed="retry"))
+    answer(table, add={f"vote{n}": spec("one", retries=0) for n in range(3)})
+    assert (table.state.plan_version, table.states()["vote2"]) == (2, "ready")
+    for name in ("vote0", "vote1", "vote2"):
+        table.award(name)
+        table.fail(name)
+    assert (table.state.plan_version, {table.states()[f"vote{n}"] for n in range(3)}) == (5, {"ready"})
+    say(table, None, None, text="one more?")
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", add={"vote3": spec("one")})
+    whys = table.state.subtasks["plan-2"].whys
+    assert whys is not None
+    assert whys[-1].trigger == "repeated"
+
+
+@pytest.mark.parametrize("verdict", ["revise", "reject"])
+def test_work_with_other_feedback_is_other_work(table: Table, verdict: Any) -> None:
+    run_until_model(table, replan=Replan(reject="retry"))
+    for number in range(5):
+        say(table, verdict, "features", text=f"better ({number})")
+        assert table.state.plan_version == number + 2
+        table.run("features", b"[2]")
+        table.run("model", b'"m"') if number < 4 else table.award("model")
+    assert not table.state.ended
+    assert all(times == {name: 1} for times in table.state.works.values() for name in times)
+
+
+def test_shares_count_as_work_of_what_was_split(table: Table) -> None:
+    table.submit(split_in_two(retries=0), replan=Replan(failed="retry"))
+    for version in (1, 2):
+        table.put(SplitIn("f", 2, [(None, 1)], version=version))
+        table.award("f-1")
+        table.fail("f-1")
+    assert table.state.error is not None
+    assert table.state.error.details["cause"] == "repeated"
+
+
 def test_a_failure_is_put_before_the_planner_which_must_replace_it(table: Table) -> None:
     asked(table)
     answer(table, add={"a": spec("one", retries=0), "b": spec("two", after=["a"])}, finish=True)
@@ -421,6 +760,47 @@ def test_a_version_made_meanwhile_has_the_planner_begin_anew(table: Table) -> No
     assert table.states()["plan-1"] == "ready"
     assert table.state.subtasks["plan-1"].whys is not None
     assert [why.trigger for why in table.state.subtasks["plan-1"].whys] == ["message"]
+
+
+def two_ways() -> Plan:
+    """`end` needs both `work`, which is to fail, and `other`."""
+    subtasks = {"work": Subtask("work", retries=0), "other": Subtask("other"), "lone": Subtask("lone", retries=0)}
+    return Plan({**subtasks, "end": Subtask("end", {"a": Ref("work"), "b": Ref("other")})}, result="end")
+
+
+@pytest.mark.parametrize("trigger", ["revise", "lost"])
+def test_a_version_that_answers_something_else_leaves_to_the_planner_what_has_failed(table: Table, trigger: str) -> None:
+    table.submit(two_ways(), replan=Replan(failed="plan", lost="another"))
+    for name in ("work", "lone"):
+        table.award(name)
+        table.fail(name)
+    assert (table.states()["work"], table.states()["lone"], table.states()["plan-1"]) == ("failed", "failed", "ready")
+    if trigger == "revise":
+        table.run("other")
+        say(table, "revise", "other")
+    else:
+        table.put(LostIn("other", table.award("other"), "gone"))
+    assert table.state.plan_version == 2
+    assert table.states() == {
+        "work": "failed",
+        "other": "ready",
+        "lone": "failed",
+        "end": "blocked",
+        "plan-1": "ready",
+    }
+    table.award("plan-1", agent="p")
+    table.claim(m.Done, "plan-1", agent="p", result=Raw(b"{}"))
+    answer(table, add={"work": spec("better")}, finish=True)
+    # the second failure came after the question, so it is asked about too
+    assert (table.states()["lone"], table.states()["plan-2"]) == ("failed", "ready")
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", remove=["lone"], finish=True)
+    for name in ("work", "other"):
+        table.run(name)
+    table.run("end", b"7")
+    assert (table.state.state, table.state.result) == ("completed", Raw(b"7"))
+    assert table.folded() == table.state
 
 
 # approval

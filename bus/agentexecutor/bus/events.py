@@ -22,6 +22,7 @@ from agentexecutor.bus.outcome import Outcome
 from agentexecutor.bus.queries import NoAnswer
 from agentexecutor.bus.story import Story, progress_event
 from agentexecutor.bus.watch import listening
+from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_TYPE, decode, decode_as, decode_record
@@ -195,12 +196,12 @@ def _usable(entries: list[_Entry]) -> list[r.LogEntry]:
 
 
 async def _whole(bus: Bus, task: TaskName, entry: r.LogEntry) -> r.LogEntry:
-    """The entry with the subtasks that a large `planned` change names by reference."""
+    """The entry with all that large changes name by reference."""
     changes = entry.record.changes
     for index, change in enumerate(changes):
-        if isinstance(change, r.Planned) and change.add_blob is not None:
-            add = decode_as(dict[str, m.SubtaskSpec], await _insist(bus, task, change.add_blob, b"{}"))
-            changes = [*changes[:index], replace(change, add=add, add_blob=None), *changes[index + 1 :]]
+        if named := large.references(change):
+            bodies = {name: await _insist(bus, task, ref, b"{}") for name, ref in named.items()}
+            changes = [*changes[:index], large.put_back(change, bodies), *changes[index + 1 :]]
     return entry if changes is entry.record.changes else replace(entry, record=replace(entry.record, changes=changes))
 
 

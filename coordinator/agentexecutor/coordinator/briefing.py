@@ -120,10 +120,13 @@ def _told(subtask: SubtaskState) -> PlannedSubtask:
     )
 
 
-def check_offers(revision: r.Revision, offers: Sequence[OfferLine]) -> None:
-    """Raises PlanRefused for a capability that nobody offers, and for an input that does not fit what its offer takes."""
+def check_offers(add: Mapping[str, m.SubtaskSpec], offers: Sequence[OfferLine]) -> None:
+    """Raises PlanRefused for a capability that nobody offers, and for an input that does not fit what its offer takes.
+
+    `add`: what is to be done; of work that is kept nobody is needed any more.
+    """
     by_name = {offer.name: offer for offer in offers}
-    for name, spec in revision.add.items():
+    for name, spec in add.items():
         offer = by_name.get(spec.capability)
         if offer is None:
             known = ", ".join(sorted(by_name)[:30])

@@ -135,7 +135,8 @@ def _extend(draft: Draft, subtask: SubtaskState, claim: m.Extend, input: ClaimIn
         if len(state.subtasks) >= MAX_SUBTASKS:
             raise PlanRefused(f"The task has {MAX_SUBTASKS} subtasks already.", hint="Use a second task.")
         check_policies([claim.child.award], draft.settings)
-        needs = check_plan(m.PlanSpec(subtasks={name: claim.child}), known=state.subtasks)
+        known = {other for other, there in state.subtasks.items() if there.state != "superseded"}
+        needs = check_plan(m.PlanSpec(subtasks={name: claim.child}), known=known)
     except AgentExecutorError as error:
         _refuse(draft, input, str(error), "input")
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Raw
@@ -32,7 +32,7 @@ from agentexecutor.schemas.errors import PlanRefused
 __all__ = ["READY_CHUNK", "Draft", "award_effects", "back_off", "check_policies", "demand_of", "result_message", "want_effects"]
 
 READY_CHUNK = 1000
-"""So many names in one `ready` change, so that a record of thousands can be cut between changes."""
+"""So many names in one change, so that a record of thousands can be cut between changes."""
 
 
 class Draft:
@@ -110,9 +110,9 @@ class Draft:
             self.check_budget(change)
 
     def _wait(self, subtask: SubtaskState, error: m.ErrorInfo) -> None:
-        """It waits for a person's word whether it is to run again."""
+        """It waits for a person's word whether it is to run again, and then has new shares and children."""
         self.failed(subtask, error, "wait")
-        self._cancel_children(subtask)
+        self._supersede_children(subtask)
         approval = approval_of(self.state, subtask, waits=True)
         if approval is not None and approval.timeout_s is not None:
             self.effect(SetTimer("approval", self.now + approval.timeout_s, subtask.name))
@@ -156,11 +156,42 @@ class Draft:
         names = [name for name in subtask.children if not subtasks[name].ended and name not in self.ended]
         if not names:
             return
-        self.change(r.Cancelled(subtasks=names, reason=f"{subtask.name} has ended"))
+        for some in _chunks(names):
+            self.change(r.Cancelled(subtasks=some, reason=f"{subtask.name} has ended"))
         for name in names:
             self.ended.add(name)
             self.stop(subtasks[name], f"{subtask.name} has ended")
             self._cancel_children(subtasks[name])
+
+    def _supersede_children(self, subtask: SubtaskState) -> None:
+        subtasks = self.state.subtasks
+        names = list(subtask.children)
+        for name in names:
+            names += subtasks[name].children
+        if not names:
+            return
+        for some in _chunks(names):
+            self.change(r.Superseded(subtasks=some, cause="wait"))
+        for name in names:
+            if not subtasks[name].ended and name not in self.ended:
+                self.ended.add(name)
+                self.stop(subtasks[name], f"{subtask.name} waits for a person's word")
+        self.cancel_orphans(names)
+
+    def cancel_orphans(self, gone: Collection[str]) -> None:
+        """Children that wait for something that is not to come are cancelled, and their parents told."""
+        lost = {*gone, *self.ended}
+        children = [subtask for subtask in self.state.subtasks.values() if subtask.parent is not None and subtask.state == "blocked"]
+        lacking = set(gone)
+        while orphans := [child for child in children if child.name not in lost and not lacking.isdisjoint(child.needs)]:
+            names = [child.name for child in orphans]
+            for some in _chunks(names):
+                self.change(r.Cancelled(subtasks=some, reason="what it waits for is gone"))
+            lost.update(names)
+            lacking.update(names)
+            self.ended.update(names)
+            for child in orphans:
+                self._tell_parent(child, m.ErrorInfo(code="cancelled", message=f"What {child.name!r} waits for is gone."))
 
     def stop(self, subtask: SubtaskState, reason: str) -> None:
         """Tell the holder to stop, and the market to look no further."""
@@ -198,8 +229,8 @@ class Draft:
             if approval.timeout_s is not None:
                 self.effect(SetTimer("approval", self.now + approval.timeout_s, name))
         names = [name for name in names if name not in asked]
-        for start in range(0, len(names), READY_CHUNK):
-            self.change(r.Ready(subtasks=names[start : start + READY_CHUNK]))
+        for some in _chunks(names):
+            self.change(r.Ready(subtasks=some))
         for name in names:
             self.want(state, state.subtasks[name])
 
@@ -264,7 +295,7 @@ class Draft:
             if subtask.parent is None and not subtask.dependents and not subtask.planner and subtask.state != "superseded"
         ]
 
-    def finish_with(self, body: Raw) -> None:
+    def finish_with(self, body: Raw | m.BlobRef) -> None:
         """The planner has the task's result: whatever is open is cancelled."""
         self._stop_all("the planner has finished the task")
         self.complete_task(body)
@@ -296,6 +327,11 @@ class Draft:
         self.over = True
         self.change(change)
         self.effect(Send(self.state.name.owner, "result", result))
+
+
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), READY_CHUNK):
+        yield names[start : start + READY_CHUNK]
 
 
 def completed(subtask: str | None, body: Raw | m.BlobRef, took_s: float | None, **more: object) -> r.Completed:

@@ -42,6 +42,8 @@ from agentexecutor.coordinator.market import Snapshot
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.turns import Turn
+from agentexecutor.coordinator.versions import really_added
+from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
@@ -148,11 +150,11 @@ def give_award(
     if subtask is None or subtask.epoch != effect.epoch or subtask.state != "awarded":
         return None
     award = award_of(state, effect.subtask)
-    if subtask.planner:
+    if subtask.planner:  # its input holds all feedback, so that the award need not
         told, ref = brief(state, subtask, offers()), None
         if len(told) > INLINE_LIMIT:
             told, ref = m.EMPTY, (yield from _store(bytes(told)))
-        return replace(award, input=told, input_blob=ref, coordinator=coordinator)
+        return replace(award, input=told, input_blob=ref, feedback=[], coordinator=coordinator)
     try:
         input, ref, fill = yield from _complete_input(state, effect.subtask, award.input, award.input_blob)
         if fill and len(encode(fill)) > INLINE_LIMIT:
@@ -210,7 +212,10 @@ def read_revision(state: TaskState, need: NeedRevision, offers: Sequence[OfferLi
         body = (yield from _read(need.body)) if isinstance(need.body, m.BlobRef) else bytes(need.body)
         revision = yield partial(read_plan, r.Revision, body)
         if planner is not None and any(offer.name == planner.spec.capability for offer in offers):
-            check_offers(revision, offers)
+            check_offers(really_added(state, revision), offers)
+        if revision.output is not msgspec.UNSET and len(revision.output) > INLINE_LIMIT:
+            ref = yield from _store(bytes(revision.output))
+            revision = replace(revision, output=msgspec.UNSET, output_blob=ref)
     except UNFIT as error:
         return RevisionIn(need.subtask, need.epoch, error=bodies.refusal_of(error).message[:1000])
     return RevisionIn(need.subtask, need.epoch, revision)
@@ -235,11 +240,13 @@ def compose(need: NeedCompose) -> Errand[ComposedIn]:
 
 
 def store_plans(turn: Turn) -> Errand[None]:
-    """Subtasks that a turn adds travel by reference when they are large."""
+    """What a turn adds, proposes or replaces travels by reference when it is large."""
     for index, change in enumerate(turn.changes):
-        if isinstance(change, r.Planned) and len(turn.encoded[index]) > records.ADD_LIMIT:
-            ref = yield from _store(encode(change.add))
-            turn.encoded[index] = records.encode_change(replace(change, add={}, add_blob=ref))
+        if len(turn.encoded[index]) > records.ADD_LIMIT and (found := large.parts(change)):
+            stored = {}
+            for name, body in found.items():
+                stored[name] = yield from _store(body)
+            turn.encoded[index] = records.encode_change(large.take_out(change, stored))
 
 
 def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], coordinator: str) -> Errand[bytes]:
@@ -304,9 +311,11 @@ def _hydrate(record: r.Record) -> Errand[r.Record]:
         record = replace(record, history=history, history_blob=None)
     for part in [*(entry.record for entry in record.history), record]:
         for index, change in enumerate(part.changes):
-            if isinstance(change, r.Planned) and change.add_blob is not None:
-                add = yield partial(decode_as, dict[str, m.SubtaskSpec], (yield from _read(change.add_blob)))
-                part.changes[index] = replace(change, add=add, add_blob=None)
+            if named := large.references(change):
+                held = {}
+                for name, ref in named.items():
+                    held[name] = yield from _read(ref)
+                part.changes[index] = yield partial(large.put_back, change, held)
     return record
 
 

@@ -14,7 +14,7 @@ from agentexecutor.coordinator.budgets import note_spent
 from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.model import Attempt, SubtaskState, TaskState, body_of, new_task
 from agentexecutor.coordinator.states import SUBTASK, TASK, SubtaskEvent, TaskEvent
-from agentexecutor.coordinator.versions import live, replaced, work_digests
+from agentexecutor.coordinator.versions import begun, replaced
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import from_rfc3339
 from agentexecutor.schemas.messages import SubtaskSpec
@@ -137,11 +137,12 @@ def _planned(state: TaskState, change: r.Planned, _at: float) -> None:
 def _supersede(state: TaskState, change: r.Planned) -> list[str]:
     """What the new version replaces or removes is over; gives its names."""
     gone = replaced(state, change)
-    begun = [name for name, subtask in live(state).items() if name in gone and subtask.attempt] if change.cause == "replan" else []
-    if begun:
-        digests = work_digests({name: subtask.spec for name, subtask in live(state).items()}, state.feedback)
-        for name in begun:
-            state.works[digests[name]] = state.works.get(digests[name], 0) + 1
+    if change.cause == "replan" and gone:
+        over = set(gone)
+        for name, work in begun(state, change.why).items():
+            if name in over:
+                times = state.works.setdefault(work, {})
+                times[name] = times.get(name, 0) + 1
     for name in gone:
         _end_attempt(_move(state, name, "superseded"), "superseded")
     return gone
@@ -307,7 +308,15 @@ def _cancel_open(state: TaskState) -> None:
 
 def _superseded(state: TaskState, change: r.Superseded, _at: float) -> None:
     for name in change.subtasks:
-        _end_attempt(_move(state, name, "superseded"), "superseded")
+        subtask = _move(state, name, "superseded")
+        _end_attempt(subtask, "superseded")
+        for needed in subtask.needs:
+            if name in state.subtasks[needed].dependents:
+                state.subtasks[needed].dependents.remove(name)
+    gone = set(change.subtasks)
+    for parent in {state.subtasks[name].parent: None for name in change.subtasks}:
+        if parent is not None:
+            state.subtasks[parent].children = [name for name in state.subtasks[parent].children if name not in gone]
     _person(state)
 
 

@@ -14,6 +14,7 @@ from agentexecutor.coordinator.lateness import watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.policy import answer_to
 from agentexecutor.coordinator.replanning import take_proposed
+from agentexecutor.coordinator.versions import root_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 
@@ -65,31 +66,23 @@ def decide_feedback(draft: Draft, input: FeedbackIn) -> None:
     named = None if said.subtask is None else state.subtasks[said.subtask]
     subtask = None if named is None else _concerned(state, named)
     why = _why(state, input, subtask)
-    given = r.FeedbackGiven(
-        id=input.id,
-        sender=input.peer,
-        subtask=None if subtask is None else subtask.name,
-        verdict=said.verdict,
-        text=said.text,
-        data=said.data,
-        epoch=subtask.epoch if subtask is not None and subtask.held else None,
-        deadline_s=said.deadline_s,
-        priority=said.priority,
-        why=why,
-    )
-    if why is not None and why.answer == "fail":
+    given = _given(input, subtask, why)
+    if why is not None and _is_done_at_once(why, subtask):
         draft.change(replace(given, why=None))
-        _reject(draft, subtask, input)
+        _change_limits(draft, given)
+        _reject(draft, subtask if why.answer == "fail" or subtask is None else root_of(state, subtask), input)
         return
     draft.change(given)
     _change_limits(draft, given)
     if why is not None:
         draft.effect(Settle())
-    elif said.verdict == "reject" and subtask is not None:
-        _reject(draft, subtask, input)
+    if why is not None and why.trigger != "changed":
+        return
+    if said.verdict == "reject" and subtask is not None:
+        _reject(draft, _rejected(state, subtask), input)
     elif said.verdict in ("accept", "revise") and _gives_word(state, input.peer) and (subtask is None or subtask.state == "approval"):
         _give_word(draft, subtask, input)
-    for holder in addressed(state, given) if why is None else ():
+    for holder in addressed(state, given) if why is None or said.verdict is not None else ():
         if holder.agent is not None:
             draft.effect(Send(holder.agent, "feedback", message(state, holder.name, given)))
 
@@ -101,35 +94,81 @@ def _concerned(state: TaskState, subtask: SubtaskState) -> SubtaskState:
     return subtask
 
 
-def _why(state: TaskState, input: FeedbackIn, subtask: SubtaskState | None) -> r.Why | None:
-    """The trigger that feedback is, with the policy's answer; None: it leads to no new version and no end."""
+def _given(input: FeedbackIn, subtask: SubtaskState | None, why: r.Why | None) -> r.FeedbackGiven:
     said = input.feedback
-    answer: str | None = None
+    return r.FeedbackGiven(
+        id=input.id,
+        sender=input.peer,
+        subtask=None if subtask is None else subtask.name,
+        verdict=said.verdict,
+        text=said.text,
+        data=said.data,
+        epoch=subtask.epoch if subtask is not None and subtask.held else None,
+        deadline_s=said.deadline_s,
+        priority=said.priority,
+        why=why,
+    )
+
+
+def _is_done_at_once(why: r.Why, subtask: SubtaskState | None) -> bool:
+    """Whether what follows needs no new version. Rejected work that is under way, or to come, is taken away before a planner answers: nobody is to use it."""
+    if why.answer == "fail":
+        return True
+    return why.trigger == "reject" and why.answer == "plan" and subtask is not None and not subtask.ended and not subtask.planner
+
+
+def _rejected(state: TaskState, subtask: SubtaskState) -> SubtaskState:
+    """Whom a rejection ends: with an answer of the policy what a share or child was made for, else itself."""
+    return subtask if answer_to(state, "reject", subtask) in (None, "fail") else root_of(state, subtask)
+
+
+def _why(state: TaskState, input: FeedbackIn, subtask: SubtaskState | None) -> r.Why | None:
+    """The trigger that feedback is, with the policy's answer; None: it leads to no new version and no end.
+
+    A verdict and another deadline or priority are two things: what the verdict leads to comes first.
+    """
+    said = input.feedback
     trigger: str = said.verdict or "message"
-    if said.deadline_s is not None or said.priority is not None:
-        trigger = "changed"
-        answer = answer_to(state, trigger, subtask)
-    elif said.verdict == "reject":
-        answer = answer_to(state, trigger, subtask) or "fail"
-        if answer in ("skip", "wait"):  # done at once, where it can be
-            answer = None if subtask is not None and not subtask.ended else "fail"
-    elif said.verdict == "revise":
-        if subtask is None:
-            answer = "plan" if state.proposed is not None else answer_to(state, trigger, None)
-        elif subtask.ended:
-            answer = answer_to(state, trigger, subtask) or "retry"
-            answer = "retry" if answer in ("skip", "wait") else answer
-    elif said.verdict is None and (subtask is None or not subtask.ended):
+    answer = None
+    if said.verdict in ("revise", "reject"):
+        answer = _answer_to_verdict(state, said.verdict, subtask)
+    if answer is None and said.verdict != "reject" and (said.deadline_s is not None or said.priority is not None):
+        trigger, answer = "changed", answer_to(state, "changed", subtask)
+        answer = answer and _in_a_version(answer)
+    about = bool(said.text) or bytes(said.data) != bytes(m.NULL) or (said.deadline_s is None and said.priority is None)
+    if answer is None and said.verdict is None and about and (subtask is None or not subtask.ended):
+        trigger = "message"
         answer = answer_to(state, trigger, subtask)
         answer = answer if answer in ("plan", "fail") else None
     if answer is None:
         return None
+    if subtask is not None and subtask.planner and answer in ("retry", "another", "split"):
+        answer = "plan"  # a planner is asked again
+    if subtask is not None and answer == "plan":
+        subtask = root_of(state, subtask)  # planners know nothing of shares and children
     name = None if subtask is None else subtask.name
     return r.Why(trigger=trigger, answer=answer, subtask=name, feedback=input.id, sender=input.peer, text=said.text[:1000])
 
 
+def _answer_to_verdict(state: TaskState, verdict: str, subtask: SubtaskState | None) -> str | None:
+    answer: str | None = answer_to(state, verdict, subtask)
+    if verdict == "reject":
+        answer = answer or "fail"
+        if answer in ("skip", "wait"):  # done at once, where it can be
+            return None if subtask is not None and not subtask.ended else "fail"
+        return answer
+    if subtask is None:
+        return "plan" if state.proposed is not None else answer
+    return _in_a_version(answer or "retry") if subtask.ended else None
+
+
+def _in_a_version(answer: str) -> str:
+    """Policies of old may say `skip` or `wait` where only a new version makes sense."""
+    return "retry" if answer in ("skip", "wait") else answer
+
+
 def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:
-    """Another deadline or priority counts from now on."""
+    """Another deadline or priority counts from now on, also for what else this decision does."""
     state = draft.state
     if given.deadline_s is not None:
         draft.effect(SetTimer("task-deadline", state.submitted_at + given.deadline_s))
@@ -140,7 +179,7 @@ def _change_limits(draft: Draft, given: r.FeedbackGiven) -> None:
         deadline_s=state.submit.deadline_s if given.deadline_s is None else given.deadline_s,
         priority=state.submit.priority if given.priority is None else given.priority,
     )
-    changed = copy(state)
+    draft.state = changed = copy(state)
     changed.submit = submit
     for subtask in state.subtasks.values():
         if subtask.state == "ready" and not (subtask.spec.split is not None and not subtask.children):

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -55,7 +54,7 @@ from agentexecutor.coordinator.inputs import (
 )
 from agentexecutor.coordinator.lateness import late_timer, watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
-from agentexecutor.coordinator.policy import answer_to
+from agentexecutor.coordinator.policy import answer_to, check_replan
 from agentexecutor.coordinator.replanning import decide_revision, planner_spec, settle
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.split import share_specs
@@ -65,7 +64,6 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
-from agentexecutor.schemas.names import check_capability
 from agentexecutor.schemas.plans import check_plan
 
 __all__ = ["award_of", "decide", "lookup", "pending"]
@@ -160,10 +158,7 @@ def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec | None:
     given = [what for what in (submit.capability, submit.plan or submit.plan_blob, submit.goal) if what is not None]
     if len(given) != 1:
         raise PlanRefused("A submit names exactly one of capability, plan, goal.", hint="Name one of them.")
-    policy = submit.replan or m.Replan()
-    check_capability(policy.planner)
-    if policy.split is None and "split" in msgspec.structs.astuple(policy):
-        raise PlanRefused("The policy answers with 'split', and does not say how.", hint="Say it in replan.split.")
+    check_replan(submit.replan or m.Replan())
     if submit.goal is not None:
         check_policies([submit.award], settings)
         return None
@@ -379,7 +374,7 @@ def _composed(draft: Draft, input: ComposedIn) -> None:
     subtask = draft.state.subtasks.get(input.subtask)
     if subtask is None or subtask.ended or not subtask.is_split:
         return
-    if any(not draft.state.subtasks[name].ended for name in subtask.children):
+    if subtask.state != "running" or any(not draft.state.subtasks[name].ended for name in subtask.children):
         return  # of an earlier version
     if input.error is not None:
         draft.fail(subtask, input.error)
@@ -497,6 +492,7 @@ def award_of(state: TaskState, name: str) -> m.Award:
     subtask = state.subtasks[name]
     deadline = state.deadline_of(subtask)
     submit = state.submit or m.Submit()
+    whole = name if subtask.shares is None else subtask.parent
     return m.Award(
         task=str(state.name),
         subtask=name,
@@ -511,7 +507,7 @@ def award_of(state: TaskState, name: str) -> m.Award:
         deadline=None if deadline is None else to_rfc3339(deadline),
         timeout_s=timeout_of(state, subtask),
         plan_version=subtask.plan_version,
-        feedback=[feedback.message(state, name, given) for given in state.feedback if given.subtask in (None, name)],
+        feedback=[feedback.message(state, name, given) for given in state.feedback if given.subtask in (None, name, whole)],
         shard=state.shard,
     )
 

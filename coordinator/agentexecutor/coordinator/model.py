@@ -139,8 +139,8 @@ class TaskState(Struct):
     """The planner has said that no more is to come."""
     made: int = 0
     """Subtasks made so far."""
-    works: dict[str, int] = field(default_factory=dict)
-    """How often work that was superseded had been begun, by its digest."""
+    works: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How often work that was superseded had been begun, by its digest and the subtask's name."""
     spent: dict[str, dict[str, float]] = field(default_factory=dict)
     """By capability: seconds of work, and whatever agents reported."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas.errors import PlanRefused
+from agentexecutor.schemas.names import check_capability
 
-__all__ = ["answer_to", "answer_to_failure", "approval_of", "version_approval"]
+__all__ = ["SENSIBLE", "answer_to", "answer_to_failure", "approval_of", "check_replan", "version_approval"]
 
+TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
 PLANNED_BY_GOAL = ("failed", "unserved", "revise", "reject", "message")
 """Triggers that a task with a goal puts before its planner when nobody says otherwise."""
 FOR_ALL: tuple[m.ReplanAnswer, ...] = ("plan", "fail")
@@ -14,6 +19,23 @@ FOR_ALL: tuple[m.ReplanAnswer, ...] = ("plan", "fail")
 IN_TIME: tuple[m.ReplanAnswer, ...] = ("retry", "another", "split", "wait")
 """Answers that make no sense once the subtask's deadline has passed, or when nobody has said the word that it waits for."""
 TOO_LATE = ("deadline", "approval-timeout")
+SENSIBLE: Mapping[str, tuple[m.ReplanAnswer, ...]] = {
+    "revise": ("retry", "another", "split", "plan", "fail"),
+    "message": ("plan", "fail"),
+    "changed": ("retry", "another", "split", "plan", "fail"),
+}
+"""What makes sense where not all does: nobody passes over, or lets wait, what has its result or only another deadline."""
+
+
+def check_replan(policy: m.Replan) -> None:
+    """Raises PlanRefused for a policy that says something of which nothing could come."""
+    check_capability(policy.planner)
+    if policy.split is None and "split" in (getattr(policy, trigger) for trigger in TRIGGERS):
+        raise PlanRefused("The policy answers with 'split', and does not say how.", hint="Say it in replan.split.")
+    for trigger, answers in SENSIBLE.items():
+        answer = getattr(policy, trigger)
+        if answer is not None and answer not in answers:
+            raise PlanRefused(f"{answer!r} is no answer to {trigger!r}.", hint=f"Say {', '.join(answers[:-1])} or {answers[-1]}.")
 
 
 def answer_to(state: TaskState, trigger: str, subtask: SubtaskState | None) -> m.ReplanAnswer | None:

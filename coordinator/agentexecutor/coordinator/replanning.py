@@ -19,7 +19,7 @@ from agentexecutor.coordinator.inputs import NeedRevision, RevisionIn, SetTimer,
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.policy import version_approval
 from agentexecutor.coordinator.states import UNPLANNED
-from agentexecutor.coordinator.versions import next_version, replaced
+from agentexecutor.coordinator.versions import next_version, replaced, root_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
@@ -62,7 +62,8 @@ def _merge(draft: Draft) -> bool:
 def _answer_next(draft: Draft) -> bool:
     state = draft.state
     for why in state.unanswered:
-        if why.answer != "plan" or state.thinking is None or state.proposed is not None:
+        # What a planner who is at work is not asked about yet waits for its answer, unless it is about the planner.
+        if why.answer != "plan" or state.thinking in (None, why.subtask) or state.proposed is not None:
             _answer(draft, why)
             return True
     return False
@@ -108,14 +109,14 @@ def _answer(draft: Draft, why: r.Why) -> None:
 
 
 def _revision(state: TaskState, subtask: SubtaskState, answer: str) -> r.Revision:
-    """The difference that an answer makes."""
-    spec = subtask.spec
+    """The difference that an answer makes: to what a share or child was made for, when it is about one."""
+    root = root_of(state, subtask)
     if answer == "another":
-        had = [attempt.agent for attempt in subtask.attempts]
-        return r.Revision(add={subtask.name: replace(spec, avoid=list(dict.fromkeys([*spec.avoid, *had])))}, again=[subtask.name])
+        had = [attempt.agent for one in (root, subtask) for attempt in one.attempts]
+        return r.Revision(add={root.name: replace(root.spec, avoid=list(dict.fromkeys([*root.spec.avoid, *had])))}, again=[root.name])
     if answer == "split":
-        return r.Revision(add={subtask.name: replace(spec, split=state.replan.split)}, again=[subtask.name])
-    return r.Revision(again=[subtask.name])
+        return r.Revision(add={root.name: replace(root.spec, split=state.replan.split)}, again=[root.name])
+    return r.Revision(again=[root.name])
 
 
 # a new version
@@ -129,6 +130,9 @@ def replan(draft: Draft, revision: r.Revision, why: list[r.Why]) -> None:
         return
     try:
         change = next_version(state, revision, why, room=_room(state))
+    except RepeatedWork as error:
+        _circle(draft, why, error)
+        return
     except PlanRefused as error:
         draft.fail_task(m.ErrorInfo(code="input", message=f"{why[0].text} {error}".strip(), details={"cause": why[0].trigger}))
         return
@@ -144,9 +148,11 @@ def _room(state: TaskState) -> float:
 def _write(draft: Draft, change: r.Planned) -> None:
     """Record the version, stop what it supersedes, and go on with what it leaves."""
     state = draft.state
-    for name in replaced(state, change):
+    gone = replaced(state, change)
+    for name in gone:
         draft.stop(state.subtasks[name], f"version {change.version} of the plan goes on without it")
     draft.change(change)
+    draft.cancel_orphans([name for name in gone if name not in change.add and name not in change.again])
     draft.time_deadlines({**{name: state.subtasks[name].spec for name in change.again}, **change.add}, state.submitted_at)
     draft.effect(Settle())
 
@@ -163,6 +169,7 @@ def ask_planner(draft: Draft, whys: Sequence[r.Why], again: SubtaskState | None 
         return
     policy = state.replan
     if again is not None:
+        draft.stop(again, "it is asked anew")
         change = r.Planned(version=state.plan_version, cause="ask", why=[*whys], again=[again.name])
     else:
         number = 1
@@ -202,8 +209,9 @@ def take_proposed(draft: Draft) -> None:
 def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved: bool) -> None:
     state = draft.state
     whys = planner.whys or []
-    if revision.finish and revision.output is not UNSET and not (revision.add or revision.again or revision.remove):
-        draft.finish_with(revision.output)
+    output = revision.output if revision.output_blob is None else revision.output_blob
+    if revision.finish and output is not UNSET and not (revision.add or revision.again or revision.remove):
+        draft.finish_with(output)
         return
     try:
         change = next_version(state, revision, whys, planner=planner.name, room=_room(state))
@@ -240,7 +248,21 @@ def _nonsense(draft: Draft, planner: SubtaskState, error: str) -> None:
 def _repeated(draft: Draft, planner: SubtaskState, error: RepeatedWork) -> None:
     """The same once too often: the planner is told so once, then the task fails with its story."""
     if any(why.trigger == "repeated" for why in planner.whys or []):
-        details = {"cause": "repeated", "story": story(draft.state)[:100], "budget": budget_of(draft.state), "spent": account(draft.state)}
-        draft.fail_task(m.ErrorInfo(code="budget", message=f"The plan goes round in circles: {error.message}", details=details))
+        _give_up(draft, error)
     else:
         ask_planner(draft, [r.Why(trigger="repeated", answer="plan", subtask=planner.name, text=str(error))], again=planner)
+
+
+def _circle(draft: Draft, whys: list[r.Why], error: RepeatedWork) -> None:
+    """The same once too often without a planner: who plans for the goal is told so, else the task fails with its story."""
+    state = draft.state
+    if state.goal is None:
+        _give_up(draft, error)
+        return
+    planner = None if state.thinking is None else state.subtasks[state.thinking]
+    ask_planner(draft, [*whys, r.Why(trigger="repeated", answer="plan", subtask=whys[0].subtask, text=str(error))], again=planner)
+
+
+def _give_up(draft: Draft, error: RepeatedWork) -> None:
+    details = {"cause": "repeated", "story": story(draft.state)[:100], "budget": budget_of(draft.state), "spent": account(draft.state)}
+    draft.fail_task(m.ErrorInfo(code="budget", message=f"The plan goes round in circles: {error.message}", details=details))

@@ -398,6 +398,6 @@ class Desk:
             # A silent one may have died of its award, which counts: the market suspects it, or it is heard again.
             undecided = self.market.is_silent(monotonic, key) or self.market.says_it_has_it(monotonic, key)
             return self.settings.heartbeat_s if undecided else None
-        if due.kind == "unserved" and self.market.wants(key) and not self.market.looked(monotonic, [key]):
-            return self.settings.stall_min_s  # somebody fits
+        if due.kind == "unserved" and self.market.wants(key) and self.market.looked(monotonic, [key]).get(key.subtask) != "parked":
+            return self.settings.stall_min_s  # somebody fits, or is being asked
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +20,10 @@ from agentexecutor.schemas.codec import digest
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.plans import MAX_SUBTASKS, check_plan, dependencies
 
-__all__ = ["live", "next_version", "replaced", "work_digests"]
+__all__ = ["begun", "live", "next_version", "really_added", "replaced", "root_of", "work_digests"]
+
+BY_VERSION = ("retry", "another", "split")
+"""Answers that have the same work done again: with the feedback that asked for it, it is other work."""
 
 
 def live(state: TaskState) -> dict[str, SubtaskState]:
@@ -29,6 +33,13 @@ def live(state: TaskState) -> dict[str, SubtaskState]:
         for name, subtask in state.subtasks.items()
         if subtask.parent is None and not subtask.planner and subtask.state != "superseded"
     }
+
+
+def root_of(state: TaskState, subtask: SubtaskState) -> SubtaskState:
+    """The subtask of the plan that a share or another child was made for; itself when it is one."""
+    while subtask.parent is not None:
+        subtask = state.subtasks[subtask.parent]
+    return subtask
 
 
 def replaced(state: TaskState, change: r.Planned) -> list[str]:
@@ -49,7 +60,8 @@ def work_digests(
     """A digest of each subtask's work. `anew`: these have never been done, whatever they are like."""
     said: dict[str, list[str]] = {}
     for given in feedback:
-        if given.subtask is not None and given.verdict == "revise":
+        again = given.why is not None and given.why.answer in BY_VERSION
+        if given.subtask is not None and (given.verdict == "revise" or again):
             said.setdefault(given.subtask, []).append(given.id)
     made: dict[str, str] = {}
     needs = {name: [other for other in sorted(dependencies(spec)) if other in specs] for name, spec in specs.items()}
@@ -82,25 +94,16 @@ def next_version(
     """
     if not (revision.add or revision.again or revision.remove or revision.whole or revision.finish):
         raise PlanRefused("The new version changes nothing.", hint="Add, remove, or run something again; or say `finish`.")
-    old = live(state)
-    _check_names(state, old, revision)
-    removed = {*revision.remove, *(name for name in old if revision.whole and name not in revision.add and name not in revision.again)}
-    specs = {name: subtask.spec for name, subtask in old.items() if name not in removed} | revision.add
-    result = revision.result if revision.result is not None else state.result_of
-    if result in removed:
-        result = None
-    check_plan(m.PlanSpec(subtasks=specs, result=result))
-    failed = [name for name, subtask in old.items() if subtask.state == "failed" and name in specs]
-    anew = {*revision.again, *(name for name in failed if name in revision.add)}
-    before = work_digests({name: subtask.spec for name, subtask in old.items()}, state.feedback)
-    after = work_digests(specs, state.feedback, anew)
-    add = {name: spec for name, spec in revision.add.items() if name not in old or before[name] != after[name]}
+    old, specs, removed, failed, anew, before, after = _compare(state, revision)
+    add = _added(old, revision, before, after)
     again = [
         name
         for name, subtask in old.items()
         if name in specs and name not in add and before[name] != after[name] and _begun(subtask, name, anew)
     ]
-    removed |= _given_up(specs, [name for name in failed if name not in add and name not in again])
+    asked = {why.subtask for why in state.unanswered}
+    left = [name for name in failed if name not in add and name not in again and name not in asked]
+    removed |= _given_up(specs, left) if planner is not None else set()
     change = r.Planned(
         version=state.plan_version + 1,
         base=state.plan_version,
@@ -117,9 +120,48 @@ def next_version(
         raise PlanRefused("The new version changes nothing.", hint="Add, remove, or run something again; or say `finish`.")
     if len(add) + len(again) > room or len(specs) > MAX_SUBTASKS:
         raise PlanRefused(f"The new version has {len(add) + len(again)} new subtasks, and there may be {max(0, int(room))} more.")
-    if planner is not None and state.replan.repeats:
-        _refuse_repeats(state, change, before, work_digests(specs, state.feedback))
+    if state.replan.repeats:
+        _refuse_repeats(state, change, work_digests(specs, state.feedback))
     return change
+
+
+def really_added(state: TaskState, revision: r.Revision) -> dict[str, m.SubtaskSpec]:
+    """What of a revision's subtasks is no work that the plan has already. Raises PlanRefused when the revision cannot be used."""
+    if not revision.add:
+        return {}
+    compared = _compare(state, revision)
+    return _added(compared.old, revision, compared.before, compared.after)
+
+
+class _Compared(NamedTuple):
+    """The present plan and the one that a revision makes of it; `anew`: what is not kept though it is the same. Digests by name."""
+
+    old: dict[str, SubtaskState]
+    specs: dict[str, m.SubtaskSpec]
+    removed: set[str]
+    failed: list[str]
+    anew: set[str]
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+def _compare(state: TaskState, revision: r.Revision) -> _Compared:
+    old = live(state)
+    _check_names(state, old, revision)
+    removed = {*revision.remove, *(name for name in old if revision.whole and name not in revision.add and name not in revision.again)}
+    specs = {name: subtask.spec for name, subtask in old.items() if name not in removed} | revision.add
+    result = revision.result if revision.result is not None else state.result_of
+    check_plan(m.PlanSpec(subtasks=specs, result=None if result in removed else result))
+    failed = [name for name, subtask in old.items() if subtask.state == "failed" and name in specs]
+    anew = {*revision.again, *(name for name in failed if name in revision.add)}
+    before = work_digests({name: subtask.spec for name, subtask in old.items()}, state.feedback)
+    return _Compared(old, specs, removed, failed, anew, before, work_digests(specs, state.feedback, anew))
+
+
+def _added(
+    old: Mapping[str, SubtaskState], revision: r.Revision, before: Mapping[str, str], after: Mapping[str, str]
+) -> dict[str, m.SubtaskSpec]:
+    return {name: spec for name, spec in revision.add.items() if name not in old or before[name] != after[name]}
 
 
 def _begun(subtask: SubtaskState, name: str, anew: Collection[str]) -> bool:
@@ -141,7 +183,10 @@ def _check_names(state: TaskState, old: Mapping[str, SubtaskState], revision: r.
 
 
 def _given_up(specs: Mapping[str, m.SubtaskSpec], failed: Collection[str]) -> set[str]:
-    """What has failed and nobody needs leaves the plan. Raises PlanRefused when somebody needs it."""
+    """What has failed and nobody needs leaves the plan of a planner, who knew of it. Raises PlanRefused when somebody needs it.
+
+    A version that answers something else leaves it alone: what is to become of it is still asked.
+    """
     for name, spec in specs.items() if failed else ():
         missing = [other for other in dependencies(spec) if other in failed]
         if missing and name not in failed:
@@ -151,15 +196,31 @@ def _given_up(specs: Mapping[str, m.SubtaskSpec], failed: Collection[str]) -> se
     return set(failed)
 
 
-def _refuse_repeats(state: TaskState, change: r.Planned, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    times = Counter(state.works)
-    times.update(before[name] for name, subtask in live(state).items() if subtask.attempt)
+def begun(state: TaskState, why: Collection[r.Why] = ()) -> dict[str, str]:
+    """The digest of all work of the present plan that an agent has been awarded, by name; without the feedback that `why` is about, which came later."""
+    plan = live(state)
+    names = [name for name, subtask in plan.items() if subtask.attempt or any(state.subtasks[child].attempt for child in subtask.children)]
+    if not names:
+        return {}
+    later = {one.feedback for one in why}
+    digests = work_digests(
+        {name: subtask.spec for name, subtask in plan.items()}, [given for given in state.feedback if given.id not in later]
+    )
+    return {name: digests[name] for name in names}
+
+
+def _refuse_repeats(state: TaskState, change: r.Planned, after: Mapping[str, str]) -> None:
+    """A planner may not ask for what was begun too often under any name; without a planner each subtask counts by itself."""
+    times = {work: Counter(names) for work, names in state.works.items()}
+    for name, work in begun(state, change.why).items():
+        times.setdefault(work, Counter())[name] += 1
     for name in [*change.add, *change.again]:
-        times[after[name]] += 1
-        if times[after[name]] >= state.replan.repeats:
+        names = times.get(after[name], Counter())
+        number = 1 + (names.total() if change.planner is not None else names[name])
+        if number >= max(2, state.replan.repeats):
             spec = change.add.get(name) or state.subtasks[name].spec
             raise RepeatedWork(
-                f"{name!r} would be {spec.capability!r} with the same input for time {times[after[name]]}.",
+                f"{name!r} would be {spec.capability!r} with the same input for time {number}.",
                 hint="Ask for something else, or for an end.",
                 path=[name],
             )

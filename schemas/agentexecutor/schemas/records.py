@@ -88,6 +88,7 @@ class Revision(Message, frozen=True, kw_only=True):
     result: str | None = None
     finish: bool = False
     output: Raw | UnsetType = UNSET
+    output_blob: BlobRef | None = None
     text: str = ""
 
 
@@ -112,6 +113,7 @@ class Planned(Message, frozen=True, kw_only=True, tag_field="kind", tag="planned
     again: list[str] = []
     finish: bool = False
     planner: str | None = None
+    rest_blob: BlobRef | None = None
 
 
 class Proposed(Message, frozen=True, kw_only=True, tag_field="kind", tag="proposed"):
@@ -121,6 +123,7 @@ class Proposed(Message, frozen=True, kw_only=True, tag_field="kind", tag="propos
     revision: Revision | None = None
     revision_blob: BlobRef | None = None
     planner: str | None = None
+    rest_blob: BlobRef | None = None
 
 
 class Asked(Message, frozen=True, kw_only=True, tag_field="kind", tag="asked"):
