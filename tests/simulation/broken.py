@@ -13,16 +13,17 @@ from msgspec.structs import replace
 from agentexecutor.bus.consumers import ShardConsumers
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.task import Task
-from agentexecutor.coordinator import claims, draft, machine, replanning, turns, versions
+from agentexecutor.coordinator import claims, draft, evolve, machine, records, replanning, turns, versions
 from agentexecutor.coordinator.admission import Admission
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
-from agentexecutor.coordinator.inputs import AwardIn, Decision, HeldIn, LostIn, SetTimer, Settle, Want
+from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Settle, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_EXPECTED
+from agentexecutor.schemas.parts import Parts
 
 __all__ = ["BROKEN", "broken"]
 
@@ -302,25 +303,33 @@ def _planners_go_on() -> Patch:
     return mock.patch.object(replanning, "replan", replan)
 
 
-@contextmanager
-def _triggers_forgotten() -> Iterator[None]:
-    """Who loads a task, or takes it over, does not go on with what is unanswered, or with an answer that nobody has used."""
-    pending, decide = machine.pending, machine.decide
+def _triggers_forgotten() -> Patch:
+    """Who loads a task does not go on with what is unanswered, or with an answer that nobody has used."""
+    original = machine.pending
+    return mock.patch.object(turns, "pending", lambda *given: [effect for effect in original(*given) if not isinstance(effect, Settle)])
 
-    def unsettled(effects: list[Any]) -> list[Any]:
-        return [effect for effect in effects if not isinstance(effect, Settle)]
 
-    def decide_unsettled(state: Any, input: Any, *more: Any) -> Decision:
-        decision = decide(state, input, *more)
-        if isinstance(input, HeldIn):
-            decision.effects = unsettled(decision.effects)
-        return decision
+def _halves_are_told() -> Patch:
+    """The records of a turn that is too large for one count one by one, for whoever reads them."""
+    original = records.encode_record
 
-    with (
-        mock.patch.object(turns, "pending", lambda *given: unsettled(pending(*given))),
-        mock.patch.object(turns, "decide", decide_unsettled),
-    ):
-        yield
+    def encode_record(*given: Any, part: bool = False, parts: int = 0, **more: Any) -> bytes:
+        return original(*given, **more)
+
+    return mock.patch.object(records, "encode_record", encode_record)
+
+
+def _halves_count() -> Patch:
+    """Who loads a task takes half a turn for a turn."""
+
+    class Halves(Parts):
+        def whole(self, record: r.Record) -> r.Record | None:
+            return record
+
+        def lacks(self, record: r.Record) -> int:
+            return 0
+
+    return mock.patch.object(evolve, "Parts", Halves)
 
 
 BROKEN: dict[str, Callable[[], Patch]] = {
@@ -355,6 +364,8 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "budgets unlooked": _budgets_unlooked,
     "planners go on": _planners_go_on,
     "triggers forgotten": _triggers_forgotten,
+    "turns are torn": _halves_are_told,
+    "half a turn counts": _halves_count,
 }
 
 

@@ -22,7 +22,7 @@ from agentexecutor.bus.streams import INBOX, LOG, OFFERS, SUBMITS
 from agentexecutor.coordinator import claims, evolve, states
 from agentexecutor.coordinator.budgets import account, exceeded
 from agentexecutor.coordinator.errors import TransitionError
-from agentexecutor.coordinator.evolve import apply
+from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inputs import Key, SetTimer, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import pending
@@ -32,6 +32,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_ID, H_STATE, H_TYPE, decode, decode_record
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.parts import Parts
 from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.subjects import CLASSES
 
@@ -66,6 +67,7 @@ class Checker:
         self.server = server
         self.coordinators = coordinators
         self.states: dict[TaskName, TaskState] = {}
+        self.parts: dict[TaskName, Parts] = {}
         self.ended: dict[TaskName, str] = {}
         self.began: dict[TaskName, float] = {}
         self.rows: Counter[str] = Counter()
@@ -96,6 +98,7 @@ class Checker:
         """The log was cut: fold it anew."""
         self.cut_at = self.server.loop.now
         self.states.clear()
+        self.parts.clear()
         self.ended.clear()
         self.history.append("power cut")
         for stored in list(self.server.streams[LOG].messages.values()):
@@ -117,9 +120,12 @@ class Checker:
         if task in self.ended and not replay:
             self.fail("no terminal state is left", f"{task} had {self.ended[task]}, and got a record after it")
             return
-        record = decode_record(stored.payload)
+        alone = decode_record(stored.payload)
         self.began.setdefault(task, self.server.loop.now)
-        state = self._state(task, shard, record, replay=replay)
+        state = self._state(task, shard, alone, replay=replay)
+        record = self._joined(state, alone, stored.seq)
+        if record is None:
+            return
         before = state.epochs
         self._versions(state, record)
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
@@ -145,12 +151,26 @@ class Checker:
                     "a result counts from the holder of the award only", f"{task}/{change.subtask} epoch {change.epoch}, held: {holders}"
                 )
         if stored.headers.get(H_STATE) in ENDED:
-            self._end(task, state, record, stored, replay=replay)
+            self._end(task, state, alone, stored, replay=replay)
+
+    def _joined(self, state: TaskState, record: r.Record, seq: int) -> r.Record | None:
+        """A turn of several records counts as one, when its last is stored."""
+        parts = self.parts.setdefault(state.name, Parts())
+        if parts.lacks(record):
+            self.fail("a turn of several records is whole", f"{state.name}: {record.parts} parts are named by {seq}")
+        state.head = seq
+        self.rows["recorded in parts"] += record.parts > 0
+        self.rows["recorded part"] += record.part
+        return parts.whole(record)
 
     def _state(self, task: TaskName, shard: int, record: r.Record, *, replay: bool) -> TaskState:
         if not (replay and record.history):
             return self.states.setdefault(task, new_task(task, shard))
-        state = self.states[task] = _from_history(task, shard, record)
+        state = self.states[task] = new_task(task, shard)
+        for entry in record.history:
+            whole = self._joined(state, entry.record, entry.seq)
+            if whole is not None:
+                apply(state, whole, entry.seq)
         return state
 
     def _end(self, task: TaskName, state: TaskState, record: r.Record, stored: Stored, *, replay: bool) -> None:
@@ -159,8 +179,7 @@ class Checker:
                 "folding the log gives the state that it names", f"{task} is {state.state}, its record says {stored.headers[H_STATE]}"
             )
         if record.history and not replay:
-            again = _from_history(task, state.shard, record)
-            apply(again, record, stored.seq)
+            again = fold(task, state.shard, [(stored.seq, record)])
             if _essence(again) != _essence(state):
                 self.fail("the last record holds the whole history", str(task))
         self.ended[task] = state.state
@@ -442,13 +461,6 @@ def _resolved(state: TaskState, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _resolved(state, inner) for key, inner in value.items()}
     return [_resolved(state, inner) for inner in value] if isinstance(value, list) else value
-
-
-def _from_history(task: TaskName, shard: int, record: r.Record) -> TaskState:
-    state = new_task(task, shard)
-    for entry in record.history:
-        apply(state, entry.record, entry.seq)
-    return state
 
 
 def _essence(state: TaskState) -> Any:

@@ -262,6 +262,12 @@ class Server:
         name = {"submit": SUBMITS, "from": INBOX, "task": LOG, "lease": LEASE, "member": LEASE, "offer": OFFERS}.get(head)
         return self.streams.get(name or "")
 
+    def put(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Store what comes from elsewhere."""
+        stream = self._stream_of(subject)
+        assert stream is not None, subject
+        self._store(stream, subject, payload, headers)
+
     def _store(self, stream: _Stream, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
         subject = self._transformed(subject)
         expected = headers.get(H_EXPECTED)

@@ -7,28 +7,42 @@ import contextvars
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from unittest import mock
 
 from actors import SimAgent, Wish, random_wish, submit_and_wait
 from broken import broken
 from checker import Checker, Violation, plain
-from simbus import Faults, Server, SimConnection
+from msgspec.structs import replace
+from simbus import Faults, Server, SimConnection, Stored
 from virtual import Process, VirtualLoop, running
 
 from agentexecutor.bus.streams import INBOX, SUBMITS
+from agentexecutor.coordinator import records, turns
+from agentexecutor.coordinator.inbound import read_submit
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.schemas.codec import H_EXPECTED, INLINE_LIMIT, to_rfc3339
+from agentexecutor.schemas.messages import EMPTY
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.records import Submitted
 
 __all__ = ["Report", "simulate"]
 
 OPEN = 10
+OLD = 0.2
+"""In so many of the runs an earlier version has taken some of the submits, and has died before it planned them."""
 COORDINATORS, AGENTS, CLIENTS, TASKS = 3, 5, 2, 20
 FAULTS_S = 12.0
 QUIET_S = 400.0
 YOUNG_S = 2.5
 """A server that is started anew within its first second is not known as such (docs/adr/0011): then no power is cut."""
+RECORDS = (*3 * [INLINE_LIMIT], 1, 300)
+"""Bytes of a record, in a part of the runs so few that most turns need several."""
 SETTINGS = Settings(backoff_max_s=5.0, suspend_max_s=5.0, open_tasks=OPEN)
 
 
@@ -62,6 +76,8 @@ class World:
         self.coordinators: dict[str, Coordinator] = {}
         self.checker = Checker(self.server, self.coordinators)
         self.counts = self.server.counts
+        if drawn.random() < OLD:
+            self.server.on_stored = partial(self._half_planned, self.server.on_stored, random.Random(drawn.getrandbits(64)))
         self.executed: Counter[tuple[str, str]] = Counter()
         self.told: dict[str, tuple[str, Any] | None] = {}
         """How each task ended, for whom it was submitted; None: it did not wait."""
@@ -77,6 +93,19 @@ class World:
             id, owner = f"t{number}", f"client-{number % CLIENTS}"
             self.wanted[id] = random_wish(drawn, loop.now + drawn.uniform(0, FAULTS_S / 2))
             self.ids.setdefault(owner, []).append(id)
+
+    def _half_planned(self, tell: Callable[[str, Stored], None], drawn: random.Random, stream: str, stored: Stored) -> None:
+        """What earlier versions left where they died between `submitted` and `planned`."""
+        tell(stream, stored)
+        if stream != SUBMITS or drawn.random() < 0.7:
+            return
+        subjects = self.server.subjects
+        shard, _, task, input = read_submit(subjects, stored.subject, stored.payload, stored.headers, stored.stamp)
+        submit = replace(input.submit, plan=None, input=EMPTY)
+        change = records.encode_change(Submitted(submit=submit, digest=input.digest, at=input.stamp))
+        made = {**records.record_headers("running"), H_EXPECTED: "0"}
+        record = records.encode_record("coord-old", to_rfc3339(stored.stamp), [change])
+        self.server.put(subjects.log(shard, task), record, made)
 
     # processes
 
@@ -237,11 +266,22 @@ class SimConnectionIn(SimConnection):
         process.context.run(super().__init__, server, process, name)
 
 
+@contextmanager
+def short_records(drawn: random.Random) -> Iterator[None]:
+    """In a part of the runs a record holds little, and in half of those a turn ends as soon as it has that much."""
+    limit, turn = drawn.choice(RECORDS), drawn.random() < 0.5
+    with (
+        mock.patch.object(records, "pages", partial(records.pages, limit=limit)),
+        mock.patch.object(turns, "INLINE_LIMIT", limit if turn else INLINE_LIMIT),
+    ):
+        yield
+
+
 def simulate(seed: int, rule: str | None = None) -> Report:
     """One run; the same seed gives the same history. `rule`: broken on purpose."""
     logging.disable(logging.CRITICAL)
     try:
-        with running(seed) as (loop, drawn), broken(rule):
+        with running(seed) as (loop, drawn), short_records(drawn), broken(rule):
             asyncio._set_running_loop(None)
             world: World | None = None
 

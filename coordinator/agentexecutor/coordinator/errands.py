@@ -237,15 +237,16 @@ def store_plans(turn: Turn) -> Errand[None]:
             turn.encoded[index] = records.encode_change(replace(change, add={}, add_blob=ref))
 
 
-def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], coordinator: str) -> Errand[bytes]:
-    """The record that ends a turn; when it ends the task it carries the history."""
+def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], coordinator: str, parts: int = 0) -> Errand[bytes]:
+    """The record that ends a turn, and makes the `parts` before it count; when it ends the task it carries the history."""
+    made = partial(records.encode_record, coordinator, turn.at, page, applied=turn.applied, parts=parts)
     if not state.ended:
-        return records.encode_record(coordinator, turn.at, page, applied=turn.applied)
+        return made()
     history, ref = entry.history, None
     if records.size(history) > INLINE_LIMIT:
         ref = yield from _store(records.encode_history(history))
         history = []
-    return records.encode_record(coordinator, turn.at, page, applied=turn.applied, history=history, history_blob=ref, digest=state.digest)
+    return made(history=history, history_blob=ref, digest=state.digest)
 
 
 @dataclasses.dataclass(slots=True)

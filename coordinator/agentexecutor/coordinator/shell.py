@@ -465,10 +465,9 @@ class Coordinator:
         entry.inputs.extendleft(reversed(turn.answered))
 
     def _put_back(self, entry: Entry, turn: Turn) -> None:
-        """Not stored, or not all of it: the state is thrown away, the inputs wait again, what half a turn has left undone is done first."""
+        """Not stored, or not all of it, which is the same: the state is thrown away, and the inputs wait again."""
         entry.unload()
         self._wait_again(entry, turn)
-        entry.inputs.appendleft(Waiting(HeldIn()))
 
     async def _refuse(self, entry: Entry, waiting: Waiting, refusal: list[Effect]) -> None:
         """No state in the log fits (2): come again while the task's submit still waits, else tell the sender."""
@@ -530,15 +529,15 @@ class Coordinator:
         entry.clear()
 
     async def _store(self, entry: Entry, state: TaskState, turn: Turn) -> bool:
-        """Append a turn's changes: one record, or several when they are large. False: they are not stored."""
+        """Append a turn's changes: one record, or several when they are large, of which none counts before the last. False: they are not stored."""
         if turn.size > records.ADD_LIMIT:
             await self._errands.run(entry.name, errands.store_plans(turn))
         pages = records.pages(turn.encoded)
         for page in pages[:-1]:
-            payload = records.encode_record(self._me, turn.at, page)
+            payload = records.encode_record(self._me, turn.at, page, part=True)
             if not await self._append(entry, state, turn, payload, records.record_headers("running")):
                 return False
-        payload = await self._errands.run(entry.name, errands.last_page(entry, state, turn, pages[-1], self._me))
+        payload = await self._errands.run(entry.name, errands.last_page(entry, state, turn, pages[-1], self._me, len(pages) - 1))
         priority = 0 if state.submit is None else state.submit.priority
         made = records.record_headers(state.state, priority=priority, keep_s=self._settings.keep_s if state.ended else None)
         if not await self._append(entry, state, turn, payload, made):
