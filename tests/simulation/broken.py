@@ -11,13 +11,14 @@ from unittest import mock
 from msgspec.structs import replace
 
 from agentexecutor.bus.consumers import ShardConsumers
+from agentexecutor.bus.errors import AppendUnknown
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.task import Task
 from agentexecutor.coordinator import claims, draft, evolve, machine, records, replanning, turns, versions
 from agentexecutor.coordinator.admission import Admission
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
-from agentexecutor.coordinator.inputs import AwardIn, Decision, LostIn, SetTimer, Settle, Want
+from agentexecutor.coordinator.inputs import AwardIn, CancelIn, Decision, HeldIn, LostIn, SetTimer, Settle, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
@@ -332,6 +333,62 @@ def _halves_count() -> Patch:
     return mock.patch.object(evolve, "Parts", Halves)
 
 
+def _no_anew_after_a_sleep() -> Patch:
+    """Rule 3: a coordinator that woke up late counts as silence what it slept through."""
+    return mock.patch.object(Coordinator, "_overslept")
+
+
+def _deaf_and_sure() -> Patch:
+    """Rule 3: a coordinator that hears nobody takes all for lost."""
+    return mock.patch.object(Coordinator, "_is_deaf", return_value=False)
+
+
+def _not_fenced() -> Patch:
+    """Rule 3: who takes a task over writes nothing into its log."""
+    return mock.patch.dict(machine._DECIDE, {HeldIn: lambda _draft, _input: None})
+
+
+def _beats_unwatched() -> Patch:
+    """Rule 10: nobody notices that a consumer's beats have stopped."""
+    return mock.patch.object(ShardConsumers, "_silent", return_value=[])
+
+
+def _appends_while_away() -> Patch:
+    """Rule 1: what is appended while the connection is away is sent after the reconnect."""
+    original = TaskLog.append_to
+
+    async def append_to(self: TaskLog, subject: str, payload: bytes, headers: dict[str, str], *, expected: int) -> int:
+        if self._connection.connected:
+            return await original(self, subject, payload, headers, expected=expected)
+        answer = await self._connection.acknowledged(subject, payload, {**headers, H_EXPECTED: str(expected)}, 5.0)
+        if answer is None or "error" in answer:
+            raise AppendUnknown("No.", refused=False, err_code=None)
+        return int(answer["seq"])
+
+    return mock.patch.object(TaskLog, "append_to", append_to)
+
+
+def _stale_goes_on() -> Patch:
+    """Rule 2: an agent that names what no award backs is told nothing."""
+    return mock.patch.object(Coordinator, "_doubt")
+
+
+def _keeps_what_was_lost() -> Patch:
+    """Rule 9: who knows that the server was started anew goes on with what is in memory."""
+    return mock.patch.object(Coordinator, "_drop_all")
+
+
+def _no_tombstone() -> Patch:
+    """Rule 2: a cancel that comes before its submit leads to nothing."""
+    original = machine._cancel
+
+    def cancel(draft: Any, input: Any) -> None:
+        if draft.state.state != "unknown":
+            original(draft, input)
+
+    return mock.patch.dict(machine._DECIDE, {CancelIn: cancel})
+
+
 BROKEN: dict[str, Callable[[], Patch]] = {
     "fence off": _fence_off,
     "epoch ignored": _epoch_ignored,
@@ -366,6 +423,14 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "triggers forgotten": _triggers_forgotten,
     "turns are torn": _halves_are_told,
     "half a turn counts": _halves_count,
+    "sleep counts as silence": _no_anew_after_a_sleep,
+    "deafness counts as silence": _deaf_and_sure,
+    "no held record": _not_fenced,
+    "beats unwatched": _beats_unwatched,
+    "appends while away": _appends_while_away,
+    "stale work goes on": _stale_goes_on,
+    "shards kept after a restart": _keeps_what_was_lost,
+    "no tombstone": _no_tombstone,
 }
 
 

@@ -18,7 +18,7 @@ from actors import work
 from msgspec import Raw
 from simbus import SHARDS, Server, SimConnection, Stored
 
-from agentexecutor.bus.streams import INBOX, LOG, OFFERS, SUBMITS
+from agentexecutor.bus.streams import INBOX, LEASE, LOG, OFFERS, SUBMITS
 from agentexecutor.coordinator import claims, evolve, states
 from agentexecutor.coordinator.budgets import account, exceeded
 from agentexecutor.coordinator.errors import TransitionError
@@ -26,6 +26,7 @@ from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inputs import Key, SetTimer, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import pending
+from agentexecutor.coordinator.market import Market, Suspect
 from agentexecutor.coordinator.model import SubtaskState, TaskState, new_task
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
@@ -39,6 +40,10 @@ from agentexecutor.schemas.subjects import CLASSES
 __all__ = ["Checker", "Violation", "plain"]
 
 ENDED = ("completed", "failed", "cancelled")
+FENCED_S = 6.0
+"""Longer than loading the open tasks of a shard, and a record for each, takes."""
+NOTICED_S, RELOAD_S = 0.02, 3.0
+"""After a reconnect: who does not know of it yet, and who has looked long ago."""
 BEATS = 4
 """So many offers in `HEARD_S`, all of which arrived: their agent is alive."""
 HEARD_S = 4.0
@@ -82,6 +87,10 @@ class Checker:
         self.offers: dict[str, deque[tuple[float, str]]] = {}
         """The last offers of each agent: when they were stored, and the boot."""
         self.violation: Violation | None = None
+        self.holders: dict[str, tuple[str, float]] = {}
+        """By the subject of its lease: who holds each shard, and since when."""
+        self.writers: dict[TaskName, str] = {}
+        """Who wrote the last record of each log."""
         self.cut_at = 0.0
         """When the server lost its last writes: what had been done because of them may be undone."""
         self.clock_jumped = False
@@ -111,6 +120,10 @@ class Checker:
             agent = self.server.subjects.last_token(stored.subject)
             offer: Any = decode(stored.headers[H_TYPE], stored.payload)
             self.offers.setdefault(agent, deque(maxlen=BEATS)).append((stored.at, offer.boot))
+        elif stream == LEASE and H_TYPE in stored.headers:
+            lease: Any = decode(stored.headers[H_TYPE], stored.payload)
+            if isinstance(lease, m.Lease) and self.holders.get(stored.subject, ("", 0.0))[0] != lease.holder:
+                self.holders[stored.subject] = lease.holder, stored.at
         elif stream == LOG:
             self.history.append(f"{stored.subject} {stored.seq} {stored.headers.get(H_STATE)} {stored.payload!r}")
             self._record(stored, replay=False)
@@ -121,6 +134,7 @@ class Checker:
             self.fail("no terminal state is left", f"{task} had {self.ended[task]}, and got a record after it")
             return
         alone = decode_record(stored.payload)
+        self.writers[task] = alone.coordinator
         self.began.setdefault(task, self.server.loop.now)
         state = self._state(task, shard, alone, replay=replay)
         record = self._joined(state, alone, stored.seq)
@@ -268,7 +282,9 @@ class Checker:
         heard = [at for at, of in self.offers.get(agent, ()) if of == boot and at > now - HEARD_S - 0.5]
         link = next((link for link in self.server.links if link.name == by), None)
         listened = link is not None and link.connected and now - link.deaf_at > HEARD_S + self.server.faults.late_s
-        alive = len(heard) == BEATS and heard[-1] > now - HEARD_S + EARLY_S
+        alive = (
+            len(heard) == BEATS and heard[-1] > now - HEARD_S + EARLY_S and heard[-1] - heard[0] > BEATS - 2
+        )  # not all after a reconnect
         if "silent" in change.error.message and alive and listened:
             self.fail("an agent that is heard is not taken for lost", f"{agent} with {state.name}/{name}: {change.error.message}")
         for stored in self.server.streams[INBOX].messages.values():
@@ -307,6 +323,8 @@ class Checker:
             at = self.server.subjects.parse_inbox(stored.subject)
             message: Any = decode(stored.headers[H_TYPE], stored.payload)
             state = self.states.get(at.task)
+            if isinstance(message, m.CancelTask) and at.peer == at.task.owner and (state is None or not state.ended):
+                self.fail("nothing is acknowledged before it is recorded", f"a cancel of {at.task}")
             if isinstance(message, m.Accept | m.Done | m.Failed) and state is not None and not state.ended:
                 subtask = state.subtasks.get(message.subtask)
                 if (
@@ -328,10 +346,14 @@ class Checker:
             return
         subjects = self.server.subjects
         now = self.server.loop.now + link.process.boot_s
+        if link.connected and link.up_at > self.cut_at > 0 and NOTICED_S < self.server.loop.now - link.up_at < RELOAD_S:
+            self._went_back(coordinator, now)
         if subject.startswith(f"{subjects.prefix}.task."):
             shard, task = subjects.parse_log(subject)
             if not _holds(coordinator._leases, now, shard):
                 self.fail("who appends holds the lease", f"{link.name} appends to {task}")
+            if not link.connected:
+                self.fail("nothing is appended while the connection is away", f"{link.name} appends to {task}")
         elif subject.startswith("$JS.API.CONSUMER.MSG.NEXT."):
             asked = sum(
                 shard.consumers.outstanding(shard.number, klass)
@@ -352,7 +374,53 @@ class Checker:
             if waits and task not in self.states and refused.error.code == "refused":
                 self.fail("what comes before its submit is not refused", f"{task}: {refused.error.message}")
 
+    def _went_back(self, coordinator: Coordinator, now: float) -> None:
+        """Whoever knows that the server has lost records goes on with none of them."""
+        if not coordinator._knows_the_server():
+            return
+        tasks = coordinator._tasks
+        gone = [name for name, ended in tasks._ended.items() if name not in self.ended and _holds(coordinator._leases, now, ended.shard)]
+        for entry in tasks:
+            if entry.state is None or entry.gone or entry.busy or not _holds(coordinator._leases, now, entry.shard):
+                continue
+            stored = self.server.last(LOG, self.server.subjects.log(entry.shard, entry.name))
+            if entry.state.head > (0 if stored is None else stored.seq):
+                gone.append(entry.name)
+        if gone:
+            self.fail("what a restart took is not gone on with", f"{coordinator._me} has {gone[0]} in memory as it was before")
+
     # live states
+
+    def watched_suspects(self) -> AbstractContextManager[Any]:
+        """While it is entered, whoever is taken for silent has been silent since somebody listened."""
+        original = Market.suspects
+
+        def suspects(market: Market, now: float) -> list[Suspect]:
+            found = original(market, now)
+            silent = [suspect for suspect in found if suspect.reason.startswith("silent")]
+            for coordinator in self.coordinators.values() if silent else ():
+                link: Any = coordinator._connection
+                listened = self.server.loop.now - max(link.up_at, link.process.woke_at)
+                if coordinator._market is market and listened < coordinator._settings.lost_after_s - EARLY_S:
+                    self.fail("silence counts while somebody listens", f"{link.name} listens for {listened:.1f} s: {silent[0]}")
+            return found
+
+        return mock.patch.object(Market, "suspects", suspects)
+
+    def what_is_held_is_fenced(self, calm_at: float) -> None:
+        """A while after a shard was taken its new holder has written to every open task, so that the one before is refused."""
+        for coordinator in self.coordinators.values():
+            link: Any = coordinator._connection
+            held = coordinator._leases.held(self.server.loop.now + link.process.boot_s)
+            for entry in coordinator._tasks:
+                holder, since = self.holders.get(self.server.subjects.lease(entry.shard), ("", 0.0))
+                if entry.shard not in held or holder != link.name or self.server.loop.now - max(since, calm_at) < FENCED_S:
+                    continue
+                if not entry.idle or entry.gone or entry.state is None or entry.state.ended or entry.state.state == "unknown":
+                    continue
+                stored = self.server.last(LOG, self.server.subjects.log(entry.shard, entry.name))
+                if stored is not None and (stored.at < since or self.writers.get(entry.name) != link.name):
+                    self.fail("who takes a task over fences off who had it", f"{link.name} has {entry.name} since {since:.1f}")
 
     def nothing_waits_long(self, calm_at: float) -> None:
         """After a while without faults whatever is in the inbox is dealt with soon."""

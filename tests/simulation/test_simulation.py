@@ -17,6 +17,7 @@ import pytest
 from broken import BROKEN
 from checker import row_name
 from simulate import run_seeds
+from world import KINDS
 
 from agentexecutor.coordinator.states import CLAIMS, SUBTASK, TASK
 
@@ -24,7 +25,7 @@ SIMULATE = Path(__file__).with_name("simulate.py")
 SEEDS, AT_ONCE = int(os.environ.get("AE_SEEDS", "2000")), 100
 FIRSTS = range(0, SEEDS, AT_ONCE)
 FAULTS = (
-    *("fault kill", "fault pause", "fault part", "fault server", "fault power", "fault skew", "fault jump"),
+    *(f"fault {kind}" for kind in KINDS),
     *("messages lost", "messages doubled", "late", "deliveries lost", "publishes lost", "sent twice", "requests lost", "answers lost"),
     *("acknowledgements lost", "redelivered", "appends refused"),
 )

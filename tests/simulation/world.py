@@ -26,6 +26,7 @@ from agentexecutor.coordinator import records, turns
 from agentexecutor.coordinator.inbound import read_submit
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.coordinator.states import UNPLANNED
 from agentexecutor.schemas.codec import H_EXPECTED, INLINE_LIMIT, to_rfc3339
 from agentexecutor.schemas.messages import EMPTY
 from agentexecutor.schemas.names import TaskName
@@ -38,6 +39,8 @@ OLD = 0.2
 """In so many of the runs an earlier version has taken some of the submits, and has died before it planned them."""
 COORDINATORS, AGENTS, CLIENTS, TASKS = 3, 5, 2, 20
 FAULTS_S = 12.0
+KINDS = {"kill": 5, "pause": 4, "part": 4, "server": 1, "power": 1.5, "skew": 1, "jump": 0.3, "deaf": 1, "consumer": 1.5}
+"""What goes wrong, and how often."""
 QUIET_S = 400.0
 YOUNG_S = 2.5
 """A server that is started anew within its first second is not known as such (docs/adr/0011): then no power is cut."""
@@ -137,7 +140,7 @@ class World:
         async def ask() -> None:
             await submit_and_wait(connection, self, self.ids[name])
 
-        self.calm_at = self.loop.now
+        self.calm_at = max(self.calm_at, self.loop.now)
         process.start(coordinate if name.startswith("coord") else act if name.startswith("agent") else ask)
 
     def kill(self, name: str) -> None:
@@ -155,7 +158,7 @@ class World:
         drawn, loop = self.drawn, self.loop
         name = drawn.choice([name for name, (process, _) in sorted(self.processes.items()) if not process.dead])
         process, connection = self.processes[name]
-        kind = drawn.choices(("kill", "pause", "part", "server", "power", "skew", "jump"), (5, 4, 4, 1, 1.5, 1, 0.3))[0]
+        kind = drawn.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "kill":
             self.kill(name)
             loop.call_later(drawn.uniform(0, 8), self.start, name)
@@ -169,7 +172,12 @@ class World:
             self.server.crash(lose_s=1.0 if kind == "power" else 0.0)
             if kind == "power":
                 self.checker.power_cut()
-            loop.call_later(drawn.uniform(0.2, 4), self._restart)
+            loop.call_later(drawn.choice((0.02, drawn.uniform(0.2, 4))), self._restart)
+        elif kind == "deaf":
+            connection.offers_lost_until = loop.now + drawn.uniform(3, 10)
+            self.calm_at = max(self.calm_at, connection.offers_lost_until)
+        elif kind == "consumer" and self.server.up:
+            self.server.lose_consumer()
         elif kind == "skew":
             process.skew_s += drawn.uniform(-3600, 3600)
         elif kind == "jump":
@@ -180,11 +188,11 @@ class World:
         self.counts[f"fault {kind}"] += 1
 
     def _wake(self, process: Process) -> None:
-        self.calm_at = self.loop.now
+        self.calm_at = max(self.calm_at, self.loop.now)
         process.wake()
 
     def _restart(self) -> None:
-        self.calm_at = self.loop.now
+        self.calm_at = max(self.calm_at, self.loop.now)
         self.server.restart()
 
     async def run(self) -> None:
@@ -206,6 +214,7 @@ class World:
             self._look()
             calm_at = max([self.calm_at, *(link.deaf_at for link in self.server.links)])
             self.checker.nothing_waits_long(calm_at)
+            self.checker.what_is_held_is_fenced(calm_at)
         left = self._left()
         if self.checker.violation is None and left is not None:
             self.checker.fail(*left)
@@ -228,7 +237,8 @@ class World:
     def _expected(self) -> set[TaskName]:
         """The tasks that must end: all, but what a power cut took after its client was told that it is stored or done."""
         wanted = {TaskName(client, id): id for client, ids in self.ids.items() for id in ids}
-        return {name for name, id in wanted.items() if name in self.checker.states or not (self.counts["power cuts"] and id in self.told)}
+        planned = {name for name, state in self.checker.states.items() if state.state not in UNPLANNED}
+        return {name for name, id in wanted.items() if name in planned or not (self.counts["power cuts"] and id in self.told)}
 
     def _look(self) -> None:
         for coordinator in self.coordinators.values():
@@ -288,7 +298,7 @@ def simulate(seed: int, rule: str | None = None) -> Report:
             async def main() -> None:
                 nonlocal world
                 world = World(loop, drawn)
-                with world.checker.counted_claims():
+                with world.checker.counted_claims(), world.checker.watched_suspects():
                     await world.run()
 
             asyncio.set_event_loop(loop)
