@@ -6,17 +6,14 @@ Where an invariant has a bound in seconds it holds for what the network delivere
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-import msgspec
-from actors import work
-from msgspec import Raw
 from simbus import SHARDS, Server, SimConnection, Stored
+from truth import Rows, essence, expected_result, plain, same_work
 
 from agentexecutor.bus.streams import INBOX, LEASE, LOG, OFFERS, SUBMITS
 from agentexecutor.coordinator import claims, evolve, states
@@ -27,17 +24,16 @@ from agentexecutor.coordinator.inputs import Key, SetTimer, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import pending
 from agentexecutor.coordinator.market import Market, Suspect
-from agentexecutor.coordinator.model import SubtaskState, TaskState, new_task
+from agentexecutor.coordinator.model import TaskState, new_task
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_ID, H_STATE, H_TYPE, decode, decode_record
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.parts import Parts
-from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.subjects import CLASSES
 
-__all__ = ["Checker", "Violation", "plain"]
+__all__ = ["Checker", "Violation"]
 
 ENDED = ("completed", "failed", "cancelled")
 FENCED_S = 6.0
@@ -194,7 +190,7 @@ class Checker:
             )
         if record.history and not replay:
             again = fold(task, state.shard, [(stored.seq, record)])
-            if _essence(again) != _essence(state):
+            if essence(again) != essence(state):
                 self.fail("the last record holds the whole history", str(task))
         self.ended[task] = state.state
 
@@ -252,7 +248,7 @@ class Checker:
             old = state.subtasks.get(name)
             if old is None or old.state != "completed" or old.planner or name in again or change.planner is None:
                 continue
-            same = name in change.again or _same_work(old.spec, change.add[name])
+            same = name in change.again or same_work(old.spec, change.add[name])
             asked = name in self.wished.get((task, state.subtasks[change.planner].epoch), ())
             said = any(given.subtask == name and given.verdict == "revise" for given in state.feedback)
             if same and not asked and not said and not any(need in gone for need in old.needs):
@@ -296,14 +292,14 @@ class Checker:
 
     def counted_claims(self) -> AbstractContextManager[Any]:
         """While it is entered, the rows of the table of claims that coordinators look up are counted."""
-        return mock.patch.object(claims, "CLAIMS", _Rows(states.CLAIMS, "claim", self.rows))
+        return mock.patch.object(claims, "CLAIMS", Rows(states.CLAIMS, "claim", self.rows))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """While the log is folded, the rows of the tables that it needs are counted."""
         with (
-            mock.patch.object(evolve, "SUBTASK", _Rows(states.SUBTASK, "subtask", self.rows)),
-            mock.patch.object(evolve, "TASK", _Rows(states.TASK, "task", self.rows)),
+            mock.patch.object(evolve, "SUBTASK", Rows(states.SUBTASK, "subtask", self.rows)),
+            mock.patch.object(evolve, "TASK", Rows(states.TASK, "task", self.rows)),
         ):
             yield
 
@@ -447,8 +443,8 @@ class Checker:
             mine = self.states.get(entry.name)
             if stored is None or mine is None or stored.seq != state.head:
                 continue
-            if _essence(state) != _essence(mine):
-                self.fail("folding the log gives the live state", f"{entry.name}: {_essence(state)} is not {_essence(mine)}")
+            if essence(state) != essence(mine):
+                self.fail("folding the log gives the live state", f"{entry.name}: {essence(state)} is not {essence(mine)}")
             if not state.ended and entry.told:
                 self._compare_pending(coordinator, state)
 
@@ -484,58 +480,3 @@ class Checker:
         state = self.states.get(TaskName.parse(open[0]))
         about = "never planned" if state is None else {name: (one.state, one.agent, one.epoch) for name, one in state.subtasks.items()}
         return f"{len(open)} have not: {open[0]} {about}"
-
-
-class _Rows(dict[Any, Any]):
-    """A table that counts which of its rows are used."""
-
-    def __init__(self, table: Mapping[Any, Any], name: str, counts: Counter[str]) -> None:
-        super().__init__(table)
-        self._name, self._counts = name, counts
-
-    def __getitem__(self, key: Any) -> Any:
-        self._counts[row_name(self._name, key)] += 1
-        return super().__getitem__(key)
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default  # noqa: SIM401  # this is `get`
-
-
-def row_name(table: str, key: tuple[str, str]) -> str:
-    """How a row of a table is counted."""
-    return f"{table} {key[0]} + {key[1]}"
-
-
-def plain(body: Raw | m.BlobRef | None) -> Any:
-    """A result as Python has it."""
-    return None if body is None else msgspec.json.decode(bytes(body)) if isinstance(body, Raw) else body
-
-
-def expected_result(state: TaskState, subtask: SubtaskState) -> Any:
-    """What the agents' `work` must have made of a subtask, references followed."""
-    return work(_resolved(state, json.loads(bytes(subtask.spec.input))), str(state.name), subtask.name)
-
-
-def _same_work(old: m.SubtaskSpec, new: m.SubtaskSpec) -> bool:
-    needs = set(dependencies(old)) == set(dependencies(new))
-    return needs and (old.capability, old.split) == (new.capability, new.split) and plain(old.input) == plain(new.input)
-
-
-def _resolved(state: TaskState, value: Any) -> Any:
-    if isinstance(value, dict) and "$ref" in value:
-        found = plain(state.subtasks[value["$ref"]].result)
-        start, end = value.get("$slice", (None, None))
-        return found[start:end] if start is not None else found
-    if isinstance(value, dict):
-        return {key: _resolved(state, inner) for key, inner in value.items()}
-    return [_resolved(state, inner) for inner in value] if isinstance(value, list) else value
-
-
-def _essence(state: TaskState) -> Any:
-    """What two foldings must agree on."""
-    subtasks = []
-    for one in state.subtasks.values():
-        result = one.result if isinstance(one.result, m.BlobRef) else bytes(one.result or b"")
-        held = one.epoch, one.agent, one.boot, one.tries, one.losses
-        subtasks.append((one.name, one.state, held, sorted(one.waits), one.children, result))
-    return state.state, state.head, state.epochs, state.open, sorted(state.applied), subtasks

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from broken import BROKEN
-from checker import row_name
 from simulate import run_seeds
+from truth import row_name
 from world import KINDS
 
 from agentexecutor.coordinator.states import CLAIMS, SUBTASK, TASK

@@ -16,9 +16,10 @@ from unittest import mock
 
 from actors import SimAgent, Wish, random_wish, submit_and_wait
 from broken import broken
-from checker import Checker, Violation, plain
+from checker import Checker, Violation
 from msgspec.structs import replace
 from simbus import Faults, Server, SimConnection, Stored
+from truth import plain
 from virtual import Process, VirtualLoop, running
 
 from agentexecutor.bus.streams import INBOX, SUBMITS
