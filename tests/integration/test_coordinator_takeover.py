@@ -196,8 +196,8 @@ async def test_an_append_without_an_answer(place: Place, monkeypatch: pytest.Mon
         assert kinds == ["submitted", "planned", "ready", "awarded", "accepted", "completed", "completed"]
 
 
-async def test_half_a_turn_is_finished(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn's first record is stored, its second is not: what was left undone is done when the state is loaded again."""
+async def test_half_a_turn_is_taken_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn's first record is stored, its second is not: nothing of it counts, and its inputs are decided on again."""
     async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         await me.until_agents(1)
         append = coordinator._log.append
@@ -219,8 +219,8 @@ async def test_half_a_turn_is_finished(place: Place, monkeypatch: pytest.MonkeyP
         plan = m.PlanSpec(subtasks={"a": m.SubtaskSpec(capability="echo"), "b": m.SubtaskSpec(capability="echo", after=["a"])})
         large = 0
         task = await me.submit("t2", plan=plan)
-        await a1.done(await a1.award(), result)
-        await a1.done(await a1.award(), 2)
+        await a1.done(await a1.award("a"), result)
+        await a1.done(await a1.award("b"), 2)
         assert bytes((await me.result(task)).result) == b"2"
         assert large == 2
 

@@ -28,6 +28,9 @@ __all__ = ["SimAgent", "Wish", "random_wish", "submit_and_wait", "work"]
 CAPABILITIES = ("a", "b", "c")
 TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
 ANSWERS = ("retry", "another", "split", "plan", "wait", "skip", "fail")
+HANGS = 0.3
+"""So much luck, and less, makes work that has a time-out go on for ever."""
+TIMEOUT_S = 5.0
 PEOPLE_S = 20.0
 """So long a person is waited for."""
 
@@ -117,6 +120,8 @@ class SimAgent:
             held.state = "running"
             if luck > 0.75:
                 await self._extend(task, held)
+            elif award.timeout_s == TIMEOUT_S and luck < HANGS:
+                await asyncio.Event().wait()  # until it is told to stop
             await asyncio.sleep(self.drawn.expovariate(2.0) + (20.0 if luck < 0.04 else 0.0))
         self.world.executed[award.task, award.subtask] += 1
         if 0.3 < luck < 0.36:
@@ -262,7 +267,7 @@ def random_plan(drawn: random.Random) -> str | Plan | Goal:
         if drawn.random() < 0.2:
             options["on_failure"] = "skip"
         if drawn.random() < 0.1:
-            options["timeout_s"] = 5.0
+            options["timeout_s"] = TIMEOUT_S
         if drawn.random() < 0.1:
             options["deadline_s"] = drawn.uniform(0.1, 30)
         if drawn.random() < 0.2 and options.get("on_failure") != "skip":

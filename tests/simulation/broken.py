@@ -11,19 +11,21 @@ from unittest import mock
 from msgspec.structs import replace
 
 from agentexecutor.bus.consumers import ShardConsumers
+from agentexecutor.bus.errors import AppendUnknown
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import LEASE
 from agentexecutor.bus.task import Task
-from agentexecutor.coordinator import claims, draft, machine, replanning, turns, versions
+from agentexecutor.coordinator import claims, draft, evolve, machine, records, replanning, turns, versions
 from agentexecutor.coordinator.admission import Admission
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
-from agentexecutor.coordinator.inputs import AwardIn, Decision, HeldIn, LostIn, SetTimer, Settle, Want
+from agentexecutor.coordinator.inputs import AwardIn, CancelIn, Decision, HeldIn, LostIn, SetTimer, Settle, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_EXPECTED, from_rfc3339
+from agentexecutor.schemas.parts import Parts
 
 __all__ = ["BROKEN", "broken"]
 
@@ -312,25 +314,89 @@ def _planners_go_on() -> Patch:
     return mock.patch.object(replanning, "replan", replan)
 
 
-@contextmanager
-def _triggers_forgotten() -> Iterator[None]:
-    """Who loads a task, or takes it over, does not go on with what is unanswered, or with an answer that nobody has used."""
-    pending, decide = machine.pending, machine.decide
+def _triggers_forgotten() -> Patch:
+    """Who loads a task does not go on with what is unanswered, or with an answer that nobody has used."""
+    original = machine.pending
+    return mock.patch.object(turns, "pending", lambda *given: [effect for effect in original(*given) if not isinstance(effect, Settle)])
 
-    def unsettled(effects: list[Any]) -> list[Any]:
-        return [effect for effect in effects if not isinstance(effect, Settle)]
 
-    def decide_unsettled(state: Any, input: Any, *more: Any) -> Decision:
-        decision = decide(state, input, *more)
-        if isinstance(input, HeldIn):
-            decision.effects = unsettled(decision.effects)
-        return decision
+def _halves_are_told() -> Patch:
+    """The records of a turn that is too large for one count one by one, for whoever reads them."""
+    original = records.encode_record
 
-    with (
-        mock.patch.object(turns, "pending", lambda *given: unsettled(pending(*given))),
-        mock.patch.object(turns, "decide", decide_unsettled),
-    ):
-        yield
+    def encode_record(*given: Any, part: bool = False, parts: int = 0, **more: Any) -> bytes:
+        return original(*given, **more)
+
+    return mock.patch.object(records, "encode_record", encode_record)
+
+
+def _halves_count() -> Patch:
+    """Who loads a task takes half a turn for a turn."""
+
+    class Halves(Parts):
+        def whole(self, record: r.Record) -> r.Record | None:
+            return record
+
+        def lacks(self, record: r.Record) -> int:
+            return 0
+
+    return mock.patch.object(evolve, "Parts", Halves)
+
+
+def _no_anew_after_a_sleep() -> Patch:
+    """Rule 3: a coordinator that woke up late counts as silence what it slept through."""
+    return mock.patch.object(Coordinator, "_overslept")
+
+
+def _deaf_and_sure() -> Patch:
+    """Rule 3: a coordinator that hears nobody takes all for lost."""
+    return mock.patch.object(Coordinator, "_is_deaf", return_value=False)
+
+
+def _not_fenced() -> Patch:
+    """Rule 3: who takes a task over writes nothing into its log."""
+    return mock.patch.dict(machine._DECIDE, {HeldIn: lambda _draft, _input: None})
+
+
+def _beats_unwatched() -> Patch:
+    """Rule 10: nobody notices that a consumer's beats have stopped."""
+    return mock.patch.object(ShardConsumers, "_silent", return_value=[])
+
+
+def _appends_while_away() -> Patch:
+    """Rule 1: what is appended while the connection is away is sent after the reconnect."""
+    original = TaskLog.append_to
+
+    async def append_to(self: TaskLog, subject: str, payload: bytes, headers: dict[str, str], *, expected: int) -> int:
+        if self._connection.connected:
+            return await original(self, subject, payload, headers, expected=expected)
+        answer = await self._connection.acknowledged(subject, payload, {**headers, H_EXPECTED: str(expected)}, 5.0)
+        if answer is None or "error" in answer:
+            raise AppendUnknown("No.", refused=False, err_code=None)
+        return int(answer["seq"])
+
+    return mock.patch.object(TaskLog, "append_to", append_to)
+
+
+def _stale_goes_on() -> Patch:
+    """Rule 2: an agent that names what no award backs is told nothing."""
+    return mock.patch.object(Coordinator, "_doubt")
+
+
+def _keeps_what_was_lost() -> Patch:
+    """Rule 9: who knows that the server was started anew goes on with what is in memory."""
+    return mock.patch.object(Coordinator, "_drop_all")
+
+
+def _no_tombstone() -> Patch:
+    """Rule 2: a cancel that comes before its submit leads to nothing."""
+    original = machine._cancel
+
+    def cancel(draft: Any, input: Any) -> None:
+        if draft.state.state != "unknown":
+            original(draft, input)
+
+    return mock.patch.dict(machine._DECIDE, {CancelIn: cancel})
 
 
 BROKEN: dict[str, Callable[[], Patch]] = {
@@ -366,6 +432,16 @@ BROKEN: dict[str, Callable[[], Patch]] = {
     "budgets unlooked": _budgets_unlooked,
     "planners go on": _planners_go_on,
     "triggers forgotten": _triggers_forgotten,
+    "turns are torn": _halves_are_told,
+    "half a turn counts": _halves_count,
+    "sleep counts as silence": _no_anew_after_a_sleep,
+    "deafness counts as silence": _deaf_and_sure,
+    "no held record": _not_fenced,
+    "beats unwatched": _beats_unwatched,
+    "appends while away": _appends_while_away,
+    "stale work goes on": _stale_goes_on,
+    "shards kept after a restart": _keeps_what_was_lost,
+    "no tombstone": _no_tombstone,
 }
 
 

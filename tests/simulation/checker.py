@@ -6,38 +6,40 @@ Where an invariant has a bound in seconds it holds for what the network delivere
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-import msgspec
-from actors import work
-from msgspec import Raw
 from simbus import SHARDS, Server, SimConnection, Stored
+from truth import Rows, essence, expected_result, plain, same_work
 
-from agentexecutor.bus.streams import INBOX, LOG, OFFERS, SUBMITS
+from agentexecutor.bus.streams import INBOX, LEASE, LOG, OFFERS, SUBMITS
 from agentexecutor.coordinator import claims, evolve, states
 from agentexecutor.coordinator.budgets import account, exceeded
 from agentexecutor.coordinator.errors import TransitionError
-from agentexecutor.coordinator.evolve import apply
+from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inputs import Key, SetTimer, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import pending
-from agentexecutor.coordinator.model import SubtaskState, TaskState, new_task
+from agentexecutor.coordinator.market import Market, Suspect
+from agentexecutor.coordinator.model import TaskState, new_task
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_ID, H_STATE, H_TYPE, decode, decode_record
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.plans import dependencies
+from agentexecutor.schemas.parts import Parts
 from agentexecutor.schemas.subjects import CLASSES
 
-__all__ = ["Checker", "Violation", "plain"]
+__all__ = ["Checker", "Violation"]
 
 ENDED = ("completed", "failed", "cancelled")
+FENCED_S = 6.0
+"""Longer than loading the open tasks of a shard, and a record for each, takes."""
+NOTICED_S, RELOAD_S = 0.02, 3.0
+"""After a reconnect: who does not know of it yet, and who has looked long ago."""
 BEATS = 4
 """So many offers in `HEARD_S`, all of which arrived: their agent is alive."""
 HEARD_S = 4.0
@@ -66,6 +68,7 @@ class Checker:
         self.server = server
         self.coordinators = coordinators
         self.states: dict[TaskName, TaskState] = {}
+        self.parts: dict[TaskName, Parts] = {}
         self.ended: dict[TaskName, str] = {}
         self.began: dict[TaskName, float] = {}
         self.rows: Counter[str] = Counter()
@@ -80,6 +83,10 @@ class Checker:
         self.offers: dict[str, deque[tuple[float, str]]] = {}
         """The last offers of each agent: when they were stored, and the boot."""
         self.violation: Violation | None = None
+        self.holders: dict[str, tuple[str, float]] = {}
+        """By the subject of its lease: who holds each shard, and since when."""
+        self.writers: dict[TaskName, str] = {}
+        """Who wrote the last record of each log."""
         self.cut_at = 0.0
         """When the server lost its last writes: what had been done because of them may be undone."""
         self.clock_jumped = False
@@ -96,6 +103,7 @@ class Checker:
         """The log was cut: fold it anew."""
         self.cut_at = self.server.loop.now
         self.states.clear()
+        self.parts.clear()
         self.ended.clear()
         self.history.append("power cut")
         for stored in list(self.server.streams[LOG].messages.values()):
@@ -108,6 +116,10 @@ class Checker:
             agent = self.server.subjects.last_token(stored.subject)
             offer: Any = decode(stored.headers[H_TYPE], stored.payload)
             self.offers.setdefault(agent, deque(maxlen=BEATS)).append((stored.at, offer.boot))
+        elif stream == LEASE and H_TYPE in stored.headers:
+            lease: Any = decode(stored.headers[H_TYPE], stored.payload)
+            if isinstance(lease, m.Lease) and self.holders.get(stored.subject, ("", 0.0))[0] != lease.holder:
+                self.holders[stored.subject] = lease.holder, stored.at
         elif stream == LOG:
             self.history.append(f"{stored.subject} {stored.seq} {stored.headers.get(H_STATE)} {stored.payload!r}")
             self._record(stored, replay=False)
@@ -117,9 +129,13 @@ class Checker:
         if task in self.ended and not replay:
             self.fail("no terminal state is left", f"{task} had {self.ended[task]}, and got a record after it")
             return
-        record = decode_record(stored.payload)
+        alone = decode_record(stored.payload)
+        self.writers[task] = alone.coordinator
         self.began.setdefault(task, self.server.loop.now)
-        state = self._state(task, shard, record, replay=replay)
+        state = self._state(task, shard, alone, replay=replay)
+        record = self._joined(state, alone, stored.seq)
+        if record is None:
+            return
         before = state.epochs
         self._versions(state, record)
         deadlines = {subtask.name: subtask.spec.deadline_s for subtask in state.subtasks.values()}
@@ -146,12 +162,26 @@ class Checker:
                     "a result counts from the holder of the award only", f"{task}/{change.subtask} epoch {change.epoch}, held: {holders}"
                 )
         if stored.headers.get(H_STATE) in ENDED:
-            self._end(task, state, record, stored, replay=replay)
+            self._end(task, state, alone, stored, replay=replay)
+
+    def _joined(self, state: TaskState, record: r.Record, seq: int) -> r.Record | None:
+        """A turn of several records counts as one, when its last is stored."""
+        parts = self.parts.setdefault(state.name, Parts())
+        if parts.lacks(record):
+            self.fail("a turn of several records is whole", f"{state.name}: {record.parts} parts are named by {seq}")
+        state.head = seq
+        self.rows["recorded in parts"] += record.parts > 0
+        self.rows["recorded part"] += record.part
+        return parts.whole(record)
 
     def _state(self, task: TaskName, shard: int, record: r.Record, *, replay: bool) -> TaskState:
         if not (replay and record.history):
             return self.states.setdefault(task, new_task(task, shard))
-        state = self.states[task] = _from_history(task, shard, record)
+        state = self.states[task] = new_task(task, shard)
+        for entry in record.history:
+            whole = self._joined(state, entry.record, entry.seq)
+            if whole is not None:
+                apply(state, whole, entry.seq)
         return state
 
     def _end(self, task: TaskName, state: TaskState, record: r.Record, stored: Stored, *, replay: bool) -> None:
@@ -160,9 +190,8 @@ class Checker:
                 "folding the log gives the state that it names", f"{task} is {state.state}, its record says {stored.headers[H_STATE]}"
             )
         if record.history and not replay:
-            again = _from_history(task, state.shard, record)
-            apply(again, record, stored.seq)
-            if _essence(again) != _essence(state):
+            again = fold(task, state.shard, [(stored.seq, record)])
+            if essence(again) != essence(state):
                 self.fail("the last record holds the whole history", str(task))
         self.ended[task] = state.state
 
@@ -220,7 +249,7 @@ class Checker:
             old = state.subtasks.get(name)
             if old is None or old.state != "completed" or old.planner or name in again or change.planner is None:
                 continue
-            same = name in change.again or _same_work(old.spec, change.add[name])
+            same = name in change.again or same_work(old.spec, change.add[name])
             asked = name in self.wished.get((task, state.subtasks[change.planner].epoch), ())
             said = any(given.subtask == name and given.verdict == "revise" for given in state.feedback)
             if same and not asked and not said and not any(need in gone for need in old.needs):
@@ -250,7 +279,9 @@ class Checker:
         heard = [at for at, of in self.offers.get(agent, ()) if of == boot and at > now - HEARD_S - 0.5]
         link = next((link for link in self.server.links if link.name == by), None)
         listened = link is not None and link.connected and now - link.deaf_at > HEARD_S + self.server.faults.late_s
-        alive = len(heard) == BEATS and heard[-1] > now - HEARD_S + EARLY_S
+        alive = (
+            len(heard) == BEATS and heard[-1] > now - HEARD_S + EARLY_S and heard[-1] - heard[0] > BEATS - 2
+        )  # not all after a reconnect
         if "silent" in change.error.message and alive and listened:
             self.fail("an agent that is heard is not taken for lost", f"{agent} with {state.name}/{name}: {change.error.message}")
         for stored in self.server.streams[INBOX].messages.values():
@@ -262,14 +293,14 @@ class Checker:
 
     def counted_claims(self) -> AbstractContextManager[Any]:
         """While it is entered, the rows of the table of claims that coordinators look up are counted."""
-        return mock.patch.object(claims, "CLAIMS", _Rows(states.CLAIMS, "claim", self.rows))
+        return mock.patch.object(claims, "CLAIMS", Rows(states.CLAIMS, "claim", self.rows))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """While the log is folded, the rows of the tables that it needs are counted."""
         with (
-            mock.patch.object(evolve, "SUBTASK", _Rows(states.SUBTASK, "subtask", self.rows)),
-            mock.patch.object(evolve, "TASK", _Rows(states.TASK, "task", self.rows)),
+            mock.patch.object(evolve, "SUBTASK", Rows(states.SUBTASK, "subtask", self.rows)),
+            mock.patch.object(evolve, "TASK", Rows(states.TASK, "task", self.rows)),
         ):
             yield
 
@@ -289,6 +320,8 @@ class Checker:
             at = self.server.subjects.parse_inbox(stored.subject)
             message: Any = decode(stored.headers[H_TYPE], stored.payload)
             state = self.states.get(at.task)
+            if isinstance(message, m.CancelTask) and at.peer == at.task.owner and (state is None or not state.ended):
+                self.fail("nothing is acknowledged before it is recorded", f"a cancel of {at.task}")
             if isinstance(message, m.Accept | m.Done | m.Failed) and state is not None and not state.ended:
                 subtask = state.subtasks.get(message.subtask)
                 if (
@@ -310,10 +343,14 @@ class Checker:
             return
         subjects = self.server.subjects
         now = self.server.loop.now + link.process.boot_s
+        if link.connected and link.up_at > self.cut_at > 0 and NOTICED_S < self.server.loop.now - link.up_at < RELOAD_S:
+            self._went_back(coordinator, now)
         if subject.startswith(f"{subjects.prefix}.task."):
             shard, task = subjects.parse_log(subject)
             if not _holds(coordinator._leases, now, shard):
                 self.fail("who appends holds the lease", f"{link.name} appends to {task}")
+            if not link.connected:
+                self.fail("nothing is appended while the connection is away", f"{link.name} appends to {task}")
         elif subject.startswith("$JS.API.CONSUMER.MSG.NEXT."):
             asked = sum(
                 shard.consumers.outstanding(shard.number, klass)
@@ -334,7 +371,53 @@ class Checker:
             if waits and task not in self.states and refused.error.code == "refused":
                 self.fail("what comes before its submit is not refused", f"{task}: {refused.error.message}")
 
+    def _went_back(self, coordinator: Coordinator, now: float) -> None:
+        """Whoever knows that the server has lost records goes on with none of them."""
+        if not coordinator._knows_the_server():
+            return
+        tasks = coordinator._tasks
+        gone = [name for name, ended in tasks._ended.items() if name not in self.ended and _holds(coordinator._leases, now, ended.shard)]
+        for entry in tasks:
+            if entry.state is None or entry.gone or entry.busy or not _holds(coordinator._leases, now, entry.shard):
+                continue
+            stored = self.server.last(LOG, self.server.subjects.log(entry.shard, entry.name))
+            if entry.state.head > (0 if stored is None else stored.seq):
+                gone.append(entry.name)
+        if gone:
+            self.fail("what a restart took is not gone on with", f"{coordinator._me} has {gone[0]} in memory as it was before")
+
     # live states
+
+    def watched_suspects(self) -> AbstractContextManager[Any]:
+        """While it is entered, whoever is taken for silent has been silent since somebody listened."""
+        original = Market.suspects
+
+        def suspects(market: Market, now: float) -> list[Suspect]:
+            found = original(market, now)
+            silent = [suspect for suspect in found if suspect.reason.startswith("silent")]
+            for coordinator in self.coordinators.values() if silent else ():
+                link: Any = coordinator._connection
+                listened = self.server.loop.now - max(link.up_at, link.process.woke_at)
+                if coordinator._market is market and listened < coordinator._settings.lost_after_s - EARLY_S:
+                    self.fail("silence counts while somebody listens", f"{link.name} listens for {listened:.1f} s: {silent[0]}")
+            return found
+
+        return mock.patch.object(Market, "suspects", suspects)
+
+    def what_is_held_is_fenced(self, calm_at: float) -> None:
+        """A while after a shard was taken its new holder has written to every open task, so that the one before is refused."""
+        for coordinator in self.coordinators.values():
+            link: Any = coordinator._connection
+            held = coordinator._leases.held(self.server.loop.now + link.process.boot_s)
+            for entry in coordinator._tasks:
+                holder, since = self.holders.get(self.server.subjects.lease(entry.shard), ("", 0.0))
+                if entry.shard not in held or holder != link.name or self.server.loop.now - max(since, calm_at) < FENCED_S:
+                    continue
+                if not entry.idle or entry.gone or entry.state is None or entry.state.ended or entry.state.state == "unknown":
+                    continue
+                stored = self.server.last(LOG, self.server.subjects.log(entry.shard, entry.name))
+                if stored is not None and (stored.at < since or self.writers.get(entry.name) != link.name):
+                    self.fail("who takes a task over fences off who had it", f"{link.name} has {entry.name} since {since:.1f}")
 
     def nothing_waits_long(self, calm_at: float) -> None:
         """After a while without faults whatever is in the inbox is dealt with soon."""
@@ -361,8 +444,8 @@ class Checker:
             mine = self.states.get(entry.name)
             if stored is None or mine is None or stored.seq != state.head:
                 continue
-            if _essence(state) != _essence(mine):
-                self.fail("folding the log gives the live state", f"{entry.name}: {_essence(state)} is not {_essence(mine)}")
+            if essence(state) != essence(mine):
+                self.fail("folding the log gives the live state", f"{entry.name}: {essence(state)} is not {essence(mine)}")
             if not state.ended and entry.told:
                 self._compare_pending(coordinator, state)
 
@@ -398,65 +481,3 @@ class Checker:
         state = self.states.get(TaskName.parse(open[0]))
         about = "never planned" if state is None else {name: (one.state, one.agent, one.epoch) for name, one in state.subtasks.items()}
         return f"{len(open)} have not: {open[0]} {about}"
-
-
-class _Rows(dict[Any, Any]):
-    """A table that counts which of its rows are used."""
-
-    def __init__(self, table: Mapping[Any, Any], name: str, counts: Counter[str]) -> None:
-        super().__init__(table)
-        self._name, self._counts = name, counts
-
-    def __getitem__(self, key: Any) -> Any:
-        self._counts[row_name(self._name, key)] += 1
-        return super().__getitem__(key)
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default  # noqa: SIM401  # this is `get`
-
-
-def row_name(table: str, key: tuple[str, str]) -> str:
-    """How a row of a table is counted."""
-    return f"{table} {key[0]} + {key[1]}"
-
-
-def plain(body: Raw | m.BlobRef | None) -> Any:
-    """A result as Python has it."""
-    return None if body is None else msgspec.json.decode(bytes(body)) if isinstance(body, Raw) else body
-
-
-def expected_result(state: TaskState, subtask: SubtaskState) -> Any:
-    """What the agents' `work` must have made of a subtask, references followed."""
-    return work(_resolved(state, json.loads(bytes(subtask.spec.input))), str(state.name), subtask.name)
-
-
-def _same_work(old: m.SubtaskSpec, new: m.SubtaskSpec) -> bool:
-    needs = set(dependencies(old)) == set(dependencies(new))
-    return needs and (old.capability, old.split) == (new.capability, new.split) and plain(old.input) == plain(new.input)
-
-
-def _resolved(state: TaskState, value: Any) -> Any:
-    if isinstance(value, dict) and "$ref" in value:
-        found = plain(state.subtasks[value["$ref"]].result)
-        start, end = value.get("$slice", (None, None))
-        return found[start:end] if start is not None else found
-    if isinstance(value, dict):
-        return {key: _resolved(state, inner) for key, inner in value.items()}
-    return [_resolved(state, inner) for inner in value] if isinstance(value, list) else value
-
-
-def _from_history(task: TaskName, shard: int, record: r.Record) -> TaskState:
-    state = new_task(task, shard)
-    for entry in record.history:
-        apply(state, entry.record, entry.seq)
-    return state
-
-
-def _essence(state: TaskState) -> Any:
-    """What two foldings must agree on."""
-    subtasks = []
-    for one in state.subtasks.values():
-        result = one.result if isinstance(one.result, m.BlobRef) else bytes(one.result or b"")
-        held = one.epoch, one.agent, one.boot, one.tries, one.losses
-        subtasks.append((one.name, one.state, held, sorted(one.waits), one.children, result))
-    return state.state, state.head, state.epochs, state.open, sorted(state.applied), subtasks

@@ -33,6 +33,7 @@ __all__ = ["Faults", "Server", "SimConnection", "Stored", "matches"]
 SHARDS = 4
 ACK_WAIT_S = 30.0
 BEAT_S = 1.0
+OFFERED = "ae.v1.offer."
 NO_CONSUMER = {"code": 404, "err_code": 10014, "description": "consumer not found"}
 NO_MESSAGE = {"code": 404, "err_code": 10037, "description": "no message found"}
 SENT_AGAIN = ("ae.v1.submit.", "ae.v1.from.")
@@ -185,6 +186,11 @@ class Server:
         for link in self.links:
             link.cut()
 
+    def lose_consumer(self) -> None:
+        """Its leader is gone, and nobody is told: it is silent."""
+        if self.consumers:
+            del self.consumers[self.drawn.choice(sorted(self.consumers))]
+
     def restart(self) -> None:
         """It is back."""
         self.up = True
@@ -255,6 +261,9 @@ class Server:
             self._send(link, number, subject, payload, headers, reply)
 
     def _send(self, link: SimConnection, number: int, subject: str, payload: bytes, headers: dict[str, str], reply: str) -> None:
+        if link.is_deaf_to(subject):
+            self.counts["offers unheard"] += 1
+            return
         if self.lost(self.faults.lose, "messages lost"):
             link.deaf_at = self.loop.now
             return
@@ -269,6 +278,12 @@ class Server:
         head = subject.removeprefix(self.subjects.prefix + ".").split(".", 1)[0]
         name = {"submit": SUBMITS, "from": INBOX, "task": LOG, "lease": LEASE, "member": LEASE, "offer": OFFERS}.get(head)
         return self.streams.get(name or "")
+
+    def put(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Store what comes from elsewhere."""
+        stream = self._stream_of(subject)
+        assert stream is not None, subject
+        self._store(stream, subject, payload, headers)
 
     def _store(self, stream: _Stream, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
         subject = self._transformed(subject)
@@ -411,6 +426,9 @@ class Server:
             return
         if not consumer.explicit and not link.listens(consumer.deliver):
             self.consumers.pop((consumer.stream, consumer.name), None)  # inactive
+            return
+        if consumer.stream == OFFERS and link.is_deaf_to(self.subjects.all_offers()):
+            self.counts["offers unheard"] += 1
             return
         self._to(link, consumer.deliver, message)
 
@@ -569,6 +587,7 @@ class SimConnection(Connection):
         """When a message for it was lost last, or it was away."""
         self.up_at = server.loop.now
         """When it was last connected."""
+        self.offers_lost_until = 0.0
         self._subscriptions: dict[int, tuple[str, str, asyncio.Queue[Msg], Callable[[Msg], Any]]] = {}
         self._heard: dict[int, tuple[str, str]] = {}
         """Those of them that are no inboxes."""
@@ -578,6 +597,10 @@ class SimConnection(Connection):
         self._number = 0
         self._buffer: list[tuple[str, bytes, dict[str, str], str]] = []
         server.links.append(self)
+
+    def is_deaf_to(self, subject: str) -> bool:
+        """Whether nothing on this subject gets through, though the connection stands: the server that it comes from is cut off from ours."""
+        return self.server.loop.now < self.offers_lost_until and subject.startswith(OFFERED)
 
     async def start(self) -> None:
         """Hear what streams answer."""
@@ -597,7 +620,7 @@ class SimConnection(Connection):
         """The connection breaks; it is tried again until the server is reachable."""
         if self._up and not self.process.dead:
             self._up = False
-            self.server.loop.call_later(self.server.drawn.uniform(0.3, 1.0), self._reconnect, context=self.process.context)
+            self.server.loop.call_later(self.server.drawn.uniform(0.03, 1.0), self._reconnect, context=self.process.context)
 
     def part(self, seconds: float) -> None:
         """A partition of its own."""

@@ -7,30 +7,48 @@ import contextvars
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from unittest import mock
 
 from actors import SimAgent, Wish, random_wish, submit_and_wait
 from broken import broken
-from checker import Checker, Violation, plain
-from simbus import Faults, Server, SimConnection
+from checker import Checker, Violation
+from msgspec.structs import replace
+from simbus import Faults, Server, SimConnection, Stored
+from truth import plain
 from virtual import Process, VirtualLoop, running
 
 from agentexecutor.bus.streams import INBOX, SUBMITS
+from agentexecutor.coordinator import records, turns
+from agentexecutor.coordinator.inbound import read_submit
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.coordinator.states import UNPLANNED
+from agentexecutor.schemas.codec import H_EXPECTED, INLINE_LIMIT, to_rfc3339
+from agentexecutor.schemas.messages import EMPTY
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.records import Submitted
 
 __all__ = ["Report", "simulate"]
 
 OPEN = 10
+OLD = 0.2
+"""In so many of the runs an earlier version has taken some of the submits, and has died before it planned them."""
 COORDINATORS, AGENTS, CLIENTS, TASKS = 3, 5, 2, 20
 FAULTS_S = 12.0
+KINDS = {"kill": 5, "pause": 4, "part": 4, "server": 1, "power": 1.5, "skew": 1, "jump": 0.3, "deaf": 1, "consumer": 1.5}
+"""What goes wrong, and how often."""
 QUIET_S = 400.0
 YOUNG_S = 2.5
 """A server that is started anew within its first second is not known as such (docs/adr/0011): then no power is cut."""
 CLUSTERS = 0.5
 """So many of the servers that go are clusters of which all members go: streams in memory are emptied, and keep the time of their making."""
+RECORDS = (*3 * [INLINE_LIMIT], 1, 300)
+"""Bytes of a record, in a part of the runs so few that most turns need several."""
 SETTINGS = Settings(backoff_max_s=5.0, suspend_max_s=5.0, open_tasks=OPEN)
 
 
@@ -64,6 +82,8 @@ class World:
         self.coordinators: dict[str, Coordinator] = {}
         self.checker = Checker(self.server, self.coordinators)
         self.counts = self.server.counts
+        if drawn.random() < OLD:
+            self.server.on_stored = partial(self._half_planned, self.server.on_stored, random.Random(drawn.getrandbits(64)))
         self.executed: Counter[tuple[str, str]] = Counter()
         self.told: dict[str, tuple[str, Any] | None] = {}
         """How each task ended, for whom it was submitted; None: it did not wait."""
@@ -79,6 +99,19 @@ class World:
             id, owner = f"t{number}", f"client-{number % CLIENTS}"
             self.wanted[id] = random_wish(drawn, loop.now + drawn.uniform(0, FAULTS_S / 2))
             self.ids.setdefault(owner, []).append(id)
+
+    def _half_planned(self, tell: Callable[[str, Stored], None], drawn: random.Random, stream: str, stored: Stored) -> None:
+        """What earlier versions left where they died between `submitted` and `planned`."""
+        tell(stream, stored)
+        if stream != SUBMITS or drawn.random() < 0.7:
+            return
+        subjects = self.server.subjects
+        shard, _, task, input = read_submit(subjects, stored.subject, stored.payload, stored.headers, stored.stamp)
+        submit = replace(input.submit, plan=None, input=EMPTY)
+        change = records.encode_change(Submitted(submit=submit, digest=input.digest, at=input.stamp))
+        made = {**records.record_headers("running"), H_EXPECTED: "0"}
+        record = records.encode_record("coord-old", to_rfc3339(stored.stamp), [change])
+        self.server.put(subjects.log(shard, task), record, made)
 
     # processes
 
@@ -110,7 +143,7 @@ class World:
         async def ask() -> None:
             await submit_and_wait(connection, self, self.ids[name])
 
-        self.calm_at = self.loop.now
+        self.calm_at = max(self.calm_at, self.loop.now)
         process.start(coordinate if name.startswith("coord") else act if name.startswith("agent") else ask)
 
     def kill(self, name: str) -> None:
@@ -128,7 +161,7 @@ class World:
         drawn, loop = self.drawn, self.loop
         name = drawn.choice([name for name, (process, _) in sorted(self.processes.items()) if not process.dead])
         process, connection = self.processes[name]
-        kind = drawn.choices(("kill", "pause", "part", "server", "power", "skew", "jump"), (5, 4, 4, 1, 1.5, 1, 0.3))[0]
+        kind = drawn.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "kill":
             self.kill(name)
             loop.call_later(drawn.uniform(0, 8), self.start, name)
@@ -142,7 +175,12 @@ class World:
             self.server.crash(lose_s=1.0 if kind == "power" else 0.0, cluster=drawn.random() < CLUSTERS)
             if kind == "power":
                 self.checker.power_cut()
-            loop.call_later(drawn.uniform(0.2, 4), self._restart)
+            loop.call_later(drawn.choice((0.02, drawn.uniform(0.2, 4))), self._restart)
+        elif kind == "deaf":
+            connection.offers_lost_until = loop.now + drawn.uniform(3, 10)
+            self.calm_at = max(self.calm_at, connection.offers_lost_until)
+        elif kind == "consumer" and self.server.up:
+            self.server.lose_consumer()
         elif kind == "skew":
             process.skew_s += drawn.uniform(-3600, 3600)
         elif kind == "jump":
@@ -153,11 +191,11 @@ class World:
         self.counts[f"fault {kind}"] += 1
 
     def _wake(self, process: Process) -> None:
-        self.calm_at = self.loop.now
+        self.calm_at = max(self.calm_at, self.loop.now)
         process.wake()
 
     def _restart(self) -> None:
-        self.calm_at = self.loop.now
+        self.calm_at = max(self.calm_at, self.loop.now)
         self.server.restart()
 
     async def run(self) -> None:
@@ -179,6 +217,7 @@ class World:
             self._look()
             calm_at = max([self.calm_at, *(link.deaf_at for link in self.server.links)])
             self.checker.nothing_waits_long(calm_at)
+            self.checker.what_is_held_is_fenced(calm_at)
         left = self._left()
         if self.checker.violation is None and left is not None:
             self.checker.fail(*left)
@@ -201,7 +240,8 @@ class World:
     def _expected(self) -> set[TaskName]:
         """The tasks that must end: all, but what a power cut took after its client was told that it is stored or done."""
         wanted = {TaskName(client, id): id for client, ids in self.ids.items() for id in ids}
-        return {name for name, id in wanted.items() if name in self.checker.states or not (self.counts["power cuts"] and id in self.told)}
+        planned = {name for name, state in self.checker.states.items() if state.state not in UNPLANNED}
+        return {name for name, id in wanted.items() if name in planned or not (self.counts["power cuts"] and id in self.told)}
 
     def _look(self) -> None:
         for coordinator in self.coordinators.values():
@@ -239,18 +279,29 @@ class SimConnectionIn(SimConnection):
         process.context.run(super().__init__, server, process, name)
 
 
+@contextmanager
+def short_records(drawn: random.Random) -> Iterator[None]:
+    """In a part of the runs a record holds little, and in half of those a turn ends as soon as it has that much."""
+    limit, turn = drawn.choice(RECORDS), drawn.random() < 0.5
+    with (
+        mock.patch.object(records, "pages", partial(records.pages, limit=limit)),
+        mock.patch.object(turns, "INLINE_LIMIT", limit if turn else INLINE_LIMIT),
+    ):
+        yield
+
+
 def simulate(seed: int, rule: str | None = None) -> Report:
     """One run; the same seed gives the same history. `rule`: broken on purpose."""
     logging.disable(logging.CRITICAL)
     try:
-        with running(seed) as (loop, drawn), broken(rule):
+        with running(seed) as (loop, drawn), short_records(drawn), broken(rule):
             asyncio._set_running_loop(None)
             world: World | None = None
 
             async def main() -> None:
                 nonlocal world
                 world = World(loop, drawn)
-                with world.checker.counted_claims():
+                with world.checker.counted_claims(), world.checker.watched_suspects():
                     await world.run()
 
             asyncio.set_event_loop(loop)

@@ -572,7 +572,7 @@ def test_taking_over_writes_held_and_everything_that_matters_is_pending(table: T
     assert [give.subtask for give in effects if isinstance(give, GiveAward)] == ["a"]
 
 
-def test_taking_over_mends_a_log_that_was_cut_between_two_records(table: Table) -> None:
+def test_loading_a_log_of_an_earlier_version_mends_what_was_cut_between_two_records(table: Table) -> None:
     table.submit(Plan({"a": Subtask("c"), "b": Subtask("c", after=["a"])}))
     table.award("a")
     table.done("a")
@@ -583,7 +583,8 @@ def test_taking_over_mends_a_log_that_was_cut_between_two_records(table: Table) 
     )
     table.state = table.folded()
     assert table.states() == {"a": "completed", "b": "blocked"}
-    table.put(HeldIn())
+    assert Settle() in pending(table.state, table.now, table.settings)
+    table.put(SettleIn())
     assert table.states() == {"a": "completed", "b": "ready"}
 
 

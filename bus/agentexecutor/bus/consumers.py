@@ -315,13 +315,14 @@ class ShardConsumers:
                 self._reconnected = anyio.Event()
                 await self._open_again(list(self._heard))
                 continue
-            now = time.monotonic()
-            silent = [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
-            silent = list(filter(self._holds, silent))
+            silent = list(filter(self._holds, self._silent(time.monotonic())))
             if silent and self._connection.connected and not self._opening.locked():
                 self._connection.miss()
                 self._connection.seldom.tell("silent", "The consumers of shards %s are gone or silent; they are made anew.", silent)
                 await self._open_again(silent)
+
+    def _silent(self, now: float) -> list[int]:
+        return [shard for shard, heard in self._heard.items() if shard in self._unmade or now - heard > MISSED_BEATS * BEAT_S]
 
     async def _reopen(self) -> None:
         """Not by the one who calls this: what is under way must end with `running`, or it takes the consumers from those who come after."""

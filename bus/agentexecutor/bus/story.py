@@ -14,6 +14,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import to_microseconds
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.parts import Parts
 from agentexecutor.schemas.plans import dependencies
 from agentexecutor.schemas.views import Event
 
@@ -31,18 +32,20 @@ class Story:
         self.ended = False
         self._task = str(task)
         self._agents: dict[tuple[str, int], str] = {}
+        self._parts = Parts()
 
     def skip(self, seq: int) -> None:
         """The message of the log with this sequence says nothing."""
         self.position = max(self.position, seq)
 
     def tell(self, entry: r.LogEntry) -> list[Event]:
-        """The events of a record, up to the task's end. Its history is not looked at."""
+        """The events of a record, up to the task's end; those of a part come with the end of its turn. Its history is not looked at."""
         if entry.seq <= self.position or self.ended:
             return []
         self.position = entry.seq
+        whole = self._parts.whole(entry.record)
         events: list[Event] = []
-        for change in entry.record.changes:
+        for change in () if whole is None else whole.changes:
             events += self._events(entry, change)
             self.ended = _ends(change)
             if self.ended:

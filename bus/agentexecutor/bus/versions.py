@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.parts import Parts
 from agentexecutor.schemas.views import PlanVersion
 
 __all__ = ["plan_versions"]
@@ -16,8 +17,10 @@ def plan_versions(entries: Iterable[r.LogEntry]) -> list[PlanVersion]:
     found: list[PlanVersion] = []
     plan: dict[str, m.SubtaskSpec] = {}
     result: str | None = None
+    parts = Parts()
     for entry in entries:
-        for change in entry.record.changes:
+        whole = parts.whole(entry.record)
+        for change in () if whole is None else whole.changes:
             if not isinstance(change, r.Planned) or change.cause not in ("submit", "goal", "replan"):
                 continue
             if change.cause != "goal":

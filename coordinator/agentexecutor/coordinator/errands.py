@@ -47,7 +47,7 @@ from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
-from agentexecutor.schemas.codec import INLINE_LIMIT, decode_as, decode_record, encode, to_rfc3339
+from agentexecutor.schemas.codec import INLINE_LIMIT, decode_record, encode, to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, PlanRefused
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import check_plan_size, read_plan
@@ -249,15 +249,16 @@ def store_plans(turn: Turn) -> Errand[None]:
             turn.encoded[index] = records.encode_change(large.take_out(change, stored))
 
 
-def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], coordinator: str) -> Errand[bytes]:
-    """The record that ends a turn; when it ends the task it carries the history."""
+def last_page(entry: Entry, state: TaskState, turn: Turn, page: Sequence[Raw], coordinator: str, parts: int = 0) -> Errand[bytes]:
+    """The record that ends a turn, and makes the `parts` before it count; when it ends the task it carries the history."""
+    made = partial(records.encode_record, coordinator, turn.at, page, applied=turn.applied, parts=parts)
     if not state.ended:
-        return records.encode_record(coordinator, turn.at, page, applied=turn.applied)
+        return made()
     history, ref = entry.history, None
     if records.size(history) > INLINE_LIMIT:
         ref = yield from _store(records.encode_history(history))
         history = []
-    return records.encode_record(coordinator, turn.at, page, applied=turn.applied, history=history, history_blob=ref, digest=state.digest)
+    return made(history=history, history_blob=ref, digest=state.digest)
 
 
 @dataclasses.dataclass(slots=True)

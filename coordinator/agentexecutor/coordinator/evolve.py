@@ -19,6 +19,7 @@ from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import from_rfc3339
 from agentexecutor.schemas.messages import SubtaskSpec
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.parts import Parts
 from agentexecutor.schemas.plans import dependencies
 
 __all__ = ["apply", "evolve", "fold", "story"]
@@ -30,7 +31,7 @@ def evolve(state: TaskState, change: r.Change, at: float) -> None:
 
 
 def apply(state: TaskState, record: r.Record, seq: int) -> None:
-    """Apply a record: its changes, the ids that it answers, the new head."""
+    """Apply a record, joined with its parts: its changes, the ids that it answers, the new head."""
     at = from_rfc3339(record.at)
     for change in record.changes:
         evolve(state, change, at)
@@ -42,13 +43,23 @@ def apply(state: TaskState, record: r.Record, seq: int) -> None:
 
 def fold(name: TaskName, shard: int, records: Iterable[tuple[int, r.Record]]) -> TaskState:
     """The state that a log (sequence, record), oldest first, leads to. A last record's history is folded before its own changes."""
-    state = new_task(name, shard)
+    state, parts = new_task(name, shard), Parts()
     for seq, record in records:
         if record.history and state.head == 0:
             for entry in record.history:
-                apply(state, entry.record, entry.seq)
-        apply(state, record, seq)
+                _join(state, parts, entry.record, entry.seq)
+        _join(state, parts, record, seq)
     return state
+
+
+def _join(state: TaskState, parts: Parts, record: r.Record, seq: int) -> None:
+    lacks = parts.lacks(record)
+    if lacks:
+        raise TransitionError(f"{lacks} of the records that belong to it are missing.", task=str(state.name), seq=seq)
+    whole = parts.whole(record)
+    if whole is not None:
+        apply(state, whole, seq)
+    state.head = seq
 
 
 def story(state: TaskState) -> list[str]:

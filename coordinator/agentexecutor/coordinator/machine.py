@@ -55,7 +55,7 @@ from agentexecutor.coordinator.inputs import (
 from agentexecutor.coordinator.lateness import late_timer, watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.coordinator.policy import answer_to, check_replan
-from agentexecutor.coordinator.replanning import decide_revision, planner_spec, settle
+from agentexecutor.coordinator.replanning import decide_revision, is_unsettled, planner_spec, settle
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.split import share_specs
 from agentexecutor.coordinator.stalls import decide_progress, stall_timer, watch_silence
@@ -394,11 +394,9 @@ def _cancel(draft: Draft, input: CancelIn) -> None:
 
 
 def _held(draft: Draft, _input: HeldIn) -> None:
-    """Taken over: fence off the holder before, and record what a death between two records has left undone."""
-    if draft.state.ended or draft.state.state == "unknown":
-        return
-    draft.change(r.Held())
-    draft.effect(Settle())
+    """Taken over: fence off the holder before."""
+    if not draft.state.ended and draft.state.state != "unknown":
+        draft.change(r.Held())
 
 
 _DECIDE: dict[type, Callable[[Draft, Any], None]] = {
@@ -438,14 +436,9 @@ def pending(state: TaskState, now: float, settings: Settings) -> list[Effect]:
     for subtask in state.subtasks.values():
         if not subtask.ended:
             effects += _pending_subtask(state, subtask, now, settings)
-    if state.state not in UNPLANNED and (state.open == 0 or state.unanswered or _has_thought(state)):
+    if state.state not in UNPLANNED and is_unsettled(state):
         effects.append(Settle())
     return effects
-
-
-def _has_thought(state: TaskState) -> bool:
-    """Whether a planner's answer is there, and was not used yet."""
-    return state.thinking is not None and state.subtasks[state.thinking].state == "completed"
 
 
 def _pending_subtask(state: TaskState, subtask: SubtaskState, now: float, settings: Settings) -> list[Effect]:

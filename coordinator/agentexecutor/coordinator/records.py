@@ -46,6 +46,8 @@ def encode_record(
     history: Sequence[Raw] = (),
     history_blob: BlobRef | None = None,
     digest: str | None = None,
+    part: bool = False,
+    parts: int = 0,
 ) -> bytes:
     """A record of changes (and a history of entries) that are encoded already."""
     return _encode(
@@ -57,6 +59,8 @@ def encode_record(
             history=list(history),
             history_blob=history_blob,
             digest=digest,
+            part=part,
+            parts=parts,
         )
     )
 

@@ -25,7 +25,7 @@ from agentexecutor.schemas import records as r
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
 from agentexecutor.schemas.plans import MAX_SUBTASKS
 
-__all__ = ["ask_planner", "decide_revision", "planner_spec", "replan", "settle", "take_proposed"]
+__all__ = ["ask_planner", "decide_revision", "is_unsettled", "planner_spec", "replan", "settle", "take_proposed"]
 
 NONSENSE = 3
 """So many answers in a row that cannot be used fail the task."""
@@ -43,8 +43,22 @@ def settle(draft: Draft, _input: SettleIn) -> None:
             return
 
 
+def is_unsettled(state: TaskState) -> bool:
+    """Whether something is to be settled: who decided what leads to it may have died before the turn that settles it."""
+    if state.open == 0 or state.unanswered:
+        return True
+    return any(
+        _may_start(subtask) or _is_merged(state, subtask) or (subtask.name == state.thinking and subtask.state == "completed")
+        for subtask in state.subtasks.values()
+    )
+
+
+def _may_start(subtask: SubtaskState) -> bool:
+    return subtask.state == "blocked" and not subtask.waits
+
+
 def _start(draft: Draft) -> bool:
-    ready = [name for name, subtask in draft.state.subtasks.items() if subtask.state == "blocked" and not subtask.waits]
+    ready = [name for name, subtask in draft.state.subtasks.items() if _may_start(subtask)]
     if ready:
         draft.make_ready(ready)
         draft.effect(Settle())

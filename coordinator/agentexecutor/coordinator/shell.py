@@ -64,7 +64,7 @@ from agentexecutor.coordinator.model import TaskState, new_task
 from agentexecutor.coordinator.pulling import Pulling
 from agentexecutor.coordinator.settings import Settings, settings_of
 from agentexecutor.coordinator.spans import Spans
-from agentexecutor.coordinator.states import ENDED
+from agentexecutor.coordinator.states import ENDED, UNPLANNED
 from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.coordinator.untold import Untold
 from agentexecutor.coordinator.views import state_view, task_view
@@ -237,8 +237,7 @@ class Coordinator:
             return  # another, begun later, was faster
         if first != self._desk.settings.first_epoch:
             self._desk.settings = dataclasses.replace(self._desk.settings, first_epoch=first)
-            for shard in self._shards.values():
-                self._drop(shard)
+            self._drop_all()
         self._session = session
         self._restart_read.set()
         self._restart_read = anyio.Event()
@@ -476,10 +475,9 @@ class Coordinator:
         entry.inputs.extendleft(reversed(turn.answered))
 
     def _put_back(self, entry: Entry, turn: Turn) -> None:
-        """Not stored, or not all of it: the state is thrown away, the inputs wait again, what half a turn has left undone is done first."""
+        """Not stored, or not all of it, which is the same: the state is thrown away, and the inputs wait again."""
         entry.unload()
         self._wait_again(entry, turn)
-        entry.inputs.appendleft(Waiting(HeldIn()))
 
     async def _refuse(self, entry: Entry, waiting: Waiting, refusal: list[Effect]) -> None:
         """No state in the log fits (2): come again while the task's submit still waits, else tell the sender."""
@@ -541,15 +539,15 @@ class Coordinator:
         entry.clear()
 
     async def _store(self, entry: Entry, state: TaskState, turn: Turn) -> bool:
-        """Append a turn's changes: one record, or several when they are large. False: they are not stored."""
+        """Append a turn's changes: one record, or several when they are large, of which none counts before the last. False: they are not stored."""
         if turn.size > records.ADD_LIMIT:
             await self._errands.run(entry.name, errands.store_plans(turn))
         pages = records.pages(turn.encoded)
         for page in pages[:-1]:
-            payload = records.encode_record(self._me, turn.at, page)
+            payload = records.encode_record(self._me, turn.at, page, part=True)
             if not await self._append(entry, state, turn, payload, records.record_headers("running")):
                 return False
-        payload = await self._errands.run(entry.name, errands.last_page(entry, state, turn, pages[-1], self._me))
+        payload = await self._errands.run(entry.name, errands.last_page(entry, state, turn, pages[-1], self._me, len(pages) - 1))
         priority = 0 if state.submit is None else state.submit.priority
         made = records.record_headers(state.state, priority=priority, keep_s=self._settings.keep_s if state.ended else None)
         if not await self._append(entry, state, turn, payload, made):
@@ -761,8 +759,12 @@ class Coordinator:
                 with anyio.move_on_after(max(0.0, self._wakes_at - time.monotonic())):
                     await self._alarm.wait()
             if time.monotonic() > self._wakes_at + self._settings.lag_s:
-                self.counters["lags"] += 1
-                self._market.listen_again(time.monotonic())
+                self._overslept()
+
+    def _overslept(self) -> None:
+        """Nothing was heard meanwhile, so nobody was silent (3)."""
+        self.counters["lags"] += 1
+        self._market.listen_again(time.monotonic())
 
     async def _ring(self, now: float) -> None:
         self._desk.ring(now)
@@ -771,7 +773,7 @@ class Coordinator:
     async def _tick(self, now: float) -> None:
         """What is looked after several times a second: lost agents, waiting splits, room in memory, room for submits."""
         self._desk.cut_splits(now)
-        if self._offers is None or now - self._offers.heard_at > DEAF_S:
+        if self._is_deaf(now):
             self._market.listen_again(now)  # nothing is heard of anybody, so nobody is silent (3)
         for suspect in self._market.suspects(now):
             if suspect not in self._checking:
@@ -789,6 +791,9 @@ class Coordinator:
             self._sweeps_at = now + SWEEP_S
             self._jobs.put(self._sweep)
         await self._admit(now)
+
+    def _is_deaf(self, now: float) -> bool:
+        return self._offers is None or now - self._offers.heard_at > DEAF_S
 
     async def _sweep(self) -> None:
         """Bodies outlive their task's log by no more than the time that it was kept."""
@@ -950,6 +955,10 @@ class Coordinator:
         self._tasks.forget_shard(shard.number)
         shard.scope.cancel()
 
+    def _drop_all(self) -> None:
+        for shard in self._shards.values():
+            self._drop(shard)
+
     def _let_go(self, shard: _Shard) -> None:
         """Nothing of the shard is ours any more; what was not acknowledged goes to its next holder."""
         for entry in self._tasks.of_shard(shard.number):
@@ -1027,8 +1036,8 @@ class Coordinator:
         body: v.StateView | v.TaskView = replace(state_view(state), keep_s=self._settings.keep_s)
         if asked.ask.what == "view":
             body = task_view(state, self._desk.looked(state, time.monotonic()))
-        if state.state == "unknown" and await self._log.submit_waits(asked.task):
-            body = replace(body, state="waiting")
+        if state.state in UNPLANNED:  # who waits submits again what was never planned
+            body = replace(body, state="waiting" if await self._log.submit_waits(asked.task) else "unknown")
         await self._answer(asked, encode(body))
 
     async def _answer_log(self, asked: Asked) -> None:

@@ -56,7 +56,7 @@ SubtaskEvent = Literal[
 TaskEvent = Literal["submitted", "goal", "planned", "asked", "answered", "completed", "failed", "cancelled"]
 
 UNPLANNED = ("unknown", "submitted")
-"""States in which a submit is still to be planned: a large one is recorded in two records, and who writes them may die in between."""
+"""States in which a submit is still to be planned. The second is found only where a version that recorded a large submit in two steps died in between."""
 
 ENDED = frozenset({"completed", "failed", "cancelled", "superseded", "skipped"})
 """States that no claim leads out of; a task knows the first three of them only."""

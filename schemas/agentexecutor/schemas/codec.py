@@ -153,6 +153,8 @@ def _decode_loosely(payload: bytes | msgspec.Raw, reason: str) -> r.Record:
         history=history,
         history_blob=loose.history_blob,
         digest=loose.digest,
+        part=loose.part,
+        parts=loose.parts,
     )
 
 

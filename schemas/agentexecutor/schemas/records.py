@@ -255,7 +255,7 @@ Change = (
 
 
 class Record(Message, frozen=True, kw_only=True):
-    """One append to a task's log."""
+    """One append to a task's log. A turn that is too large for one: several `part` records and one that says how many `parts` it ends."""
 
     coordinator: str
     at: str
@@ -264,6 +264,8 @@ class Record(Message, frozen=True, kw_only=True):
     history: list[LogEntry] = []
     history_blob: BlobRef | None = None
     digest: str | None = None
+    part: bool = False
+    parts: Count = 0
 
 
 class LogEntry(Message, frozen=True, kw_only=True):
@@ -284,3 +286,5 @@ class LooseRecord(Message, frozen=True, kw_only=True):
     history: list[Raw] = []
     history_blob: BlobRef | None = None
     digest: str | None = None
+    part: bool = False
+    parts: Count = 0

@@ -143,7 +143,7 @@ def revision_of(thought: Thought, told: Briefing) -> Revision:
     remove = list(dict.fromkeys([*thought.remove, *_turned_down(told)]))
     revision = Revision(add=add, remove=remove, text=thought.thought[:1000])
     try:
-        check_offers(revision, [offer for offer in told.offers if usable(offer)])
+        check_offers(revision.add, [offer for offer in told.offers if usable(offer)])
         _check_whole(revision, told)
     except AgentExecutorError as error:
         raise Unusable(str(error)) from error
