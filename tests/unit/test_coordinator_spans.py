@@ -23,6 +23,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import decode_record, from_rfc3339
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.parts import Parts
 
 LOGS = sorted((Path(__file__).parents[1] / "replay" / "logs").glob("*.json"))
 ROOT = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "k=v"}
@@ -53,10 +54,15 @@ def read(file: Path) -> tuple[TaskName, Log]:
 def live(name: TaskName, log: Log) -> None:
     """As the coordinators that wrote the records tell their spans."""
     tellers: dict[str, Spans] = {}
-    state = new_task(name, 0)
-    for seq, record in log:
-        for entry in record.history:
-            apply(state, entry.record, entry.seq)
+    state, parts = new_task(name, 0), Parts()
+    for seq, stored in log:
+        for entry in stored.history:
+            before = parts.whole(entry.record)
+            if before is not None:
+                apply(state, before, entry.seq)
+        record = parts.whole(stored)
+        if record is None:
+            continue
         holders = [*state.coordinators]
         apply(state, record, seq)
         tellers.setdefault(record.coordinator, Spans(record.coordinator, t)).tell(state, record.changes, from_rfc3339(record.at), holders)

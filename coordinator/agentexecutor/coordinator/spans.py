@@ -20,6 +20,7 @@ from agentexecutor.coordinator.model import Attempt, SubtaskState, TaskState, ne
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_TRACEPARENT, H_TRACESTATE, from_rfc3339
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.parts import Parts
 
 __all__ = ["Headers", "Spans"]
 
@@ -101,7 +102,7 @@ class Spans:
         """Tell again what others have recorded since `since`; `found`: the task's whole log."""
         state = new_task(name, shard)
         tellers: dict[str, Spans] = {}
-        for seq, record in _unrolled(found):
+        for seq, record in _turns(found):
             holders = [*state.coordinators]
             apply(state, record, seq)
             at = from_rfc3339(record.at)
@@ -281,6 +282,15 @@ def _auction(subtask: str, epoch: int) -> tuple[object, ...]:
 def _last_epoch(subtask: SubtaskState, new: frozenset[int]) -> int:
     """Of a subtask's last award that is not among the new ones; 0 when there is none."""
     return max((attempt.epoch for attempt in subtask.attempts if attempt.epoch not in new), default=0)
+
+
+def _turns(found: Iterable[tuple[int, r.Record]]) -> Iterable[tuple[int, r.Record]]:
+    """What counts in a log: whole turns, with the sequence of their last record."""
+    parts = Parts()
+    for seq, record in _unrolled(found):
+        whole = parts.whole(record)
+        if whole is not None:
+            yield seq, whole
 
 
 def _unrolled(found: Iterable[tuple[int, r.Record]]) -> Iterable[tuple[int, r.Record]]:
