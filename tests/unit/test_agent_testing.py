@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 from msgspec import Raw
 
-from agentexecutor.agents import Agent, Asked, ChildFailed, Context, Fail, InputRefused
+from agentexecutor.agents import Agent, AgentError, Asked, ChildFailed, Context, Fail, InputRefused
 from agentexecutor.agents.bidding import answer_call
 from agentexecutor.agents.slots import Slots
 from agentexecutor.agents.testing import call
@@ -188,3 +188,16 @@ async def test_slots_go_to_the_most_urgent_and_to_those_that_resume_first() -> N
     assert order == ["high", "normal", "low"]
     await parent()
     assert order[-1] == "resumed"
+
+
+async def test_what_a_handler_has_used_is_told() -> None:
+    agent = Agent("spender")
+
+    @agent.capability("spend")
+    def spend(ctx: Context, money: float) -> None:
+        ctx.spend(tokens=3)
+        ctx.spend(tokens=4, money=money)
+
+    assert (await call(agent, "spend", {"money": 0.5})).usage == {"tokens": 7, "money": 0.5}
+    with pytest.raises(AgentError, match="cannot be spent"):
+        await call(agent, "spend", {"money": -1})

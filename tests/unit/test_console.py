@@ -29,14 +29,15 @@ from agentexecutor.bus.errors import (
 )
 from agentexecutor.console import checks
 from agentexecutor.console.agent import load_agent
+from agentexecutor.console.choice import with_best_planner, with_planner
 from agentexecutor.console.exits import UsageError, exit_code, of_task, root_of, sentence
 from agentexecutor.console.options import full_name, read_json, read_text, unique_name
 from agentexecutor.console.output import PIPE_WIDTH, Output, amount, make_console, seconds
 from agentexecutor.console.show import print_view
 from agentexecutor.schemas import NameRefused, PlanRefused
-from agentexecutor.schemas.messages import ErrorInfo, PlanSpec
+from agentexecutor.schemas.messages import ErrorInfo, PlanSpec, Replan
 from agentexecutor.schemas.names import TaskName, check_name
-from agentexecutor.schemas.views import AttemptView, BidView, SubtaskView, TaskView
+from agentexecutor.schemas.views import AgentsView, AgentView, AttemptView, BidView, SubtaskView, TaskView
 
 # exits
 
@@ -372,3 +373,42 @@ def test_the_written_schemas_are_the_exported_ones(sample: Path, tmp_path: Path)
     files: dict[str, Any] = {line["name"]: line["file"] for line in map(json.loads, result.stdout.splitlines())}
     written = json.loads(Path(files[kind_of(sample)]).read_text(encoding="utf-8"))
     assert problems(written, document(sample)) == []
+
+
+def test_a_module_that_one_of_our_extras_brings_is_named_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openai", "httpx2", "httpcore2", "agentexecutor.agents.autogpt.models", "agentexecutor.agents.autogpt.llm"):
+        monkeypatch.setitem(sys.modules, name, None) if "." not in name else monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UsageError, match=r"pip install 'agentexecutor\[llm\]'"):
+        load_agent("agentexecutor.agents.autogpt.llm:agent")
+
+
+def test_a_planner_that_asks_a_model_gets_the_time_for_it() -> None:
+    assert with_planner(None, "plan") == Replan()
+    assert with_planner(None, "plan.model") == Replan(planner="plan.model", planner_timeout_s=600.0)
+    said = Replan(failed="retry", planner_timeout_s=5.0)
+    assert with_planner(said, "plan.model") == Replan(failed="retry", planner="plan.model", planner_timeout_s=5.0)
+
+
+@pytest.mark.anyio
+async def test_the_planner_that_asks_a_model_is_taken_when_it_is_there() -> None:
+    class Offering:
+        def __init__(self, *capabilities: str) -> None:
+            self.capabilities = capabilities
+
+        async def ask_body(self, _kind: Any, *_question: Any, **_options: Any) -> AgentsView:
+            if not self.capabilities:
+                raise BusError("No coordinator answers.")
+            agent = AgentView(name="a", capabilities=list(self.capabilities), capacity=1, free=1, labels={}, running=[], seen_s=0.0)
+            return AgentsView(agents=[agent])
+
+    own = Replan(planner="plan.own")
+    for offered, policy, taken in [
+        (("plan", "plan.model"), None, "plan.model"),
+        (("plan", "plan.model"), Replan(failed="skip"), "plan.model"),
+        (("plan", "plan.model"), own, "plan.own"),
+    ]:
+        got = await with_best_planner(Offering(*offered), policy)  # type: ignore[arg-type]  # as much of a bus as is asked
+        assert got is not None
+        assert (got.planner, got.failed) == (taken, None if policy is None else policy.failed)
+    for capabilities in (("plan",), ()):
+        assert await with_best_planner(Offering(*capabilities), None) is None  # type: ignore[arg-type]  # the same

@@ -21,7 +21,7 @@ PARENT = f"00-{TRACE}-{'cd' * 8}-01"
 
 def test_names_are_written_as_the_design_says() -> None:
     names = {name: getattr(t, name) for name in t.__all__ if name.startswith(("ATTR_", "METRIC_", "SPAN_"))}
-    assert {"submit", "plan", "auction", "execute", "step", "replan", "deliver"} == {
+    assert {"submit", "plan", "auction", "execute", "step", "chat", "replan", "deliver"} == {
         value for name, value in names.items() if name.startswith("SPAN_")
     }
     assert (t.ATTR_TASK, t.ATTR_SUBTASK, t.ATTR_EPOCH, t.ATTR_PLAN_VERSION) == ("ae.task", "ae.subtask", "ae.epoch", "ae.plan.version")

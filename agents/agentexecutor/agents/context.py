@@ -101,6 +101,8 @@ class Context:
         self.state = state
         """What the agent's `lifespan` gave."""
         self.log = log or logging.getLogger(f"agentexecutor.agent.{award.capability}")
+        self.usage: dict[str, float] = {}
+        """What this attempt has used so far, by the names of a budget."""
         self.cancelled = False
         """True once the subtask is not wanted any more; blocking handlers look here."""
         self._feedback: list[m.FeedbackMessage] = []
@@ -167,6 +169,16 @@ class Context:
         """Say how far it is (0 to 1), what it is doing, or what it did with `feedback`. Works from blocking handlers too."""
         said = {} if feedback is None else {"feedback": feedback.id}
         self.host.tell(fraction=None if fraction is None else min(max(fraction, 0.0), 1.0), text=text, **said)
+
+    def spend(self, **used: float) -> None:
+        """Add to what this attempt has used: ``ctx.spend(tokens=812, money=0.004)``. It counts against the task's budget when the attempt ends, well or not.
+
+        `seconds` are counted without this. Works from blocking handlers too. Raises AgentError.
+        """
+        for name, number in used.items():
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+                raise AgentError(f"{name}={number!r} cannot be spent.", hint="Give a number, 0 or more.")
+            self.usage[name] = self.usage.get(name, 0.0) + number
 
     def step(self, name: str) -> _Step:
         """A step of the work, ``async with ctx.step("fit"):`` (or plain ``with`` in a blocking handler): told as started and finished, and a span."""

@@ -287,13 +287,18 @@ class Execution:
             return self._failed(m.ErrorInfo(code="handler", message=message), took_s, None)
         if len(body) > INLINE_LIMIT:
             ref = await self._hosting.bus.put(self._task, body, timeout_s=None)
-            return self._claim(m.Done, result_blob=ref, took_s=took_s, schedule=self._schedule_if_new())
-        return self._claim(m.Done, result=msgspec.Raw(body), took_s=took_s, schedule=self._schedule_if_new())
+            return self._ended(m.Done, took_s, result_blob=ref)
+        return self._ended(m.Done, took_s, result=msgspec.Raw(body))
 
     def _failed(self, error: m.ErrorInfo, took_s: float, after_s: float | None) -> m.Claim:
-        return self._claim(m.Failed, error=error, retry_after_s=after_s, took_s=took_s, schedule=self._schedule_if_new())
+        return self._ended(m.Failed, took_s, error=error, retry_after_s=after_s)
 
     # claims
+
+    def _ended(self, cls: type[m.Claim], took_s: float, **fields: Any) -> m.Claim:
+        """A `done` or `failed`: what both tell."""
+        usage = {} if self.context is None else dict(self.context.usage)
+        return self._claim(cls, took_s=took_s, usage=usage, schedule=self._schedule_if_new(), **fields)
 
     def _schedule_if_new(self) -> list[m.Step]:
         return [] if self._accepted else self._schedule

@@ -23,9 +23,9 @@ def error_of(error: BaseException) -> ErrorInfo:
     if isinstance(error, InputRefused):
         return ErrorInfo(code="input", message=text_of(error), details={"parameter": text_of(error.fields.get("parameter", ""))})
     if isinstance(error, Fail):
-        return ErrorInfo(code="handler", message=text_of(error.message), details=_details(error.fields))
+        return ErrorInfo(code="handler", message=text_of(error), details=_details(error.fields))
     if isinstance(error, Retry):
-        return ErrorInfo(code="handler", message=text_of(error.message), retryable=True, details=_details(error.fields))
+        return ErrorInfo(code="handler", message=text_of(error), retryable=True, details=_details(error.fields))
     name = type(error).__name__
     trace = text_of("".join(traceback.format_exception(error)[-TRACE_LINES:]), last=True)
     return ErrorInfo(

@@ -23,13 +23,14 @@ __all__ = ["Called", "call"]
 
 @dataclass
 class Called:
-    """What a handler did: its result as its caller would get it, its schedule, and what it told."""
+    """What a handler did: its result as its caller would get it, its schedule, what it told, and what it used (`ctx.spend`)."""
 
     result: Any = None
     schedule: list[m.Step] = field(default_factory=list)
     progress: list[dict[str, Any]] = field(default_factory=list)
     children: list[m.SubtaskSpec] = field(default_factory=list)
     said: list[m.FeedbackClaim] = field(default_factory=list)
+    usage: dict[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[str]:
@@ -114,6 +115,7 @@ async def call(
     arguments = handler.signature.arguments(encode_input({} if input is None else input))
     if handler.signature.context is not None:
         host.context = Context(award, host, state=state)
+        called.usage = host.context.usage
         arguments = {handler.signature.context: host.context, **arguments}
     if handler.signature.blocking:
         result = await anyio.to_thread.run_sync(lambda: handler.function(**arguments))

@@ -10,6 +10,7 @@ What is a span, and who makes it:
     auction {capability}   coordinator   from ready to the award; an event for every recorded bid
     execute {capability}   agent         from accept to the last claim; child of the auction
     step {name}            agent         a step of the schedule
+    chat {model}           agent         one call of a language model
     replan                 coordinator   a new plan version, linked to its cause
     deliver                coordinator   the task's end and the message that says so
 """
@@ -41,6 +42,7 @@ SPAN_PLAN = "plan"
 SPAN_AUCTION = "auction"
 SPAN_EXECUTE = "execute"
 SPAN_STEP = "step"
+SPAN_CHAT = "chat"
 SPAN_REPLAN = "replan"
 SPAN_DELIVER = "deliver"
 
@@ -50,6 +52,7 @@ KINDS: dict[str, SpanKind] = {
     SPAN_AUCTION: SpanKind.PRODUCER,
     SPAN_EXECUTE: SpanKind.CONSUMER,
     SPAN_STEP: SpanKind.INTERNAL,
+    SPAN_CHAT: SpanKind.CLIENT,
     SPAN_REPLAN: SpanKind.INTERNAL,
     SPAN_DELIVER: SpanKind.PRODUCER,
 }
@@ -126,6 +129,12 @@ ATTR_GENAI_MODEL = "gen_ai.request.model"
 ATTR_GENAI_AGENT = "gen_ai.agent.name"
 ATTR_GENAI_INPUT = "gen_ai.usage.input_tokens"
 ATTR_GENAI_OUTPUT = "gen_ai.usage.output_tokens"
+ATTR_GENAI_LIMIT = "gen_ai.request.max_tokens"
+ATTR_GENAI_ANSWERED_BY = "gen_ai.response.model"
+ATTR_GENAI_FINISH = "gen_ai.response.finish_reasons"
+ATTR_GENAI_OUTPUT_TYPE = "gen_ai.output.type"
+ATTR_GENAI_TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105  # tokens of a model
+ATTR_SERVER_ADDRESS = "server.address"
 
 # Metrics
 
@@ -150,6 +159,8 @@ METRIC_SHARDS = "ae.shards"
 METRIC_APPENDS = "ae.appends"
 METRIC_APPEND_DURATION = "ae.append.duration"
 METRIC_UNDECODABLE = "ae.messages.undecodable"
+METRIC_GENAI_TOKENS = "gen_ai.client.token.usage"
+METRIC_GENAI_DURATION = "gen_ai.client.operation.duration"
 
 
 class Metric(NamedTuple):
@@ -182,6 +193,8 @@ METRICS: dict[str, Metric] = {
     METRIC_APPENDS: Metric("sum", "{record}", "Fenced appends, by outcome: stored, refused, unknown."),
     METRIC_APPEND_DURATION: Metric("histogram", "s", "From sending a record to the server's acknowledgement."),
     METRIC_UNDECODABLE: Metric("sum", "{message}", "Messages that could not be used, by reason."),
+    METRIC_GENAI_TOKENS: Metric("histogram", "{token}", "Tokens of a call of a language model, by type: input, output."),
+    METRIC_GENAI_DURATION: Metric("histogram", "s", "From a call of a language model to the end of its answer."),
 }
 """Every metric. Attributes are few-valued: capability, state, outcome; never a task's name."""
 

@@ -23,6 +23,9 @@ from agentexecutor.schemas.names import check_name
 
 __all__ = ["agent", "load_agent", "serve_agent"]
 
+EXTRAS = {"llm": ("openai", "httpx2", "httpcore2"), "demo": ("sklearn", "scipy", "joblib")}
+"""Which of our extras brings a module that an agent of ours needs."""
+
 
 @command(
     "agentexecutor agent examples/hello/agent.py:agent",
@@ -94,11 +97,16 @@ def _load(source: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and source.split(".", maxsplit=1)[0] == error.name.split(".")[0]:
             raise UsageError(f"There is no module {source!r}.", hint="Is it installed, or below the current folder?") from error
-        raise UsageError(f"{source} needs a module that is not installed: {error.name}.", hint="Install it.") from error
+        raise UsageError(f"{source} needs a module that is not installed: {error.name}.", hint=_how_to_install(error.name)) from error
     except Exception as error:
         traceback.print_exc()
         text = str(error).rstrip(".")
         raise UsageError(f"{source} cannot be loaded: {type(error).__name__}: {text}.", hint="The traceback above says where.") from error
+
+
+def _how_to_install(module: str | None) -> str:
+    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+    return "Install it." if extra is None else f"Install it with: pip install 'agentexecutor[{extra}]'."
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -18,6 +18,7 @@ from agentexecutor.bus.errors import TaskCancelled, TaskError, TaskFailed
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.request import What
 from agentexecutor.bus.task import Task
+from agentexecutor.console.choice import with_best_planner, with_planner
 from agentexecutor.console.exits import Exit, UsageError
 from agentexecutor.console.live import LivePlan, follow
 from agentexecutor.console.options import command, read_json, read_text
@@ -64,6 +65,11 @@ def task_options(function: F) -> F:
             help="Subtasks that wait for your `feedback --verdict accept`; files.* fits all files.",
         ),
         click.option("--approve-plan", is_flag=True, help="New versions of the plan wait for it too."),
+        click.option(
+            "--planner",
+            metavar="CAPABILITY",
+            help="Who plans for the goal: plan needs no model; plan.model asks one, and is taken by `submit` when it is on offer.",
+        ),
         click.option("--goal", metavar="TEXT", help="What is wanted, for a planner; INPUT is what there is."),
         click.option("--plan", metavar="FILE", help="A plan as JSON (docs/protocol.md section 7) in a file, or - for stdin."),
         click.argument("input", required=False),
@@ -80,7 +86,7 @@ def bus_options(options: dict[str, Any]) -> dict[str, Any]:
         "priority": options["priority"],
         "award": options["award"],
         "auction": options["auction"],
-        "replan": _policy(options["replan"]),
+        "replan": _policy(options["replan"], options["planner"]),
         "budget": {name: _number("--budget", name, value) for name, value in _pairs("--budget", options["budget"])},
         "approval": ApprovalPolicy(capabilities=list(options["approve"]), versions=options["approve_plan"])
         if options["approve"] or options["approve_plan"]
@@ -106,14 +112,15 @@ def _number(option: str, name: str, text: str) -> float:
     return number
 
 
-def _policy(given: Iterable[str]) -> Replan | None:
+def _policy(given: Iterable[str], planner: str | None) -> Replan | None:
     said = dict(_pairs("--replan", given))
     for trigger, answer in said.items():
         if trigger not in TRIGGERS or answer not in ANSWERS:
             raise UsageError(
                 f"--replan {trigger}={answer} is no policy.", hint=f"Triggers: {', '.join(TRIGGERS)}. Answers: {', '.join(ANSWERS)}."
             )
-    return msgspec.convert(said, Replan) if said else None
+    policy = msgspec.convert(said, Replan) if said else None
+    return policy if planner is None else with_planner(policy, check_capability(planner))
 
 
 @command(
@@ -121,7 +128,8 @@ def _policy(given: Iterable[str]) -> Replan | None:
     "agentexecutor submit text.classify @texts.json --priority 5 --deadline 60",
     "agentexecutor submit --plan plan.json --award capacity",
     'echo \'{"name": "Ada"}\' | agentexecutor submit greet - --no-wait',
-    'agentexecutor submit --goal summary \'{"text": "..."}\' --budget tokens=10000 --approve-plan',
+    'agentexecutor submit --goal summary \'{"text": "..."}\' --approve-plan',
+    'agentexecutor submit --goal "find out which of our files mention Ada" --planner plan.model --budget tokens=50000',
 )
 @task_options
 @click.option("--no-wait", is_flag=True, help="Print the task's name and go.")
@@ -129,8 +137,8 @@ def _policy(given: Iterable[str]) -> Replan | None:
 def submit(capability: str | None, input: str | None, plan: str | None, nats: str | None, *, as_json: bool, **options: Any) -> None:
     """Submit a task and wait for its result.
 
-    The task is a CAPABILITY with its INPUT, a plan, or a goal (with an INPUT). INPUT is a JSON object whose keys are the handler's parameters: the text
-    itself, @FILE, or - for stdin. While it waits it shows the plan, the auctions and the progress; then it prints the task as `show` does.
+    The task is a CAPABILITY with its INPUT, a plan, or a goal (with an INPUT, if there is any). INPUT is a JSON object whose keys are the handler's
+    parameters: the text itself, @FILE, or - for stdin. While it waits it shows the plan, the auctions and the progress; then it prints the task as `show` does.
     Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
     """
     what, value = what_is_meant("submit", capability, input, plan, options["goal"])
@@ -138,7 +146,17 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
     telemetry.setup("agentexecutor-submit")
     named: list[str] = []
     try:
-        run(_submit, Output(json=as_json), nats, what, value, how | {"id": options["id"]}, named, not options["no_wait"])
+        run(
+            _submit,
+            Output(json=as_json),
+            nats,
+            what,
+            value,
+            how | {"id": options["id"]},
+            named,
+            not options["no_wait"],
+            options["planner"] is not None,
+        )
     except KeyboardInterrupt:
         if named:
             print_error(f"Interrupted; the task goes on. `agentexecutor watch {named[0]}` shows it, `agentexecutor cancel` ends it.")
@@ -196,8 +214,12 @@ def _read_input(given: str) -> dict[str, Any]:
     return value
 
 
-async def _submit(out: Output, nats: str | None, what: What, value: Any, how: dict[str, Any], named: list[str], waits: bool) -> None:
+async def _submit(
+    out: Output, nats: str | None, what: What, value: Any, how: dict[str, Any], named: list[str], waits: bool, chosen: bool
+) -> None:
     async with connect(nats) as bus:
+        if isinstance(what, Goal) and not chosen:
+            how = how | {"replan": await with_best_planner(bus, how["replan"])}
         task = await bus.submit(what, value, **how)
         named.append(task.name)
         if not waits:
