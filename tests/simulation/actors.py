@@ -27,6 +27,8 @@ __all__ = ["SimAgent", "Wish", "random_wish", "submit_and_wait", "work"]
 CAPABILITIES = ("a", "b", "c")
 TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
 ANSWERS = ("retry", "another", "split", "plan", "wait", "skip", "fail")
+BUDGETS = (("subtasks", 5, 12), ("replans", 0, 3), ("seconds", 5, 60), ("tokens", 5, 60))
+"""Limits, and how narrow they are; no plan has more than five subtasks."""
 PEOPLE_S = 20.0
 """So long a person is waited for."""
 
@@ -120,7 +122,7 @@ class SimAgent:
         self.world.executed[award.task, award.subtask] += 1
         if 0.3 < luck < 0.36:
             error = m.ErrorInfo(code="handler", message="no luck", retryable=True)
-            held.last = self._claim(m.Failed(**of, error=error))
+            held.last = self._claim(m.Failed(**of, error=error, usage={"tokens": float(self.drawn.randint(1, 50))}))
         elif 0.36 < luck < 0.38:
             held.last = self._claim(m.Release(**of, reason="stopping"))
         else:
@@ -217,8 +219,9 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
         options["deadline_s"] = drawn.uniform(0.5, 60)
     if drawn.random() < 0.4:
         options["replan"] = random_policy(drawn)
-    if drawn.random() < 0.1:
-        options["budget"] = {drawn.choice(("subtasks", "replans", "seconds", "tokens")): float(drawn.randint(5, 60))}
+    if drawn.random() < 0.2:
+        name, least, most = drawn.choice(BUDGETS)
+        options["budget"] = {name: float(drawn.randint(least, most))}
     if drawn.random() < 0.15 or "wait" in msgspec.structs.astuple(options.get("replan", Replan())):
         options["approval"] = ApprovalPolicy(
             timeout_s=PEOPLE_S,

@@ -12,10 +12,25 @@ from agentexecutor.coordinator.model import TaskState
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 
-__all__ = ["REPLANS", "account", "budget_error", "budget_of", "exceeded", "exceeded_by", "left", "note_spent", "seconds_due", "usage_of"]
+__all__ = [
+    "COUNTED",
+    "REPLANS",
+    "account",
+    "budget_error",
+    "budget_of",
+    "exceeded",
+    "exceeded_by",
+    "left",
+    "note_spent",
+    "seconds_due",
+    "usage_of",
+    "usage_refused",
+]
 
 REPLANS = 10
 """New versions of a plan when nobody says."""
+COUNTED = ("subtasks", "replans", "seconds")
+"""What is counted here, and not reported in `usage`."""
 
 
 def budget_of(state: TaskState) -> dict[str, float]:
@@ -30,6 +45,14 @@ def usage_of(state: TaskState, change: r.Completed | r.FailedChange, at: float) 
         return {}
     measured = 0.0 if subtask.accepted_at is None else max(0.0, at - subtask.accepted_at)
     return {**change.usage, "seconds": measured if change.took_s is None else change.took_s}
+
+
+def usage_refused(usage: Mapping[str, float]) -> str:
+    """Why what an agent reports as usage cannot be used; empty when it can."""
+    for name in COUNTED:
+        if name in usage:
+            return f"{name!r} is counted by the coordinator, and cannot be reported as usage; choose another name."
+    return ""
 
 
 def note_spent(state: TaskState, change: r.Completed | r.FailedChange, at: float) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from agentexecutor.coordinator.budgets import account, budget_error, budget_of, exceeded, left
 from agentexecutor.coordinator.draft import Draft, completed
-from agentexecutor.coordinator.errors import RepeatedWork
+from agentexecutor.coordinator.errors import NoRoom, RepeatedWork
 from agentexecutor.coordinator.evolve import story
 from agentexecutor.coordinator.inputs import NeedRevision, RevisionIn, SetTimer, Settle, SettleIn
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -128,8 +128,12 @@ def replan(draft: Draft, revision: r.Revision, why: list[r.Why]) -> None:
         draft.fail_task(budget_error(state, "replans", {"replans": 1}))
         return
     try:
-        change = next_version(state, revision, why, room=_room(state))
+        change = next_version(state, revision, why, room=_room(state) - (state.thinking is not None))
     except PlanRefused as error:
+        more = {"subtasks": error.fields.get("wanted", 0) + (state.thinking is not None)}
+        if isinstance(error, NoRoom) and exceeded(state, more) == "subtasks":
+            draft.fail_task(budget_error(state, "subtasks", more))
+            return
         draft.fail_task(m.ErrorInfo(code="input", message=f"{why[0].text} {error}".strip(), details={"cause": why[0].trigger}))
         return
     if state.thinking is not None:
