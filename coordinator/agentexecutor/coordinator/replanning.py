@@ -206,8 +206,12 @@ def take_proposed(draft: Draft) -> None:
 def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved: bool) -> None:
     state = draft.state
     whys = planner.whys or []
+    approval = None if approved else version_approval(state)
     if revision.finish and revision.output is not UNSET and not (revision.add or revision.again or revision.remove):
-        draft.finish_with(revision.output)
+        if approval is None:
+            draft.finish_with(revision.output)
+        else:
+            _propose(draft, planner, revision, approval)
         return
     try:
         change = next_version(state, revision, whys, planner=planner.name, room=_room(state))
@@ -217,11 +221,15 @@ def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved:
     except AgentExecutorError as error:
         _nonsense(draft, planner, str(error))
         return
-    approval = version_approval(state)
-    if approval is None or approved:
+    if approval is None:
         _write(draft, change)
-        return
-    draft.change(r.Proposed(why=whys, revision=revision, planner=planner.name))
+    else:
+        _propose(draft, planner, revision, approval)
+
+
+def _propose(draft: Draft, planner: SubtaskState, revision: r.Revision, approval: m.ApprovalPolicy) -> None:
+    """What the planner has answered waits for a person's word."""
+    draft.change(r.Proposed(why=planner.whys or [], revision=revision, planner=planner.name))
     if approval.timeout_s is not None:
         draft.effect(SetTimer("approval", draft.now + approval.timeout_s))
 
