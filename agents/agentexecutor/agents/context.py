@@ -171,7 +171,7 @@ class Context:
         said = {} if feedback is None else {"feedback": feedback.id}
         self.host.tell(fraction=None if fraction is None else min(max(fraction, 0.0), 1.0), text=text, **said)
 
-    def spend(self, **used: float) -> None:
+    def spend(self, /, **used: float) -> None:
         """Add to what this attempt has used: ``ctx.spend(tokens=812, money=0.004)``. It counts against the task's budget when the attempt ends, well or not.
 
         `seconds`, `subtasks` and `replans` are counted without this. Works from blocking handlers too. Raises AgentError.
