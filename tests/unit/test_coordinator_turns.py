@@ -369,3 +369,17 @@ def test_a_try_that_was_put_off_waits_no_longer_when_the_clock_went_back(office:
     due = office.desk.timers.next_due()
     assert due is not None
     assert office.at < due <= office.at + SETTINGS.backoff_s
+
+
+@pytest.mark.parametrize(("agents", "failed"), [(["echo"], False), (["other"], True)], ids=["busy", "nobody fits"])
+def test_agents_that_are_only_busy_serve(office: Office, agents: list[str], failed: bool) -> None:
+    office.agent("a1", *agents, capacity=1)
+    office.turn(office.submit(capability=agents[0]))
+    office.turn(office.submit(replan=Replan(unserved="fail", unserved_s=5.0)), name=T2)
+    assert office.entry(T2).state is not None
+    office.at += 5.5
+    office.agent("a1", *agents, capacity=1)
+    office.desk.ring(office.at)
+    turn = office.turn(name=T2)
+    assert ("FailedChange" in kinds(turn)) == failed
+    assert office.desk.timers.has(T2, "unserved", "main") != failed
