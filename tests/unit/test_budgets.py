@@ -9,7 +9,7 @@ from msgspec import Raw
 from table import Table
 
 from agentexecutor.coordinator.budgets import account
-from agentexecutor.coordinator.inputs import FeedbackIn, RevisionIn, SplitIn
+from agentexecutor.coordinator.inputs import FeedbackIn, RevisionIn, SetTimer, SplitIn, TimerIn
 from agentexecutor.schemas import Plan, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -203,3 +203,20 @@ def test_shares_too_many_fail_the_task() -> None:
     table.put(SplitIn("f", 2, [(None, 1)], version=1))
     assert exceeded(table) == "subtasks"
     assert table.state.made == 1
+
+
+def test_work_that_is_stopped_has_used_its_seconds() -> None:
+    table = Table()
+    table.submit(Plan({"a": Subtask("a"), "b": Subtask("b", after=["a"])}), budget={"seconds": 10})
+    table.run("a")
+    table.award("b")
+    table.claim(m.Accept, "b")
+    table.now += 7
+    say(table, "revise", "a")
+    assert table.states() == {"a": "ready", "b": "blocked"}
+    assert account(table.state)["seconds"] == pytest.approx(7)
+    table.award("a")
+    table.claim(m.Accept, "a")
+    table.put(TimerIn("budget"))
+    assert [timer.due for timer in table.of(SetTimer)] == [pytest.approx(table.now + 3)]
+    assert exceeded(table) is None

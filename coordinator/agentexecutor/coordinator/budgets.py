@@ -22,6 +22,7 @@ __all__ = [
     "exceeded_by",
     "left",
     "note_spent",
+    "note_stopped",
     "seconds_due",
     "usage_of",
     "usage_refused",
@@ -63,6 +64,14 @@ def note_spent(state: TaskState, change: r.Completed | r.FailedChange, at: float
         mine = state.spent.setdefault(subtask.spec.capability, {})
         for name, number in usage.items():
             mine[name] = mine.get(name, 0.0) + number
+
+
+def note_stopped(state: TaskState, name: str, at: float) -> None:
+    """Put an attempt that is stopped on the account, by the time that it has run; called before it is marked as ended."""
+    subtask = state.subtasks[name]
+    if subtask.attempt and subtask.attempts[-1].state == "running" and subtask.accepted_at is not None:
+        mine = state.spent.setdefault(subtask.spec.capability, {})
+        mine["seconds"] = mine.get("seconds", 0.0) + max(0.0, at - subtask.accepted_at)
 
 
 def account(state: TaskState) -> dict[str, float]:
