@@ -230,6 +230,8 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
             versions=drawn.random() < 0.5,
         )
     plan = random_plan(drawn)
+    if isinstance(plan, Goal) and options.get("budget", {}).get("replans") == 0:
+        options["budget"] = {"replans": 1.0}  # its first plan counts
     names = ["main"] if isinstance(plan, str) else list(plan.subtasks) if isinstance(plan, Plan) else ["v1-0"]
     steer: list[tuple[str, float, str | None]] = []
     while drawn.random() < 0.5:

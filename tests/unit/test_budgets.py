@@ -220,3 +220,22 @@ def test_work_that_is_stopped_has_used_its_seconds() -> None:
     table.put(TimerIn("budget"))
     assert [timer.due for timer in table.of(SetTimer)] == [pytest.approx(table.now + 3)]
     assert exceeded(table) is None
+
+
+@pytest.mark.parametrize("name", ["subtasks", "replans"])
+def test_a_goal_without_room_for_a_plan_is_refused(name: str) -> None:
+    table = Table()
+    table.put_goal(budget={name: 0})
+    assert table.last.refusal is not None
+    assert (table.last.refusal.code, name in table.last.refusal.message) == ("input", True)
+
+
+def test_versions_that_others_made_meanwhile_count() -> None:
+    table = thinking(budget={"replans": 1})
+    table.award("plan-1", agent="p")
+    say(table, "revise", "a")
+    assert (table.state.plan_version, table.states()["plan-1"]) == (2, "ready"), "it begins anew"
+    table.award("plan-1", agent="p")
+    table.claim(m.Done, "plan-1", agent="p", result=Raw(b"{}"))
+    table.put(RevisionIn("plan-1", table.state.subtasks["plan-1"].epoch, r.Revision(add={"x": m.SubtaskSpec(capability="x")})))
+    assert (exceeded(table), table.state.plan_version) == ("replans", 2)

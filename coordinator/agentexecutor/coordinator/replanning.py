@@ -221,7 +221,9 @@ def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved:
     except AgentExecutorError as error:
         _nonsense(draft, planner, str(error))
         return
-    if approval is None:
+    if exceeded(state, {"replans": 1}) is not None:  # others have used them up since it was asked
+        draft.fail_task(budget_error(state, "replans", {"replans": 1}))
+    elif approval is None:
         _write(draft, change)
     else:
         _propose(draft, planner, revision, approval)
