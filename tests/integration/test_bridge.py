@@ -86,9 +86,22 @@ async def test_errors_as_the_program_says_them(bus: Bus) -> None:
     assert (await bus.run("work", {"do": "echo"}))["pid"] == pid, "who says that it failed goes on"
 
 
+async def test_what_the_program_has_used_counts(bus: Bus) -> None:
+    task = await bus.submit("work", {"do": "spend"}, retries=1)
+    events = [event async for event in task.events()]
+    used = {event.kind: event.data["usage"] for event in events if event.subtask is not None and event.data.get("usage")}
+    assert used == {"failed": {"tokens": 20.0, "money": 0.5}, "completed": {"tokens": 15.0, "money": 0.75}}
+    told = [event.data for event in events if event.kind == "progress"]
+    assert all(said.get("fraction") == 0.5 for said in told), "usage alone is no progress"
+    with pytest.raises(TaskFailed) as failed:
+        await bus.run("work", {"do": "spend"}, retries=1, budget={"tokens": 10})
+    assert failed.value.error.code == "budget"
+
+
 @pytest.mark.parametrize(
     ("do", "words"),
     [
+        ("steal", ["tokens=-12"]),
         ("die", ["exit code 3", "out of luck"]),
         ("leave something behind", ["exit code 4", "left "]),
         ("nonsense", ["Loading the model", "one a line"]),

@@ -179,6 +179,26 @@ async def test_a_large_plan_is_told_whole(me: Bus, coordinator: Scripted) -> Non
     assert planned.data["subtasks"] == {"x": {"capability": "a", "after": []}, "y": {"capability": "b", "after": ["x"]}}
 
 
+async def test_a_later_reader_is_told_what_agents_did_with_feedback(me: Bus, coordinator: Scripted) -> None:
+    async def tell(id: str, text: str) -> None:
+        said = m.Progress(subtask="x", epoch=1, boot="b", at="2026-01-01T00:00:00Z", text=text, feedback=id or None)
+        await me.connection.store(coordinator.subjects.progress("ada", T1), encode(said), headers("progress"))
+
+    await coordinator.append(T1, SUBMITTED, PLANNED, READY, AWARDED, ACCEPTED)
+    await tell("", "half")
+    await coordinator.append(T1, r.FeedbackGiven(id="f1", sender="me", subtask="x", text="use bigrams"))
+    await tell("f1", "bigrams it is")
+    await coordinator.append(T1, r.FeedbackGiven(id="f2", sender="me", subtask="x", text="no, trigrams"))
+    await tell("f2", "trigrams then")
+    await coordinator.append(T1, DONE, END, state="completed")
+    events = await told(me.task(str(T1)))
+    assert [label(event) for event in events[5:]] == ["feedback", "progress", "feedback", "progress", "completed x", "completed"]
+    assert [(event.agent, event.data["feedback"], event.data["text"]) for event in events if event.kind == "progress"] == [
+        ("ada", "f1", "bigrams it is"),
+        ("ada", "f2", "trigrams then"),
+    ]
+
+
 async def test_progress_comes_in_between(me: Bus, coordinator: Scripted) -> None:
     await coordinator.append(T1, SUBMITTED)
     progress = m.Progress(subtask="x", epoch=1, boot="b", at="2026-01-01T00:00:00Z", step="s", state="started", fraction=0.5, text="half")

@@ -17,10 +17,11 @@ from peers import Peer, Place, ScriptedAgent, a_place, agent, client, coordinati
 
 from agentexecutor.bus import embedded_server
 from agentexecutor.bus.log import TaskLog
+from agentexecutor.coordinator import lateness
 from agentexecutor.schemas import Plan, Ref, Replan, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import decode_record, encode
+from agentexecutor.schemas.codec import decode_record, encode, headers
 from agentexecutor.schemas.names import TaskName
 
 pytestmark = pytest.mark.anyio
@@ -328,6 +329,84 @@ async def test_every_answer_to_a_failure(place: Place, me: Peer, answer: Any) ->
         if difference is not None:
             assert {"add": list(made[1].add), "again": made[1].again} == {"add": [], "again": []} | difference
         assert stage.awarded["load"] == 1
+
+
+@pytest.mark.parametrize("answer", ["retry", "another", "split", "wait", "skip", "fail"])
+async def test_every_answer_to_feedback_with_the_coordinator_killed(
+    place: Place, me: Peer, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    """It dies with the feedback read and its answer not yet stored; whoever takes over answers, once."""
+    stuck = anyio.Event()
+    append = TaskLog.append
+
+    async def append_until_told(self: TaskLog, shard: int, task: TaskName, payload: bytes, made: dict[str, str], *, expected: int) -> int:
+        if not stuck.is_set() and b"not like this" in payload:
+            stuck.set()
+            await anyio.sleep_forever()
+        return await append(self, shard, task, payload, made, expected=expected)
+
+    monkeypatch.setattr(TaskLog, "append", append_until_told)
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(agent(place, "worker", "load", "work", "end", capacity=10))
+        other = await stack.enter_async_context(agent(place, "other", "work" if answer == "another" else "nothing", capacity=10))
+        kill = await stack.enter_async_context(doomed(place, "first"))
+        await me.until_agents(2)
+        stage = Stage(me, worker, other)
+        policy = msgspec.convert({"reject": answer, "split": {"over": "rows", "into": 2}}, Replan)
+        await stage.begin(m.Submit(plan=plan(prefer="worker").spec(), replan=policy))
+        await reject(stage)
+        await stuck.wait()
+        await kill()
+        await stack.enter_async_context(coordinating(place, "second"))
+        if answer == "wait":
+            await me.until_state(stage.task, "waiting")
+            await stage.say(subtask="work", verdict="accept")
+        if answer == "another":
+            await other.done(await other.award("work"), "new")
+        elif answer == "split":
+            for name in ("work-1", "work-2"):
+                award = await worker.award(name)
+                await worker.done(award, msgspec.json.decode(award.input)["rows"])
+        elif answer in ("retry", "wait"):
+            await worker.done(await stage.next("work"), "new")
+        if answer != "fail":
+            end = await stage.next("end")
+            assert msgspec.json.decode(end.input)["done"] == {"skip": None, "split": [1, 2]}.get(answer, "new")
+            await worker.done(end, "all")
+        result = await me.result(stage.task)
+        assert result.state == ("failed" if answer == "fail" else "completed")
+        assert len(await versions(me, stage.task)) == (2 if answer in ("retry", "another", "split") else 1)
+        said = [change.verdict for change in await changes(me, stage.task) if isinstance(change, r.FeedbackGiven)]
+        assert said == (["reject", "accept"] if answer == "wait" else ["reject"])
+        assert stage.awarded["load"] == 1
+
+
+async def test_lateness_is_told_from_progress(place: Place, me: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its schedule it would be in time; by what it says on its way it would not."""
+    monkeypatch.setattr(lateness, "NEARER", 0.0)  # it is looked again at once, not after a quarter of the time
+    submit = m.Submit(plan=plan(prefer="worker", deadline_s=1000.0).spec(), replan=Replan(late="another"))
+    async with (
+        agent(place, "worker", "load", "work", "end", capacity=10) as worker,
+        agent(place, "other", "work", capacity=10) as other,
+        coordinating(place),
+    ):
+        await me.until_agents(2)
+        stage = Stage(me, worker, other)
+        await stage.begin(submit)
+        award = await stage.next("work", accept=False)
+        schedule = [m.Step(name="fit", duration_s=10.0)]
+        worker.running[award.task, "work"] = m.Running(task=award.task, subtask="work", epoch=award.epoch)
+        await worker.claim("accept", stage.task, m.Accept(subtask="work", epoch=award.epoch, boot=worker.boot, schedule=schedule))
+        await me.until(stage.task, lambda view: view.subtasks["work"].state == "running")
+        said = m.Progress(subtask="work", epoch=award.epoch, boot=worker.boot, at="2026-01-01T00:00:00Z", fraction=1e-9)
+        connection = worker.connection
+        await connection.store(connection.subjects.progress("worker", stage.task), encode(said), headers("progress"))
+        assert "late with 'work'" in (await worker.expect("cancel", partial(_is_of, award.epoch))).reason
+        await other.done(await other.award("work"), "new")
+        await worker.done(await stage.next("end"), "all")
+        assert bytes((await me.result(stage.task)).result) == b'"all"'
+        _, now = await versions(me, stage.task)
+        assert ([why.trigger for why in now.why], now.add["work"].avoid) == (["late"], ["worker"])
 
 
 async def test_what_is_too_much_for_one_is_split(place: Place, me: Peer) -> None:

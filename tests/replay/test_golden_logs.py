@@ -21,6 +21,8 @@ from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import decode_record, encode
 from agentexecutor.schemas.names import TaskName
 
+ADDED = ("proposed",)
+"""Fields that views have got since the first logs were written."""
 LOGS = sorted((Path(__file__).parent / "logs").glob("*.json"))
 KINDS = {str(cls.__struct_config__.tag) for cls in r.Change.__args__}
 
@@ -40,6 +42,12 @@ class Golden(msgspec.Struct):
 
 def golden(file: Path) -> Golden:
     return msgspec.json.decode(file.read_bytes(), type=Golden)
+
+
+def told(view: bytes | msgspec.Raw, then: bytes | msgspec.Raw) -> dict[str, Any]:
+    """A view without the fields that views have got since `then`."""
+    before = msgspec.json.decode(then)
+    return {name: value for name, value in msgspec.json.decode(view).items() if name in before or name not in ADDED}
 
 
 class Watched(dict[Any, Any]):
@@ -64,7 +72,7 @@ def changes(record: r.Record) -> Iterator[r.Change]:
 def test_a_log_of_old_leads_to_the_same_state(file: Path) -> None:
     log = golden(file)
     state = log.fold()
-    assert msgspec.json.decode(encode(task_view(state))) == msgspec.json.decode(log.view)
+    assert told(encode(task_view(state)), log.view) == msgspec.json.decode(log.view)
     assert state.head == len(log.records)
 
 
@@ -101,6 +109,6 @@ def test_a_log_is_added_once(tmp_path: Path) -> None:
     for folder in ("logs", "states"):
         (tmp_path / folder).mkdir()
     add_golden.add("new", given, tmp_path)
-    assert msgspec.json.decode(golden(tmp_path / "logs" / "new.json").view) == view
+    assert told(golden(tmp_path / "logs" / "new.json").view, encode(view)) == view
     with pytest.raises(FileExistsError):
         add_golden.add("new", given, tmp_path)

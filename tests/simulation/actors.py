@@ -31,6 +31,8 @@ ANSWERS = ("retry", "another", "split", "plan", "wait", "skip", "fail")
 HANGS = 0.3
 """So much luck, and less, makes work that has a time-out go on for ever."""
 TIMEOUT_S = 5.0
+BUDGETS = (("subtasks", 5, 12), ("replans", 0, 3), ("seconds", 5, 60), ("tokens", 5, 60))
+"""Limits, and how narrow they are; no plan has more than five subtasks."""
 PEOPLE_S = 20.0
 """So long a person is waited for."""
 
@@ -126,7 +128,7 @@ class SimAgent:
         self.world.executed[award.task, award.subtask] += 1
         if 0.3 < luck < 0.36:
             error = m.ErrorInfo(code="handler", message="no luck", retryable=True)
-            held.last = self._claim(m.Failed(**of, error=error))
+            held.last = self._claim(m.Failed(**of, error=error, usage={"tokens": float(self.drawn.randint(1, 50))}))
         elif 0.36 < luck < 0.38:
             held.last = self._claim(m.Release(**of, reason="stopping"))
         else:
@@ -223,8 +225,9 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
         options["deadline_s"] = drawn.uniform(0.5, 60)
     if drawn.random() < 0.4:
         options["replan"] = random_policy(drawn)
-    if drawn.random() < 0.1:
-        options["budget"] = {drawn.choice(("subtasks", "replans", "seconds", "tokens")): float(drawn.randint(5, 60))}
+    if drawn.random() < 0.2:
+        name, least, most = drawn.choice(BUDGETS)
+        options["budget"] = {name: float(drawn.randint(least, most))}
     if drawn.random() < 0.15 or "wait" in msgspec.structs.astuple(options.get("replan", Replan())):
         options["approval"] = ApprovalPolicy(
             timeout_s=PEOPLE_S,
@@ -233,6 +236,8 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
             versions=drawn.random() < 0.5,
         )
     plan = random_plan(drawn)
+    if isinstance(plan, Goal) and options.get("budget", {}).get("replans") == 0:
+        options["budget"] = {"replans": 1.0}  # its first plan counts
     names = ["main"] if isinstance(plan, str) else list(plan.subtasks) if isinstance(plan, Plan) else ["v1-0"]
     steer: list[tuple[str, float, str | None]] = []
     while drawn.random() < 0.5:

@@ -201,3 +201,14 @@ async def test_what_a_handler_has_used_is_told() -> None:
     assert (await call(agent, "spend", {"money": 0.5})).usage == {"tokens": 7, "money": 0.5}
     with pytest.raises(AgentError, match="cannot be spent"):
         await call(agent, "spend", {"money": -1})
+
+
+async def test_what_the_coordinator_counts_cannot_be_spent() -> None:
+    agent = Agent("spender")
+
+    @agent.capability("spend")
+    def spend(ctx: Context) -> None:
+        ctx.spend(seconds=3)
+
+    with pytest.raises(AgentError, match="counted by the coordinator"):
+        await call(agent, "spend")

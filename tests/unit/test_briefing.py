@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from msgspec import Raw
+from table import Table
 
 from agentexecutor.agents import Agent
-from agentexecutor.coordinator.briefing import OfferLine, check_offers
-from agentexecutor.schemas import PlanRefused
+from agentexecutor.coordinator.briefing import OfferLine, brief, check_offers
+from agentexecutor.coordinator.inputs import FeedbackIn
+from agentexecutor.schemas import PlanRefused, Replan
 from agentexecutor.schemas import messages as m
 
 agent = Agent("worker")
@@ -47,3 +50,15 @@ def test_an_input_must_fit_what_its_offer_takes(takes: dict[str, object], input:
     with pytest.raises(PlanRefused) as refused:
         check_offers(add, offers)
     assert refused.value.message == problem
+
+
+def test_a_planner_is_told_what_was_said_spent_and_left() -> None:
+    table = Table()
+    table.submit("work", budget={"tokens": 100, "subtasks": 7}, replan=Replan(message="plan"))
+    table.award()
+    table.put(FeedbackIn("me", m.FeedbackClaim(text="think", data=Raw(b'{"limit":5}')), table.id()))
+    table.fail(usage={"tokens": 30.0}, took_s=2.0)
+    told = msgspec.json.decode(brief(table.state, table.state.subtasks["plan-1"], []))
+    assert told["spent"] == {"subtasks": 2, "replans": 0, "tokens": 30.0, "seconds": 2.0}
+    assert told["left"] == {"tokens": 70.0, "subtasks": 5, "replans": 10}
+    assert [(given["text"], given["data"]) for given in told["feedback"]] == [("think", {"limit": 5})]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 from msgspec.structs import replace
+from table import Table
 
 from agentexecutor.coordinator import errands, records
 from agentexecutor.coordinator.answers import Head, Line, log_lines, log_page, newest, task_line, unserved_splits
@@ -17,7 +18,18 @@ from agentexecutor.coordinator.briefing import OfferLine
 from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inbound import Unusable, heard_of, read_claim, read_submit
-from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, Demand, FeedbackIn, Key, NeedCompose, NeedRevision, NeedSplit, SubmitIn
+from agentexecutor.coordinator.inputs import (
+    CancelIn,
+    ClaimIn,
+    Demand,
+    FeedbackIn,
+    GiveAward,
+    Key,
+    NeedCompose,
+    NeedRevision,
+    NeedSplit,
+    SubmitIn,
+)
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.turns import SplitWanted, Turn
 from agentexecutor.schemas import large
@@ -409,3 +421,15 @@ def test_whose_offer_it_is() -> None:
     assert (heard.boot, bytes(heard.running)) == ("b1", b"7")
     for nonsense in (b"", b"[]", b'{"boot":1}', b'"\xff"', b'{"x":' * 3000 + b"1" + b"}" * 3000):
         assert heard_of(nonsense) is None
+
+
+def test_an_award_carries_no_more_feedback_than_there_is_room_for() -> None:
+    table = Table()
+    table.submit("work")
+    for text in ("a", "b", "c"):
+        table.put(FeedbackIn("me", m.FeedbackClaim(text=text * (INLINE_LIMIT // 2 - 500)), table.id()))
+    epoch = table.award()
+    award = Store().run(errands.give_award(table.state, GiveAward("main", epoch), "c1"))
+    assert isinstance(award, m.Award)
+    assert [given.text[0] for given in award.feedback] == ["b", "c"]
+    assert len(encode(award)) < INLINE_LIMIT + 2000

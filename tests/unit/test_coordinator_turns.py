@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import count
 from typing import Any
 
@@ -28,7 +29,7 @@ from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.model import new_task
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.turns import Desk, Turn
-from agentexecutor.schemas import Plan, Replan, Subtask
+from agentexecutor.schemas import ApprovalPolicy, Plan, Replan, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, to_rfc3339
 from agentexecutor.schemas.names import TaskName
@@ -383,3 +384,41 @@ def test_a_try_that_was_put_off_waits_no_longer_when_the_clock_went_back(office:
     due = office.desk.timers.next_due()
     assert due is not None
     assert office.at < due <= office.at + SETTINGS.backoff_s
+
+
+@pytest.mark.parametrize(("agents", "failed"), [(["echo"], False), (["other"], True)], ids=["busy", "nobody fits"])
+def test_agents_that_are_only_busy_serve(office: Office, agents: list[str], failed: bool) -> None:
+    office.agent("a1", *agents, capacity=1)
+    office.turn(office.submit(capability=agents[0]))
+    office.turn(office.submit(replan=Replan(unserved="fail", unserved_s=5.0)), name=T2)
+    assert office.entry(T2).state is not None
+    office.at += 5.5
+    office.agent("a1", *agents, capacity=1)
+    office.desk.ring(office.at)
+    turn = office.turn(name=T2)
+    assert ("FailedChange" in kinds(turn)) == failed
+    assert office.desk.timers.has(T2, "unserved", "main") != failed
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["a word", "none"])
+def test_what_waits_for_a_word_leaves_memory_and_comes_back_after_weeks(office: Office, said: bool) -> None:
+    month = 30 * 24 * 3600.0
+    office.turn(office.submit(approval=ApprovalPolicy(capabilities=["echo"], timeout_s=month)))
+    entry = office.entry()
+    kept = deepcopy(entry.state)
+    assert kept is not None
+    office.desk.park(10, office.at)
+    assert (office.desk.tasks.active, office.desk.tasks.get(T1), entry.state) == (0, entry, None)
+    office.at += month - 1
+    office.desk.ring(office.at)
+    assert office.woken == []
+    if not said:
+        office.at += 1
+        office.desk.ring(office.at)
+        assert office.woken == [T1]
+    entry.state = kept  # as the log has it
+    office.desk.tasks.unpark(entry)
+    office.agent()
+    word = FeedbackIn("me", m.FeedbackClaim(subtask="main", verdict="accept"), "f")
+    turn = office.turn(*([word] if said else []))
+    assert kinds(turn) == (["FeedbackGiven", "Approved", "Awarded"] if said else ["FailedChange", "FailedChange"])

@@ -889,3 +889,34 @@ def test_a_plan_larger_than_its_budget_is_refused(table: Table) -> None:
     table.submit(chain(), budget={"subtasks": 3})
     assert table.last.refusal is not None
     assert table.log == []
+
+
+# once too often, to the same agents
+
+
+def test_another_agent_is_none_of_all_that_had_it(table: Table) -> None:
+    table.submit("work", retries=1, replan=Replan(failed="another"))
+    for agent in ("a1", "a2"):
+        table.award(agent=agent)
+        table.fail(agent=agent)
+    assert versions(table)[-1].add["main"].avoid == ["a1", "a2"]
+    for agent in ("a3", "a4"):
+        table.award(agent=agent)
+        table.fail(agent=agent)
+    assert versions(table)[-1].add["main"].avoid == ["a1", "a2", "a3", "a4"]
+
+
+def test_work_that_was_superseded_counts_as_done_before(table: Table) -> None:
+    """The same under the same name, taken away and asked for again."""
+    asked(table)
+    answer(table, add={"a": spec("one", b'{"q":1}'), "b": spec("two")})
+    for number, way in ((2, "other"), (3, "one"), (4, "other"), (5, "one")):
+        table.award("a")
+        say(table, None, None, text="think")
+        table.award(f"plan-{number}", agent="p")
+        table.claim(m.Done, f"plan-{number}", agent="p", result=Raw(b"{}"))
+        answer(table, f"plan-{number}", add={"a": spec(way, b'{"q":%d}' % (1 if way == "one" else number))})
+    assert table.state.plan_version == 5
+    whys = table.state.subtasks["plan-5"].whys
+    assert whys is not None
+    assert (whys[-1].trigger, "'one' with the same input for time 3" in whys[-1].text) == ("repeated", True)

@@ -41,7 +41,10 @@ LAST_WORDS_S = 1.0
 
 
 class _Said(msgspec.Struct, forbid_unknown_fields=True):
-    """A line that a program prints: progress (`progress`, `step`, `text`), or how the subtask ended (`result`, or `error` with what belongs to it)."""
+    """A line that a program prints: progress (`progress`, `step`, `text`), or how the subtask ended (`result`, or `error` with what belongs to it).
+
+    `usage` stands beside any of them, or alone.
+    """
 
     progress: float | None = None
     step: str | None = None
@@ -51,6 +54,7 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     retryable: bool = True
     after_s: float | None = None
     details: dict[str, Any] = {}
+    usage: dict[str, float] = {}
 
 
 _decoder = msgspec.json.Decoder(_Said)
@@ -205,6 +209,7 @@ class _Program:
         while True:
             said = await self._said()
             self._silent = False
+            ctx.spend(**said.usage)
             if said.error is not None:
                 error = Retry(said.error, after_s=said.after_s) if said.retryable else Fail(said.error)
                 error.fields.update(said.details)
@@ -213,7 +218,7 @@ class _Program:
                 return said.result
             if said.step is not None:
                 ctx.host.tell(step=said.step, state="started", fraction=said.progress, text=said.text)
-            else:
+            elif said.progress is not None or said.text or not said.usage:
                 ctx.progress(said.progress, said.text)
 
     async def _said(self) -> _Said:

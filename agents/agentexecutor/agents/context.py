@@ -16,6 +16,7 @@ from agentexecutor.agents.errors import AgentError, ChildFailed
 from agentexecutor.agents.failures import text_of
 from agentexecutor.agents.schedule import schedule as make_schedule
 from agentexecutor.bus import telemetry
+from agentexecutor.coordinator.budgets import COUNTED
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import from_rfc3339
 from agentexecutor.schemas.plans import Feedback, Subtask
@@ -172,12 +173,14 @@ class Context:
         telemetry.event(telemetry.EVENT_PROGRESS, {**how_far, telemetry.ATTR_TEXT: text})
         self.host.tell(fraction=None if fraction is None else min(max(fraction, 0.0), 1.0), text=text, **said)
 
-    def spend(self, **used: float) -> None:
+    def spend(self, /, **used: float) -> None:
         """Add to what this attempt has used: ``ctx.spend(tokens=812, money=0.004)``. It counts against the task's budget when the attempt ends, well or not.
 
-        `seconds` are counted without this. Works from blocking handlers too. Raises AgentError.
+        `seconds`, `subtasks` and `replans` are counted without this. Works from blocking handlers too. Raises AgentError.
         """
         for name, number in used.items():
+            if name in COUNTED:
+                raise AgentError(f"{name} are counted by the coordinator.", hint="Give what is spent another name: tokens, money, ...")
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
                 raise AgentError(f"{name}={number!r} cannot be spent.", hint="Give a number, 0 or more.")
             self.usage[name] = self.usage.get(name, 0.0) + number

@@ -7,8 +7,9 @@ its own (Nats-Last-Sequence): where that was not told, something was missed, and
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,8 @@ import msgspec
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from agentexecutor.bus.errors import BusClosed, BusError
+from agentexecutor.bus.errors import ApiError, BusClosed, BusError
+from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.outcome import Outcome
 from agentexecutor.bus.queries import NoAnswer
 from agentexecutor.bus.story import Story, progress_event
@@ -25,7 +27,7 @@ from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_TYPE, decode, decode_as, decode_record
+from agentexecutor.schemas.codec import H_TYPE, decode, decode_as, decode_record, from_rfc3339
 from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.views import Event
@@ -58,17 +60,18 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
     `look` is awaited whenever the log holds nothing: it raises when there will never be anything.
     """
     story = Story(task)
+    answers = _Answers(bus, task, story)
     asked_for = 0
     async with _live(bus.connection, task, outcome) as live:
         while not story.ended:
-            async for entry in _log(bus, task, story.position):
-                for event in story.tell(entry):
-                    yield event
+            async for event in _past(bus, task, story, answers):
+                yield event
             if story.position == 0:
                 await look()
             while not story.ended and (item := await live.next()) is not None:
                 if isinstance(item, Event):
-                    yield item
+                    if answers.new(item):
+                        yield item
                 elif item.before > story.position and item.seq > asked_for:
                     asked_for = item.seq
                     live.put_back(item)
@@ -78,6 +81,16 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
                         for event in story.tell(entry):
                             yield event
                     story.skip(item.seq)
+
+
+async def _past(bus: Bus, task: TaskName, story: Story, answers: _Answers) -> AsyncIterator[Event]:
+    """What the log holds and was not told yet."""
+    async for entry in _log(bus, task, story.position):
+        for event in (*answers.until(from_rfc3339(entry.time)), *story.tell(entry)):
+            yield event
+        await answers.look(entry)
+    for event in answers.until(math.inf) if not story.ended else ():
+        yield event
 
 
 class _Live:
@@ -125,6 +138,46 @@ class _Live:
             if isinstance(progress, m.Progress):
                 self._items.append(progress_event(self._task, agent, progress))
                 self._news.set()
+
+
+class _Answers:
+    """What agents did with the feedback that the log holds: it is kept with the progress, for a day, and joined by the server's stamps."""
+
+    def __init__(self, bus: Bus, task: TaskName, story: Story) -> None:
+        self._bus = bus
+        self._task = task
+        self._story = story
+        self._found: deque[tuple[float, m.Progress]] = deque()
+        self._told: set[tuple[int | None, str, str]] = set()
+
+    async def look(self, entry: r.LogEntry) -> None:
+        """Look for the answers to a record's feedback; without rights on the progress, or an answer, there are none."""
+        if self._found or not any(isinstance(change, r.FeedbackGiven) for change in entry.record.changes):
+            return
+        with suppress(ApiError):
+            for stamp, payload in await TaskLog(self._bus.connection).answers(self._task, from_rfc3339(entry.time)):
+                with suppress(DecodeFailed):
+                    progress = decode("progress", payload)
+                    if isinstance(progress, m.Progress) and progress.feedback is not None:
+                        self._found.append((stamp, progress))
+
+    def until(self, stamp: float) -> Iterator[Event]:
+        """Those that were given before `stamp`."""
+        while self._found and self._found[0][0] <= stamp:
+            _, progress = self._found.popleft()
+            event = progress_event(self._task, self._story.agent_of(progress.subtask, progress.epoch), progress)
+            if self.new(event):
+                yield event
+
+    def new(self, event: Event) -> bool:
+        """Whether an answer, or any other progress, has not been told yet; from now on an answer has."""
+        if "feedback" not in event.data:
+            return True
+        key = (event.epoch, event.time, event.data["feedback"])
+        if key in self._told:
+            return False
+        self._told.add(key)
+        return True
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ BATCH = 256
 NO_MORE = ("404", "408")
 """Statuses of a pull that found nothing, or less than it asked for."""
 NO_MESSAGE = 10037
+ANSWER_BATCHES = 32
 RESTART_S = 1.0
 """All streams are made within less; what is made later was made anew."""
 ENDED = ("completed", "failed", "cancelled")
@@ -186,6 +187,22 @@ class TaskLog:
         asked = {"batch": BATCH, "next_by_subj": subject, "start_time": to_rfc3339(since)}
         said = await self._get(self._progress, asked)
         return [(one.stamp, one.payload) for one in (*said, last) if one.payload is not None]
+
+    async def answers(self, task: TaskName, since: float) -> list[tuple[float, bytes]]:
+        """What agents said, since `since`, that they did with feedback: stamps and payloads, oldest first, of the first 8192 signs. Raises ApiError."""
+        asked: dict[str, Any] = {
+            "batch": BATCH,
+            "next_by_subj": self._connection.subjects.all_progress(task),
+            "start_time": to_rfc3339(since),
+        }
+        said: list[StoredRecord] = []
+        for _ in range(ANSWER_BATCHES):
+            more = await self._get(self._progress, asked)
+            said += [one for one in more if b'"feedback"' in (one.payload or b"")]
+            if len(more) < BATCH:
+                break
+            asked = {"batch": BATCH, "next_by_subj": asked["next_by_subj"], "seq": more[-1].seq + 1}
+        return [(one.stamp, one.payload or b"") for one in said]
 
     async def inbox_has(self, shard: int, task: TaskName, peer: str) -> bool:
         """Whether the inbox still holds a claim of `peer` about the task, by the leader's word."""

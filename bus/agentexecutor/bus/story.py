@@ -52,6 +52,10 @@ class Story:
                 break
         return events
 
+    def agent_of(self, subtask: str, epoch: int) -> str:
+        """Whose award it was."""
+        return self._agents.get((subtask, epoch), "")
+
     def _events(self, entry: r.LogEntry, change: r.Change) -> list[Event]:
         kind = _kind(change)
         epoch = getattr(change, "epoch", None) or None

@@ -51,8 +51,8 @@ def bridge(
     """Make an agent of any program, until stopped.
 
     For each subtask the program reads one JSON line with "input" in it, and prints JSON lines: {"progress": 0.5, "text": "half"} as often as it
-    likes, then {"result": ...} or {"error": "why", "retryable": false}. It is kept for the next subtask, and started again when it ends. What it
-    prints to stderr goes to the log and the trace. docs/bridge.md has the rest.
+    likes, then {"result": ...} or {"error": "why", "retryable": false}; "usage": {"tokens": 12} may stand in any. It is kept for the next subtask,
+    and started again when it ends. What it prints to stderr goes to the log and the trace. docs/bridge.md has the rest.
     """
     if shutil.which(program[0]) is None:
         raise UsageError(

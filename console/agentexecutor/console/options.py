@@ -18,7 +18,18 @@ from agentexecutor.schemas.codec import decode_as
 from agentexecutor.schemas.errors import DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 
-__all__ = ["Command", "command", "common", "full_name", "log_to_stderr", "read_json", "read_text", "task_argument", "unique_name"]
+__all__ = [
+    "Command",
+    "command",
+    "common",
+    "full_name",
+    "log_to_stderr",
+    "read_given",
+    "read_json",
+    "read_text",
+    "task_argument",
+    "unique_name",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -105,6 +116,15 @@ def read_json(text: bytes, where: str, cls: type[T] | Any = Any) -> T:
     except DecodeFailed as error:
         raise UsageError(f"{where} does not fit: {error.fields['reason']}.", hint="Correct it there.") from error
     return decoded
+
+
+def read_given(given: str, name: str) -> tuple[Any, str]:
+    """A value that is JSON itself, @FILE, or - for stdin, and what to call it. Raises UsageError."""
+    where, text = name, given.encode()
+    if given == "-" or given.startswith("@"):
+        text = read_text(given.removeprefix("@"), "The file")
+        where = f"{name} from stdin" if given == "-" else f"{name} in {given[1:]}"
+    return read_json(text, where), where
 
 
 def _place(text: bytes, error: Exception) -> str:

@@ -13,7 +13,8 @@ from agentexecutor.bus.loop import run
 from agentexecutor.console.exits import UsageError
 from agentexecutor.console.options import command
 from agentexecutor.console.output import Output, seconds
-from agentexecutor.console.submit import bus_options, task_options, what_is_meant
+from agentexecutor.console.submit import what_is_meant
+from agentexecutor.console.wishes import bus_options, task_options
 from agentexecutor.schemas.codec import encode
 from agentexecutor.schemas.messages import PlanSpec
 from agentexecutor.schemas.views import Forecast, ForecastLine

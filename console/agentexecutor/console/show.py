@@ -8,11 +8,13 @@ from rich.text import Text
 
 from agentexecutor.console.output import Output, amount, cell
 from agentexecutor.schemas.plans import dependencies
-from agentexecutor.schemas.views import PlanVersion, SubtaskView, TaskView
+from agentexecutor.schemas.views import PlanVersion, ProposedView, SubtaskView, TaskView
 
 __all__ = ["print_version", "print_view"]
 
 BIDS = "Bids (smaller scores are better; who is asked for by name goes first)"
+NAMES = 10
+"""So many subtasks of a proposed version are named."""
 RESULT_SHOWN = 20_000
 """Bytes of a result that are printed for people; --json prints all of it."""
 
@@ -26,6 +28,8 @@ def print_view(out: Output, view: TaskView, versions: Sequence[PlanVersion] = ()
     if view.trace_id:
         head.append(f"  trace {view.trace_id}")
     out.say(head)
+    if view.proposed is not None:
+        _proposal(out, view, view.proposed)
     if view.error is not None:
         out.say(Text(f"{view.error.code}: {view.error.message}", style="red"))
     if view.subtasks:
@@ -34,6 +38,17 @@ def print_view(out: Output, view: TaskView, versions: Sequence[PlanVersion] = ()
         _attempts(out, view)
     _versions(out, versions)
     _result(out, view)
+
+
+def _proposal(out: Output, view: TaskView, made: ProposedView) -> None:
+    """What waits for a person's word, and how it is said."""
+    changed = [("new", made.add), ("again", made.again), ("removed", made.remove)]
+    parts = [f"{what} {', '.join(names[:NAMES])}{', ...' if len(names) > NAMES else ''}" for what, names in changed if names]
+    what = "The planner's own result" if made.output and not parts else f"Version {made.version} of the plan"
+    text = "; ".join([*parts, *([made.text] if made.text else [])])
+    out.say(Text(f"{what} waits for your word since {made.since[:19]}Z{f': {text}' if text else ''}", style="yellow"))
+    out.say(f"  agentexecutor show {view.task} --plan-version {made.version}")
+    out.say(f"  agentexecutor feedback {view.task} --plan-version {made.version} --verdict accept")
 
 
 def print_version(out: Output, made: PlanVersion) -> None:
@@ -45,6 +60,7 @@ def print_version(out: Output, made: PlanVersion) -> None:
     out.say(
         Text.assemble(
             (f"Version {made.version}", "bold"),
+            " (proposed; it waits for a person's word)" if made.proposed else "",
             f"{base}, at {made.at[:19]}Z by {made.coordinator}" + (f" for {made.planner}" if made.planner else ""),
         )
     )
@@ -104,7 +120,14 @@ def _attempts(out: Output, view: TaskView) -> None:
 def _versions(out: Output, versions: Sequence[PlanVersion]) -> None:
     if len(versions) > 1:
         rows = [
-            [made.version, f"{made.at[:19]}Z", _because(made), ", ".join(made.add), ", ".join(made.again), ", ".join(made.remove)]
+            [
+                f"{made.version}{' proposed' if made.proposed else ''}",
+                f"{made.at[:19]}Z",
+                _because(made),
+                ", ".join(made.add),
+                ", ".join(made.again),
+                ", ".join(made.remove),
+            ]
             for made in versions
         ]
         out.table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import click
@@ -11,12 +12,13 @@ from agentexecutor.bus.errors import TaskTimeout
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Task
 from agentexecutor.console.exits import UsageError
-from agentexecutor.console.options import command, task_argument
+from agentexecutor.console.options import command, read_given, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.tasks import unknown
 from agentexecutor.schemas.messages import Verdict
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Feedback
+from agentexecutor.schemas.views import TaskView
 
 __all__ = ["cancel", "feedback"]
 
@@ -64,12 +66,16 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
 @command(
     'agentexecutor feedback ada-laptop.r3Kd93bQz0LmXw71TyUe2p --verdict revise --subtask features --text "use bigrams"',
     "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict accept",
+    "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict accept --plan-version 2",
+    "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict revise --subtask load --data '{\"limit\": 5000}'",
     "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --deadline 600 --priority 5",
 )
 @task_argument
 @click.option("--verdict", type=click.Choice(get_args(Verdict)), help="accept, revise or reject; without it: just the text.")
 @click.option("--subtask", metavar="S", help="The subtask that it is about; without it: the task.")
+@click.option("--plan-version", type=click.IntRange(min=1), metavar="N", help="The proposed version of the plan that it is about.")
 @click.option("--text", default="", metavar="T", help="What the agent shall know.")
+@click.option("--data", metavar="JSON", help="The same as data: the JSON itself, @FILE, or - for stdin.")
 @click.option(
     "--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Another deadline: seconds from the submit."
 )
@@ -77,23 +83,55 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
 def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) -> None:
     """Say something about a task or a subtask.
 
-    The agent that runs it hears it. `accept` is also the word that a subtask or a new version of the plan waits for; `revise` runs again
-    what was completed, or has the planner think again; `reject` fails it, if the task's policy says nothing else. The message is published
-    under the owner's name. TASK is <owner>.<id>, or the id alone for a task of one's own.
+    The agent that runs it hears it. `accept` is also the word that a subtask or a new version of the plan waits for; when only one thing waits it need
+    not be named, of several the command tells the names and does nothing. `revise` runs again what was completed, or has the planner think again;
+    `reject` fails it, if the task's policy says nothing else. TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published
+    under the owner's name.
     """
-    if not any(said[name] not in (None, "") for name in ("verdict", "text", "deadline_s", "priority")):
-        raise UsageError("Nothing is said.", hint="Give --verdict, --text, --deadline or --priority.")
-    run(_feedback, Output(json=as_json), nats, task, Feedback(**said))
+    if not any(said[name] not in (None, "") for name in ("verdict", "text", "data", "deadline_s", "priority")):
+        raise UsageError("Nothing is said.", hint="Give --verdict, --text, --data, --deadline or --priority.")
+    version = said.pop("plan_version")
+    if version is not None and said["subtask"] is not None:
+        raise UsageError("--subtask and --plan-version exclude each other.", hint="Give one of them.")
+    if said["data"] is not None:
+        said["data"], _ = read_given(said["data"], "--data")
+    run(_feedback, Output(json=as_json), nats, task, Feedback(**said), version)
 
 
-async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedback) -> None:
+async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedback, version: int | None) -> None:
     async with connect(nats, name=name.owner) as bus:
         task = await _known(bus, name)
+        proposed = None
+        if version is not None or (said.subtask is None and said.verdict is not None):
+            view = await task.view()
+            said = _meant(view, said, version)
+            proposed = view.proposed.version if view.proposed is not None and said.subtask is None else None
         await task.feedback(said)
+        again = said.verdict == "reject" and proposed is not None and (await task.state()).state not in ENDED
     if out.json:
         out.object({"task": str(name), "subtask": said.subtask, "verdict": said.verdict, "text": said.text})
-    else:
-        out.say(f"{name} has it: {said.verdict or 'noted'}" + (f" for {said.subtask}." if said.subtask else "."))
+        return
+    about = f" for {said.subtask}" if said.subtask else f" for version {proposed} of the plan" if proposed is not None else ""
+    out.say(f"{name} has it: {said.verdict or 'noted'}{about}.")
+    if again:
+        out.say(f"The planner is asked for another version, and told why. `agentexecutor cancel {name}` ends the task instead.")
+
+
+def _meant(view: TaskView, said: Feedback, version: int | None) -> Feedback:
+    """What an `accept` that names nothing is about: the one thing that waits for a word. Raises UsageError."""
+    proposed = None if view.proposed is None else view.proposed.version
+    if version is not None:
+        if version != proposed:
+            there = f"Version {proposed} is." if proposed is not None else f"`agentexecutor show {view.task}` tells what waits."
+            raise UsageError(f"Version {version} of the plan of {view.task} is not proposed.", hint=there)
+        return said
+    waiting = [name for name, subtask in view.subtasks.items() if subtask.state == "approval"]
+    if said.verdict != "accept" or len(waiting) + (proposed is not None) == 0:
+        return said
+    if len(waiting) + (proposed is not None) > 1:
+        names = [f"--subtask {name}" for name in waiting] + ([f"--plan-version {proposed}"] if proposed is not None else [])
+        raise UsageError(f"In {view.task} more than one thing waits for your word.", hint=f"Say for which: {', or '.join(names)}.")
+    return replace(said, subtask=waiting[0]) if waiting else said
 
 
 async def _known(bus: Bus, name: TaskName) -> Task:

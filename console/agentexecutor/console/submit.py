@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 import anyio
 import click
@@ -18,109 +16,23 @@ from agentexecutor.bus.errors import TaskCancelled, TaskError, TaskFailed
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.request import What
 from agentexecutor.bus.task import Task
-from agentexecutor.console.choice import with_best_planner, with_planner
+from agentexecutor.console.choice import with_best_planner
 from agentexecutor.console.exits import Exit, UsageError
 from agentexecutor.console.live import LivePlan, follow
-from agentexecutor.console.options import command, read_json, read_text
+from agentexecutor.console.options import command, read_given, read_json, read_text
 from agentexecutor.console.output import Output, print_error
 from agentexecutor.console.show import print_view
+from agentexecutor.console.wishes import bus_options, task_options
 from agentexecutor.schemas.errors import AgentExecutorError
-from agentexecutor.schemas.messages import ApprovalPolicy, PlanSpec, Replan, ReplanAnswer, Split, SubtaskSpec
+from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec
 from agentexecutor.schemas.names import TaskName, check_capability
 from agentexecutor.schemas.plans import Goal, check_plan
 from agentexecutor.schemas.views import TaskView
 
-__all__ = ["bus_options", "submit", "task_options", "what_is_meant", "whole_view"]
+__all__ = ["submit", "what_is_meant", "whole_view"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
-ANSWERS: tuple[str, ...] = get_args(ReplanAnswer)
-AUCTIONS = ("standing", "call", "broadcast", "auto")
 LAST_EVENTS_S = 2.0
 """How long the last events may come after the result."""
-
-
-def task_options(function: F) -> F:
-    """What a task is, and how it is to be done: CAPABILITY INPUT, --plan or --goal, and the options that `bus_options` reads."""
-    for decorate in (
-        click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto."),
-        click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices."),
-        click.option(
-            "--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, metavar="N", help="Larger runs first; 0 when not given."
-        ),
-        click.option(
-            "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds in which the task must be done."
-        ),
-        click.option(
-            "--replan",
-            multiple=True,
-            metavar="TRIGGER=ANSWER",
-            help=f"What answers what happens: {', '.join(TRIGGERS)}={'|'.join(ANSWERS)}.",
-        ),
-        click.option("--budget", multiple=True, metavar="NAME=N", help="A limit: subtasks, replans, seconds of work, tokens, money, ..."),
-        click.option(
-            "--approve",
-            multiple=True,
-            metavar="CAPABILITY",
-            help="Subtasks that wait for your `feedback --verdict accept`; files.* fits all files.",
-        ),
-        click.option("--approve-plan", is_flag=True, help="New versions of the plan wait for it too."),
-        click.option(
-            "--planner",
-            metavar="CAPABILITY",
-            help="Who plans for the goal: plan needs no model; plan.model asks one, and is taken by `submit` when it is on offer.",
-        ),
-        click.option("--goal", metavar="TEXT", help="What is wanted, for a planner; INPUT is what there is."),
-        click.option("--plan", metavar="FILE", help="A plan as JSON (docs/protocol.md section 7) in a file, or - for stdin."),
-        click.argument("input", required=False),
-        click.argument("capability", required=False),
-    ):
-        function = decorate(function)
-    return function
-
-
-def bus_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `task_options` as the bus takes them."""
-    return {
-        "deadline_s": options["deadline"],
-        "priority": options["priority"],
-        "award": options["award"],
-        "auction": options["auction"],
-        "replan": _policy(options["replan"], options["planner"]),
-        "budget": {name: _number("--budget", name, value) for name, value in _pairs("--budget", options["budget"])},
-        "approval": ApprovalPolicy(capabilities=list(options["approve"]), versions=options["approve_plan"])
-        if options["approve"] or options["approve_plan"]
-        else None,
-    }
-
-
-def _pairs(option: str, given: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for text in given:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name and equals and value):
-            raise UsageError(f"{option} {text!r} is no NAME=VALUE.", hint="For example: --budget tokens=10000, --replan failed=plan.")
-        yield name, value
-
-
-def _number(option: str, name: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise UsageError(f"{option} {name}={text} is no number.", hint="Give 0 or more.")
-    return number
-
-
-def _policy(given: Iterable[str], planner: str | None) -> Replan | None:
-    said = dict(_pairs("--replan", given))
-    for trigger, answer in said.items():
-        if trigger not in TRIGGERS or answer not in ANSWERS:
-            raise UsageError(
-                f"--replan {trigger}={answer} is no policy.", hint=f"Triggers: {', '.join(TRIGGERS)}. Answers: {', '.join(ANSWERS)}."
-            )
-    policy = msgspec.convert(said, Replan) if said else None
-    return policy if planner is None else with_planner(policy, check_capability(planner))
 
 
 @command(
@@ -204,11 +116,7 @@ def _refuse_unknown_fields(where: str, plan: dict[str, Any]) -> None:
 
 
 def _read_input(given: str) -> dict[str, Any]:
-    where, text = "INPUT", given.encode()
-    if given == "-" or given.startswith("@"):
-        text = read_text(given.removeprefix("@"), "The file")
-        where = "INPUT from stdin" if given == "-" else f"INPUT in {given[1:]}"
-    value: Any = read_json(text, where)
+    value, where = read_given(given, "INPUT")
     if not isinstance(value, dict):
         raise UsageError(f"{where} is no JSON object.", hint='Its keys are the handler\'s parameters, as in {"name": "Ada"}.')
     return value

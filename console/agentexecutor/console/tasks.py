@@ -95,7 +95,7 @@ async def _show(out: Output, nats: str | None, task: TaskName, version: int | No
         try:
             if version is None:
                 view = await whole_view(bus, bus.task(str(task)))
-            if version is not None or (view.plan_version > 1 and not out.json):
+            if version is not None or ((view.plan_version > 1 or view.proposed is not None) and not out.json):
                 versions = await bus.task(str(task)).plan_versions()
         except TaskLost as error:
             raise unknown(task) from error

@@ -12,10 +12,26 @@ from agentexecutor.coordinator.model import TaskState
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 
-__all__ = ["REPLANS", "account", "budget_error", "budget_of", "exceeded", "exceeded_by", "left", "note_spent", "seconds_due", "usage_of"]
+__all__ = [
+    "COUNTED",
+    "REPLANS",
+    "account",
+    "budget_error",
+    "budget_of",
+    "exceeded",
+    "exceeded_by",
+    "left",
+    "note_spent",
+    "note_stopped",
+    "seconds_due",
+    "usage_of",
+    "usage_refused",
+]
 
 REPLANS = 10
 """New versions of a plan when nobody says."""
+COUNTED = ("subtasks", "replans", "seconds")
+"""What is counted here, and not reported in `usage`."""
 
 
 def budget_of(state: TaskState) -> dict[str, float]:
@@ -32,6 +48,14 @@ def usage_of(state: TaskState, change: r.Completed | r.FailedChange, at: float) 
     return {**change.usage, "seconds": measured if change.took_s is None else change.took_s}
 
 
+def usage_refused(usage: Mapping[str, float]) -> str:
+    """Why what an agent reports as usage cannot be used; empty when it can."""
+    for name in COUNTED:
+        if name in usage:
+            return f"{name!r} is counted by the coordinator, and cannot be reported as usage; choose another name."
+    return ""
+
+
 def note_spent(state: TaskState, change: r.Completed | r.FailedChange, at: float) -> None:
     """Put an attempt that ends on the account; called before the attempt is marked as ended."""
     subtask = state.subtasks[change.subtask or ""]
@@ -40,6 +64,14 @@ def note_spent(state: TaskState, change: r.Completed | r.FailedChange, at: float
         mine = state.spent.setdefault(subtask.spec.capability, {})
         for name, number in usage.items():
             mine[name] = mine.get(name, 0.0) + number
+
+
+def note_stopped(state: TaskState, name: str, at: float) -> None:
+    """Put an attempt that is stopped on the account, by the time that it has run; called before it is marked as ended."""
+    subtask = state.subtasks[name]
+    if subtask.attempt and subtask.attempts[-1].state == "running" and subtask.accepted_at is not None:
+        mine = state.spent.setdefault(subtask.spec.capability, {})
+        mine["seconds"] = mine.get("seconds", 0.0) + max(0.0, at - subtask.accepted_at)
 
 
 def account(state: TaskState) -> dict[str, float]:

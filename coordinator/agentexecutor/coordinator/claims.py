@@ -9,7 +9,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.attempts import go_back, timeout_of, try_again, turn_down
-from agentexecutor.coordinator.budgets import budget_of
+from agentexecutor.coordinator.budgets import budget_of, usage_refused
 from agentexecutor.coordinator.draft import Draft, check_policies, child_result, completed
 from agentexecutor.coordinator.inputs import ClaimIn, Send, SetTimer
 from agentexecutor.coordinator.lateness import time_lateness
@@ -48,7 +48,10 @@ def decide_claim(draft: Draft, input: ClaimIn) -> None:
     claim = input.claim
     how = standing(draft.state, claim, input.peer)
     action = CLAIMS[how, TYPE_OF[type(claim)]]
-    if action == "take":
+    problem = usage_refused(claim.usage) if isinstance(claim, m.Done | m.Failed) else ""
+    if action == "take" and problem:
+        _refuse(draft, input, problem, "input")
+    elif action == "take":
         _TAKE[type(claim)](draft, draft.state.subtasks[claim.subtask], claim, input)
     elif action == "cancel":
         reason = "the task or subtask has ended" if how == "ended" else "a newer award was given"

@@ -82,18 +82,21 @@ class Draft:
             self._wait(subtask, error)
         elif answer in ("skip", "fail"):
             skip = answer == "skip"
-            self.failed(subtask, error, "skip" if skip else "final")
+            change = self.failed(subtask, error, "skip" if skip else "final")
             if skip:
                 self.bodies[subtask.name] = m.NULL
             self._end(subtask, satisfied=skip, error=error)
+            self.check_budget(change)
         else:
             why = r.Why(trigger=trigger, answer=answer, subtask=subtask.name, text=error.message[:1000])
             self.failed(subtask, error, "replan", why=why)
+            if self.over:
+                return
             self.ended.add(subtask.name)
             self._cancel_children(subtask)
             self.effect(Settle())
 
-    def failed(self, subtask: SubtaskState, error: m.ErrorInfo, outcome: str, **more: Any) -> None:
+    def failed(self, subtask: SubtaskState, error: m.ErrorInfo, outcome: str, **more: Any) -> r.FailedChange:
         """Record that an attempt, or the subtask, has failed."""
         change = r.FailedChange(
             subtask=subtask.name,
@@ -108,20 +111,33 @@ class Draft:
         self.change(change)
         if outcome not in ("final", "skip"):
             self.check_budget(change)
+        return change
 
     def _wait(self, subtask: SubtaskState, error: m.ErrorInfo) -> None:
         """It waits for a person's word whether it is to run again, and then has new shares and children."""
         self.failed(subtask, error, "wait")
+        if self.over:
+            return
         self._supersede_children(subtask)
         approval = approval_of(self.state, subtask, waits=True)
         if approval is not None and approval.timeout_s is not None:
             self.effect(SetTimer("approval", self.now + approval.timeout_s, subtask.name))
 
     def check_budget(self, change: r.Completed | r.FailedChange) -> None:
-        """The task fails when an attempt that ends has exceeded its budget, and is not the last."""
+        """The task fails when an attempt that ends, however it does, has exceeded its budget, and is not the last."""
         name = None if self.over else exceeded_by(self.state, change, self.now)
-        if name is not None:
+        if name is not None and self._goes_on():
             self.fail_task(budget_error(self.state, name, usage_of(self.state, change, self.now)))
+
+    def _goes_on(self) -> bool:
+        """Whether anything is still to be done: by agents, not only the joining of what they have done."""
+        subtasks = self.state.subtasks.values()
+        return self._is_asked() or any(not (subtask.ended or subtask.name in self.ended or subtask.is_split) for subtask in subtasks)
+
+    def _is_asked(self) -> bool:
+        """Whether a new version of the plan may come."""
+        state = self.state
+        return bool(state.unanswered) or state.thinking is not None or (state.goal is not None and not state.finish)
 
     def over_budget(self, subtasks: int) -> bool:
         """Whether so many new subtasks are more than the budget allows; then the task fails."""
@@ -277,7 +293,7 @@ class Draft:
         """Complete the task when nothing is open any more."""
         if self.over or self.state.open > len(self.ended):
             return
-        if self.state.unanswered or self.state.thinking is not None or (self.state.goal is not None and not self.state.finish):
+        if self._is_asked():
             self.effect(Settle())
             return
         finals = [self.state.result_of] if self.state.result_of is not None else self._finals()

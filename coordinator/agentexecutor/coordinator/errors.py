@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from agentexecutor.schemas.errors import AgentExecutorError, PlanRefused
 
-__all__ = ["RepeatedWork", "SenselessLog", "SettingRefused", "TransitionError", "Unplannable"]
+__all__ = ["NoRoom", "RepeatedWork", "SenselessLog", "SettingRefused", "TransitionError", "Unplannable"]
 
 
 class SettingRefused(AgentExecutorError):
     """A setting that there is not, or a value that it cannot have; `setting`."""
+
+
+class NoRoom(PlanRefused):
+    """A new version of a plan with more new subtasks than there may be; `wanted`: how many it has."""
 
 
 class RepeatedWork(PlanRefused):

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agentexecutor.coordinator.budgets import note_spent
+from agentexecutor.coordinator.budgets import note_spent, note_stopped
 from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.model import Attempt, SubtaskState, TaskState, body_of, new_task
 from agentexecutor.coordinator.states import SUBTASK, TASK, SubtaskEvent, TaskEvent
@@ -122,11 +122,11 @@ def _submitted(state: TaskState, change: r.Submitted, _at: float) -> None:
     state.tracestate = change.tracestate
 
 
-def _planned(state: TaskState, change: r.Planned, _at: float) -> None:
+def _planned(state: TaskState, change: r.Planned, at: float) -> None:
     thinks = change.cause == "goal" or (change.cause == "ask" and state.state == "planning")
     _move_task(state, "goal" if thinks else "planned")
     specs = {name: state.subtasks[name].spec for name in change.again} | change.add
-    gone = _supersede(state, change)
+    gone = _supersede(state, change, at)
     state.plan_version = change.version
     if change.result is not None or state.result_of in change.remove:
         state.result_of = change.result
@@ -145,7 +145,7 @@ def _planned(state: TaskState, change: r.Planned, _at: float) -> None:
             _move(state, change.parent, "split")
 
 
-def _supersede(state: TaskState, change: r.Planned) -> list[str]:
+def _supersede(state: TaskState, change: r.Planned, at: float) -> list[str]:
     """What the new version replaces or removes is over; gives its names."""
     gone = replaced(state, change)
     if change.cause == "replan" and gone:
@@ -155,6 +155,7 @@ def _supersede(state: TaskState, change: r.Planned) -> list[str]:
                 times = state.works.setdefault(work, {})
                 times[name] = times.get(name, 0) + 1
     for name in gone:
+        note_stopped(state, name, at)
         _end_attempt(_move(state, name, "superseded"), "superseded")
     return gone
 
@@ -300,13 +301,14 @@ def _failed(state: TaskState, change: r.FailedChange, at: float) -> None:
     _person(state)
 
 
-def _cancelled(state: TaskState, change: r.Cancelled, _at: float) -> None:
+def _cancelled(state: TaskState, change: r.Cancelled, at: float) -> None:
     if change.subtasks is None:
         _move_task(state, "cancelled")
         state.reason = change.reason
         _cancel_open(state)
         return
     for name in change.subtasks:
+        note_stopped(state, name, at)
         _end_attempt(_move(state, name, "cancelled"), "cancelled")
     _person(state)
 

@@ -48,6 +48,13 @@ def _gives_word(state: TaskState, peer: str) -> bool:
     return peer == state.name.owner or (state.submit is not None and peer in state.submit.critics)
 
 
+def _waits(state: TaskState, said: m.FeedbackClaim, subtask: SubtaskState | None) -> bool:
+    """Whether a verdict would be the word that something waits for: about the task as a whole a proposed version, and for `reject` anything."""
+    if subtask is not None:
+        return subtask.state == "approval"
+    return state.proposed is not None or (said.verdict == "reject" and state.asking > 0)
+
+
 def _may_speak(state: TaskState, peer: str) -> bool:
     critics = state.submit.critics if state.submit is not None else []
     holds = any(subtask.held and subtask.agent == peer for subtask in state.subtasks.values())
@@ -214,6 +221,8 @@ def _objection(state: TaskState, input: FeedbackIn) -> m.ErrorInfo | None:
         why = f"Task {state.name} has no subtask {name!r}; it has {', '.join(list(state.subtasks)[:20])}."
     elif subtask is not None and subtask.state == "cancelled":
         why = f"Subtask {name!r} was cancelled."
+    elif said.verdict is not None and _waits(state, said, subtask) and not _gives_word(state, input.peer):
+        why = f"{name or 'It'} waits for the word of the task's owner or of a critic, and {input.peer} is neither."
     else:
         wanted = _why(state, input, None if subtask is None else _concerned(state, subtask))
         if wanted is None or wanted.answer == "fail" or exceeded(state, {"replans": 1}) is None:

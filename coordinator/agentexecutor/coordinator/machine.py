@@ -125,6 +125,7 @@ def _plan(draft: Draft, input: SubmitIn) -> None:
         needs = {} if plan is None else check_plan(plan)
         if len(needs) > input.submit.budget.get("subtasks", len(needs)):
             raise PlanRefused(f"The plan has {len(needs)} subtasks, more than its budget of {input.submit.budget['subtasks']:g}.")
+        _check_goal(input.submit)
     except AgentExecutorError as error:
         details = {"path": error.fields["path"]} if "path" in error.fields else {}
         _refuse_submit(draft, input, "input", str(error), details)
@@ -168,6 +169,15 @@ def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec | None:
         plan = submit.plan or m.PlanSpec(subtasks={})
     check_policies([submit.award, *(spec.award for spec in plan.subtasks.values())], settings)
     return plan
+
+
+def _check_goal(submit: m.Submit) -> None:
+    """Raises PlanRefused when the budget leaves no room for a planner, or for the first plan that it makes."""
+    for name in ("subtasks", "replans"):
+        if submit.goal is not None and submit.budget.get(name, 1) < 1:
+            raise PlanRefused(
+                f"A goal needs at least 1 of {name}, and its budget is {submit.budget[name]:g}.", hint="Its first plan counts."
+            )
 
 
 def _refuse_submit(draft: Draft, input: SubmitIn, code: str, message: str, details: dict[str, Any] | None = None) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from agentexecutor.coordinator.budgets import account, budget_error, budget_of, exceeded, left
 from agentexecutor.coordinator.draft import Draft, completed
-from agentexecutor.coordinator.errors import RepeatedWork
+from agentexecutor.coordinator.errors import NoRoom, RepeatedWork
 from agentexecutor.coordinator.evolve import story
 from agentexecutor.coordinator.inputs import NeedRevision, RevisionIn, SetTimer, Settle, SettleIn
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -143,11 +143,15 @@ def replan(draft: Draft, revision: r.Revision, why: list[r.Why]) -> None:
         draft.fail_task(budget_error(state, "replans", {"replans": 1}))
         return
     try:
-        change = next_version(state, revision, why, room=_room(state))
+        change = next_version(state, revision, why, room=_room(state) - (state.thinking is not None))
     except RepeatedWork as error:
         _circle(draft, why, error)
         return
     except PlanRefused as error:
+        more = {"subtasks": error.fields.get("wanted", 0) + (state.thinking is not None)}
+        if isinstance(error, NoRoom) and exceeded(state, more) == "subtasks":
+            draft.fail_task(budget_error(state, "subtasks", more))
+            return
         draft.fail_task(m.ErrorInfo(code="input", message=f"{why[0].text} {error}".strip(), details={"cause": why[0].trigger}))
         return
     if state.thinking is not None:
@@ -223,9 +227,13 @@ def take_proposed(draft: Draft) -> None:
 def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved: bool) -> None:
     state = draft.state
     whys = planner.whys or []
+    approval = None if approved else version_approval(state)
     output = revision.output if revision.output_blob is None else revision.output_blob
     if revision.finish and output is not UNSET and not (revision.add or revision.again or revision.remove):
-        draft.finish_with(output)
+        if approval is None:
+            draft.finish_with(output)
+        else:
+            _propose(draft, planner, revision, approval)
         return
     try:
         change = next_version(state, revision, whys, planner=planner.name, room=_room(state))
@@ -235,11 +243,17 @@ def _use(draft: Draft, planner: SubtaskState, revision: r.Revision, *, approved:
     except AgentExecutorError as error:
         _nonsense(draft, planner, str(error))
         return
-    approval = version_approval(state)
-    if approval is None or approved:
+    if exceeded(state, {"replans": 1}) is not None:  # others have used them up since it was asked
+        draft.fail_task(budget_error(state, "replans", {"replans": 1}))
+    elif approval is None:
         _write(draft, change)
-        return
-    draft.change(r.Proposed(why=whys, revision=revision, planner=planner.name))
+    else:
+        _propose(draft, planner, revision, approval)
+
+
+def _propose(draft: Draft, planner: SubtaskState, revision: r.Revision, approval: m.ApprovalPolicy) -> None:
+    """What the planner has answered waits for a person's word."""
+    draft.change(r.Proposed(why=planner.whys or [], revision=revision, planner=planner.name))
     if approval.timeout_s is not None:
         draft.effect(SetTimer("approval", draft.now + approval.timeout_s))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agentexecutor.coordinator.errors import RepeatedWork
+from agentexecutor.coordinator.errors import NoRoom, RepeatedWork
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
@@ -90,7 +90,7 @@ def next_version(
 ) -> r.Planned:
     """The next version of the plan as a difference to the present one. `room`: so many subtasks may still be made.
 
-    Raises PlanRefused when the revision cannot be used, RepeatedWork when it asks for the same once too often.
+    Raises PlanRefused when the revision cannot be used (NoRoom: it is too large), RepeatedWork when it asks for the same once too often.
     """
     if not (revision.add or revision.again or revision.remove or revision.whole or revision.finish):
         raise PlanRefused("The new version changes nothing.", hint="Add, remove, or run something again; or say `finish`.")
@@ -119,7 +119,8 @@ def next_version(
     if not (change.add or change.again or change.remove or revision.finish):
         raise PlanRefused("The new version changes nothing.", hint="Add, remove, or run something again; or say `finish`.")
     if len(add) + len(again) > room or len(specs) > MAX_SUBTASKS:
-        raise PlanRefused(f"The new version has {len(add) + len(again)} new subtasks, and there may be {max(0, int(room))} more.")
+        message = f"The new version has {len(add) + len(again)} new subtasks, and there may be {max(0, int(room))} more."
+        raise NoRoom(message, hint="Ask for less, or keep more of what there is.", wanted=len(add) + len(again))
     if state.replan.repeats:
         _refuse_repeats(state, change, work_digests(specs, state.feedback))
     return change

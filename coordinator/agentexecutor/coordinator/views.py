@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import to_rfc3339
 
 __all__ = ["state_view", "task_view"]
 
@@ -43,6 +45,26 @@ def subtask_view(subtask: SubtaskState, looked: str | None = None) -> v.SubtaskV
     )
 
 
+def _proposed(state: TaskState) -> v.ProposedView | None:
+    proposed = state.proposed
+    if proposed is None or state.ended:
+        return None
+    revision = proposed.revision or r.Revision()
+    return v.ProposedView(
+        version=state.plan_version + 1,
+        since=to_rfc3339(state.proposed_at),
+        planner=proposed.planner,
+        why=proposed.why,
+        add=list(revision.add),
+        again=revision.again,
+        remove=revision.remove,
+        whole=revision.whole,
+        finish=revision.finish,
+        output=revision.output is not UNSET,
+        text=revision.text,
+    )
+
+
 def task_view(state: TaskState, looked: dict[str, str] | None = None) -> v.TaskView:
     """A task as ``show`` prints it; `looked`: subtask → calling, parked or stalled."""
     result, blob = _body(state.result)
@@ -54,6 +76,7 @@ def task_view(state: TaskState, looked: dict[str, str] | None = None) -> v.TaskV
         result_blob=blob,
         error=state.error,
         trace_id=_trace_id(state),
+        proposed=_proposed(state),
         subtasks={name: subtask_view(subtask, (looked or {}).get(name)) for name, subtask in state.subtasks.items()},
     )
 

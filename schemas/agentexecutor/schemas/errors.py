@@ -6,6 +6,7 @@
     │   ├── DecodeFailed           a message that does not decode as its type
     │   └── TooLarge               a message over the server's or a stream's limit
     ├── PlanRefused                a plan that cannot run: cycle, unknown name, no subtasks
+    │   ├── NoRoom                 a new version with more subtasks than there may be (agentexecutor.coordinator)
     │   └── RepeatedWork           a new version that asks for the same work once too often (agentexecutor.coordinator)
     ├── BusError                   the connection and the streams (agentexecutor.bus)
     ├── TaskError                  how a task ended, for the client (agentexecutor.bus)

@@ -332,7 +332,7 @@ class Done(Claim, frozen=True, kw_only=True):
     result_blob: BlobRef | None = None
     schedule: list[Step] = []
     took_s: Seconds | None = None
-    usage: dict[str, float] = {}
+    usage: dict[str, Seconds] = {}
 
 
 class Failed(Claim, frozen=True, kw_only=True):
@@ -342,7 +342,7 @@ class Failed(Claim, frozen=True, kw_only=True):
     retry_after_s: Seconds | None = None
     schedule: list[Step] = []
     took_s: Seconds | None = None
-    usage: dict[str, float] = {}
+    usage: dict[str, Seconds] = {}
 
 
 class Release(Claim, frozen=True, kw_only=True):

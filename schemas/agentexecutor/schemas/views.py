@@ -19,6 +19,7 @@ __all__ = [
     "ForecastLine",
     "LogView",
     "PlanVersion",
+    "ProposedView",
     "StalledLine",
     "StateView",
     "SubtaskView",
@@ -70,6 +71,22 @@ class SubtaskView(View, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
+class ProposedView(View, frozen=True, kw_only=True):
+    """A version of the plan, or an end with a result (`output`), that waits for a person's word; `since` is when it was proposed."""
+
+    version: int
+    since: str
+    planner: str | None = None
+    why: list[Why] = []
+    add: list[str] = []
+    again: list[str] = []
+    remove: list[str] = []
+    whole: bool = False
+    finish: bool = False
+    output: bool = False
+    text: str = ""
+
+
 class TaskView(View, frozen=True, kw_only=True):
     """A task as ``show`` prints it."""
 
@@ -80,11 +97,15 @@ class TaskView(View, frozen=True, kw_only=True):
     result_blob: BlobRef | None = None
     error: ErrorInfo | None = None
     trace_id: str | None = None
+    proposed: ProposedView | None = None
     subtasks: dict[str, SubtaskView] = {}
 
 
 class PlanVersion(View, frozen=True, kw_only=True):
-    """A version of a task's plan: the difference to `base`, why it was made, and the whole `plan` that it led to (inputs as they were planned)."""
+    """A version of a task's plan: the difference to `base`, why it was made, and the whole `plan` that it led to (inputs as they were planned).
+
+    `proposed`: it waits for a person's word.
+    """
 
     version: int
     base: int
@@ -97,6 +118,7 @@ class PlanVersion(View, frozen=True, kw_only=True):
     again: list[str] = []
     remove: list[str] = []
     finish: bool = False
+    proposed: bool = False
     plan: PlanSpec
 
 

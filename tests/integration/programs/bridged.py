@@ -27,6 +27,15 @@ for line in sys.stdin:
             say(error="no such page", retryable=False, details={"status": 404, "message": "gone"})
         case "busy":
             say(error="come again", after_s=0.1, details={"attempt": asked["attempt"]})
+        case "spend":
+            say(usage={"tokens": 12})
+            say(progress=0.5, usage={"tokens": 3, "money": 0.5})
+            if asked["attempt"] == 1:
+                say(error="come again", usage={"tokens": 5})
+            else:
+                say(result=1, usage={"money": 0.25})
+        case "steal":
+            say(result=1, usage={"tokens": -12})
         case "die":
             print("out of luck", file=sys.stderr, flush=True)
             sys.exit(3)
