@@ -895,7 +895,7 @@ def test_a_plan_larger_than_its_budget_is_refused(table: Table) -> None:
 
 
 def test_another_agent_is_none_of_all_that_had_it(table: Table) -> None:
-    table.submit("work", retries=1, replan=Replan(failed="another"))
+    table.submit("work", retries=1, replan=Replan(failed="another", repeats=0))
     for agent in ("a1", "a2"):
         table.award(agent=agent)
         table.fail(agent=agent)

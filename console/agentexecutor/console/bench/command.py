@@ -16,7 +16,8 @@ from agentexecutor.console.bench.session import Session
 from agentexecutor.console.exits import Exit, UsageError
 from agentexecutor.console.options import command
 from agentexecutor.console.output import Output
-from agentexecutor.console.wishes import AUCTIONS, what_is_meant
+from agentexecutor.console.submit import what_is_meant
+from agentexecutor.console.wishes import AUCTIONS
 
 __all__ = ["bench"]
 
