@@ -372,8 +372,8 @@ class Checker:
                 self.fail("what comes before its submit is not refused", f"{task}: {refused.error.message}")
 
     def _went_back(self, coordinator: Coordinator, now: float) -> None:
-        """Whoever knows that the server has lost records goes on with none of them."""
-        if not coordinator._knows_the_server():
+        """Whoever knows that the server has lost records goes on with none of them; when its clock was set it may not know (docs/adr/0011)."""
+        if self.clock_jumped or not coordinator._knows_the_server():
             return
         tasks = coordinator._tasks
         gone = [name for name, ended in tasks._ended.items() if name not in self.ended and _holds(coordinator._leases, now, ended.shard)]
