@@ -9,10 +9,10 @@ from msgspec import Raw
 from table import Table
 
 from agentexecutor.bus.versions import plan_versions
-from agentexecutor.coordinator.inputs import FeedbackIn, HeldIn, NeedRevision, RevisionIn, SetTimer, TimerIn
+from agentexecutor.coordinator.inputs import FeedbackIn, HeldIn, NeedRevision, RevisionIn, SetTimer, SplitIn, TimerIn
 from agentexecutor.coordinator.machine import pending
 from agentexecutor.coordinator.views import task_view
-from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Replan, Subtask
+from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import to_rfc3339
@@ -230,3 +230,13 @@ def test_a_proposed_version_waits_for_weeks_too() -> None:
         assert not any(isinstance(effect, NeedRevision) for effect in table.last.effects), "its planner is not read again"
     say(table, "accept", peer="eve")
     assert (table.state.plan_version, table.states()["x"], table.states()["y"]) == (2, "ready", "ready")
+
+
+def test_a_share_was_agreed_to_with_the_whole() -> None:
+    table = Table()
+    plan = Plan({"f": Subtask("c", {"rows": [1, 2]}, split=Split(over="rows", into=2))})
+    table.submit(plan, approval=ApprovalPolicy(capabilities=["c"]))
+    assert table.states() == {"f": "approval"}
+    say(table, "accept", "f")
+    table.put(SplitIn("f", 2, [(None, 1)], version=1))
+    assert table.states() == {"f": "running", "f-1": "ready", "f-2": "ready"}

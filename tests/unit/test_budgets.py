@@ -99,6 +99,16 @@ def test_the_last_share_is_taken_like_any_other_last_result() -> None:
     assert table.states()["f"] == "running"
 
 
+def test_the_account_tells_where_it_went() -> None:
+    table = Table()
+    table.submit(Plan({"a": Subtask("one"), "b": Subtask("two"), "c": Subtask("one", after=["b"])}), budget={"tokens": 100})
+    spend(table, "a", 30, m.Done)
+    spend(table, "b", 90, m.Done)
+    assert table.state.error is not None
+    by = table.state.error.details["by"]
+    assert by["one"]["tokens"] == 30
+
+
 def test_a_result_before_which_others_wait_is_not_the_last() -> None:
     table = Table()
     table.submit(pair(), budget={"tokens": 100})

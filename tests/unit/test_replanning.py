@@ -920,3 +920,33 @@ def test_work_that_was_superseded_counts_as_done_before(table: Table) -> None:
     whys = table.state.subtasks["plan-5"].whys
     assert whys is not None
     assert (whys[-1].trigger, "'one' with the same input for time 3" in whys[-1].text) == ("repeated", True)
+
+
+# what a version keeps
+
+
+def test_a_result_that_was_removed_is_the_result_no_more(table: Table) -> None:
+    asked(table)
+    answer(table, add={"a": spec("one"), "b": spec("two")}, result="b")
+    say(table, None, None, text="think")
+    table.award("plan-2", agent="p")
+    table.claim(m.Done, "plan-2", agent="p", result=Raw(b"{}"))
+    answer(table, "plan-2", remove=["b"], finish=True)
+    assert table.state.result_of is None
+    table.run("a", b"7")
+    assert (table.state.state, table.state.result) == ("completed", Raw(b"7"))
+
+
+def test_the_same_work_after_a_revise_is_other_work() -> None:
+    specs = {"a": spec("one"), "b": spec("two", b'{"x":{"$ref":"a"}}'), "c": spec("three")}
+    said = [r.FeedbackGiven(id="f1", sender="me", subtask="a", verdict="revise"), r.FeedbackGiven(id="f2", sender="me", subtask="c")]
+    before, after = work_digests(specs), work_digests(specs, said)
+    assert {name for name in specs if before[name] != after[name]} == {"a", "b"}
+
+
+@pytest.mark.parametrize("answer", ["retry", "another", "split", "wait"])
+def test_what_is_too_late_is_not_tried_again(table: Table, answer: Any) -> None:
+    table.submit(Plan({"a": Subtask("one", deadline_s=5.0)}), replan=Replan(failed=answer, split=Split(over="rows")))
+    table.now += 5
+    table.put(TimerIn("subtask-deadline", "a"))
+    assert (table.state.state, table.state.plan_version) == ("failed", 1)
