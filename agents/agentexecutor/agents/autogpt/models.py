@@ -19,6 +19,7 @@ import httpx2
 import msgspec
 import openai
 
+from agentexecutor.agents.autogpt.purse import CHARS_A_TOKEN, PRICES_ARE_FOR
 from agentexecutor.agents.autogpt.settings import ModelSettings
 from agentexecutor.agents.errors import Fail, Retry
 from agentexecutor.agents.failures import text_of
@@ -29,11 +30,8 @@ __all__ = ["Answer", "Call", "Model", "Refusing", "open_model"]
 TELL_EVERY_S = 0.5
 LONGEST_WAIT_S = 3600.0
 """A server that wants us to wait longer is taken at its word for so long only."""
-CHARS_A_TOKEN = 4
-"""For an estimate, when the server does not count."""
 NOT_FOR_LONG = (408, 409, 429)
 QUOTA = "insufficient_quota"
-PRICES_ARE_FOR = 1_000_000
 
 Message = Mapping[str, str]
 
