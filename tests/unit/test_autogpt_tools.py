@@ -99,6 +99,17 @@ async def test_links_are_not_followed(root: Path) -> None:
     assert not (root.parent / "new.txt").exists()
 
 
+async def test_a_file_with_another_name_elsewhere_is_not_read_and_writing_leaves_the_other_alone(root: Path) -> None:
+    root.mkdir()
+    os.link(root.parent / "secret.txt", root / "hard.txt")
+    agent = files.make(root)
+    with pytest.raises(Fail, match="hard links"):
+        await call(agent, "files.read", {"path": "hard.txt"})
+    await call(agent, "files.write", {"path": "hard.txt", "text": "mine"})
+    assert (await call(agent, "files.read", {"path": "hard.txt"})).result["text"] == "mine"
+    assert (root.parent / "secret.txt").read_text() == "not for you"
+
+
 async def test_a_pipe_holds_nobody_up_and_a_folder_is_no_file(root: Path) -> None:
     root.mkdir()
     os.mkfifo(root / "pipe")
