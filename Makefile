@@ -15,7 +15,7 @@ COUNT ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo customer-service test lint format bench bench-load bench-takeover bench-replan bench-tracing simulate chaos fuzz wheel constraints clean
+.PHONY: help install demo customer-service autogpt test print-parallel lint format bench bench-load bench-takeover bench-replan bench-tracing simulate chaos fuzz wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ demo: $(INSTALLED) ## run the demo: a NATS server, agents, coordinators, one rea
 
 customer-service: $(INSTALLED) ## customers, 16 agents, a conversation (ARGS=chat to talk yourself, ARGS=report for how good it is)
 	$(BIN)/python -m examples.customer_service $(or $(ARGS),story)
+
+autogpt: $(INSTALLED) ## a goal that a model plans for: tools, a critic, a budget (a scripted model; AGENTEXECUTOR_LLM_MODEL=... for a real one)
+	$(BIN)/python examples/autogpt/run.py
 
 # Whole files go to one worker each, in the order of tests/conftest.py: much of the time goes by in waiting for real processes.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -1,6 +1,6 @@
 """AutoGPT on the bus: a goal, a tool that fails, a critic that says no, a budget that is nearly used up; the story is printed as it happens.
 
-Run it: .venv/bin/python examples/autogpt/run.py
+Run it: make autogpt
 
 The model is scripted, on 127.0.0.1. With AGENTEXECUTOR_LLM_MODEL (and _BASE_URL or _API_KEY) set a real one is asked, and the story is another each time.
 """

@@ -16,9 +16,10 @@ from agentexecutor.agents.slots import Slots
 from agentexecutor.agents.testing import call
 from agentexecutor.schemas import Feedback
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +110,11 @@ class _Deaf:
 
     async def body(self, result: m.Result) -> bytes:
         return bytes(result.result)
+
+    async def records(self) -> AsyncGenerator[r.LogEntry, None]:
+        entries: list[r.LogEntry] = []
+        for entry in entries:
+            yield entry
 
 
 async def test_feedback_is_given_once_and_in_order() -> None:

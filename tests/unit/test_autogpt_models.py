@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
 from time import time
 from typing import Any
@@ -72,6 +74,84 @@ async def test_refusals_and_cut_answers_are_answers(stream: bool) -> None:
         assert (await model.chat(ASKED)).refusal == "No."
         assert (await model.chat(ASKED)).finish == "length"
         assert (await model.chat(ASKED)).text == '{"a":'
+
+
+COUNTS = {
+    "nothing": (0, 0),
+    "far too little": (1000, 3),
+    "true": (True, True),
+    "less than nothing": (-1, 5),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("which", COUNTS)
+async def test_a_count_that_cannot_be_is_not_believed(which: str, stream: bool) -> None:
+    """Else a server that says 0 would spend without limit; and what is no number must not stand in the log as one."""
+    async with a_model([say("x" * 4000, tokens=COUNTS[which])], stream=stream) as (model, _):
+        got = await model.chat([{"role": "user", "content": "y" * 4000}])
+    assert (got.tokens_in, got.tokens_out, got.counted) == (1000, 1000, False)
+    assert not isinstance(got.tokens_in, bool)
+
+
+@BOTH
+async def test_a_short_answer_with_a_low_count_is_believed(stream: bool) -> None:
+    async with a_model([say("x" * 40, tokens=(1, 1))], stream=stream) as (model, _):
+        got = await model.chat(ASKED)
+    assert (got.tokens_in, got.tokens_out, got.counted) == (1, 1, True)
+
+
+HEAD = '{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"'
+ENDLESS = {
+    "a stream of many parts": (True, say("x" * 5_000_000, pieces=1000)),
+    "one line of a stream": (True, Reply(raw=f"data: {HEAD}{'x' * 20_000_000}".encode(), headers=(("Content-Type", "text/event-stream"),))),
+    "parts that say nothing": (True, Reply(raw=b": ping\n\n" * 2_000_000)),
+    "in one piece": (False, say("x" * 5_000_000)),
+    "in one piece, of a size that may come": (False, say("x" * 50_000)),
+    "an error": (True, Reply(status=500, raw=b"x" * 20_000_000)),
+    "packed": (True, Reply(raw=zlib.compress(b"x" * 50_000_000), headers=(("Content-Encoding", "deflate"),))),
+    "packed, in one piece": (False, Reply(raw=zlib.compress(b"x" * 50_000_000), headers=(("Content-Encoding", "deflate"),))),
+}
+
+
+@pytest.mark.parametrize("which", ENDLESS)
+async def test_an_answer_without_end_is_broken_off_and_not_asked_for_again(which: str) -> None:
+    stream, reply = ENDLESS[which]
+    asked = Call(ModelSettings("scripted"), ASKED)
+    async with a_model([reply], stream=stream) as (model, server):
+        with pytest.raises(Refusing, match="does not keep to the length"):
+            await model.chat(ASKED, max_tokens=100, call=asked)
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+    assert asked.chars < (10_000 if stream else 6_000_000)
+
+
+async def test_a_server_that_never_stops_costs_little_memory() -> None:
+    """Chunk after chunk for as long as anybody listens."""
+    pieces = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal pieces
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: ")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+                pieces += 1
+
+    endless = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with endless:
+        url = f"http://127.0.0.1:{endless.sockets[0].getsockname()[1]}/v1"
+        async with open_model(ModelSettings("m", url)) as model:
+            tracemalloc.start()
+            try:
+                with pytest.raises(Refusing, match="more than"):
+                    await model.chat(ASKED)
+                most = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+    assert most < 60_000_000
+    assert pieces < 1000
 
 
 PASSES = {

@@ -10,7 +10,7 @@ import pytest
 
 from agentexecutor.agents import Fail
 from agentexecutor.agents.autogpt import critic, planner
-from agentexecutor.agents.autogpt.answers import SCHEMA, Thought, Unusable, revision_of, thought_of
+from agentexecutor.agents.autogpt.answers import SCHEMA, Step, Thought, Unusable, revision_of, thought_of
 from agentexecutor.agents.autogpt.brevity import description_of, shape_text
 from agentexecutor.agents.autogpt.prompts import cut, judge_prompt, planner_prompt
 from agentexecutor.agents.autogpt.settings import PlannerSettings
@@ -187,6 +187,23 @@ def test_the_same_action_again_is_not_planned(state: str, more: dict[str, Any], 
     with pytest.raises(Unusable, match=why):
         revision_of(msgspec.convert(thought(add=[step("other", input='{ "expression":"1+1" }')]), Thought), given)
     assert revision_of(msgspec.convert(thought(add=[step("other", "1+2")]), Thought), given).add.keys() == {"other"}
+
+
+LISTING = {"capability": "files.list", "state": "completed", "input": {"path": "./notes//"}}
+
+
+@pytest.mark.parametrize("path", ["notes", "notes/", "./notes", "././notes/.", "notes//"])
+def test_another_spelling_of_a_path_is_the_same_action(path: str) -> None:
+    given = Thought(add=[Step(name="again", capability="files.list", input={"path": path})])
+    with pytest.raises(Unusable, match="exactly what 'look' is"):
+        revision_of(given, briefing(plan=steps(look=LISTING), offers=[{"name": "files.list", "agents": 1, "free": 1}]))
+
+
+@pytest.mark.parametrize("input", [{"path": "notes2"}, {"path": "notes/a"}, {"path": "notes", "more": 1}, {}])
+def test_another_path_is_another_action(input: dict[str, Any]) -> None:
+    given = Thought(add=[Step(name="again", capability="files.list", input=input)])
+    told = briefing(plan=steps(look=LISTING), offers=[{"name": "files.list", "agents": 1, "free": 1}])
+    assert list(revision_of(given, told).add) == ["again"]
 
 
 def test_what_has_failed_may_be_replaced_under_its_name_and_nothing_else() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentexecutor.agents import Fail, Retry
+from agentexecutor.agents import AgentError, Fail, Retry
 from agentexecutor.agents.autogpt.tools import calculator, files, http
 from agentexecutor.agents.autogpt.tools.network import Allowed, Guarded, NotAllowed
 from agentexecutor.agents.autogpt.tools.sandbox import Outside, Sandbox
@@ -96,6 +97,17 @@ async def test_links_are_not_followed(root: Path) -> None:
     assert (await call(agent, "files.list")).result == {"entries": []}
     assert (root.parent / "secret.txt").read_text() == "not for you"
     assert not (root.parent / "new.txt").exists()
+
+
+async def test_a_file_with_another_name_elsewhere_is_not_read_and_writing_leaves_the_other_alone(root: Path) -> None:
+    root.mkdir()
+    os.link(root.parent / "secret.txt", root / "hard.txt")
+    agent = files.make(root)
+    with pytest.raises(Fail, match="hard links"):
+        await call(agent, "files.read", {"path": "hard.txt"})
+    await call(agent, "files.write", {"path": "hard.txt", "text": "mine"})
+    assert (await call(agent, "files.read", {"path": "hard.txt"})).result["text"] == "mine"
+    assert (root.parent / "secret.txt").read_text() == "not for you"
 
 
 async def test_a_pipe_holds_nobody_up_and_a_folder_is_no_file(root: Path) -> None:
@@ -318,7 +330,33 @@ async def test_the_next_address_of_a_name_is_tried_and_all_are_checked_before(mo
             await call(http.make([f"*.example.org:{port}"]), "http.get", {"url": f"http://two.example.org:{port}/"})
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1", "224.0.0.1", "0.0.0.0"])  # noqa: S104
+PRIVATE = [
+    "10.0.0.1",
+    "169.254.169.254",
+    "::1",
+    "fd00::1",
+    "::ffff:127.0.0.1",
+    "224.0.0.1",
+    "0.0.0.0",  # noqa: S104  # it must be refused
+    "192.0.0.8",
+    "192.88.99.1",
+    "100.64.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a00:1",
+    "64:ff9b:1::1",
+    "2002:7f00:1::",
+    "2001:0:7f00:1::",
+    "::127.0.0.1",
+    "fec0::1",
+    "::ffff:0:127.0.0.1",
+    "fe80::1",
+    "ff02::1",
+    "2001:db8::1",
+    "3fff::1",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
 async def test_special_addresses_are_private(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     async def resolve(_host: str, port: int, **_more: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
@@ -326,6 +364,65 @@ async def test_special_addresses_are_private(monkeypatch: pytest.MonkeyPatch, ad
     monkeypatch.setattr("anyio.getaddrinfo", resolve)
     with pytest.raises(NotAllowed):
         await Guarded(Allowed.of(["*.example.org"])).connect_tcp("a.example.org", 80)
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:4700:4700::1111", "64:ff9b::5db8:d70e", "::ffff:93.184.215.14"])
+async def test_public_addresses_are_reached(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    reached: list[str] = []
+
+    async def resolve(_host: str, port: int, **_more: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    async def connect(self: object, host: str, *_more: object) -> None:
+        reached.append(host)
+
+    monkeypatch.setattr("anyio.getaddrinfo", resolve)
+    monkeypatch.setattr("httpcore2.AnyIOBackend.connect_tcp", connect)
+    await Guarded(Allowed.of(["*.example.org"])).connect_tcp("a.example.org", 80)
+    assert reached == [address]
+
+
+ENTRIES = [
+    "http://foo.org",
+    "10.0.0.0/8",
+    "foo.org/path",
+    "*",
+    "*.",
+    "a.*.org",
+    "*.10.0.0.1",
+    "foo.org:0",
+    "foo.org:99999",
+    "foo.org:http",
+    "[::1",
+    "fe80::1%eth0",
+    "a b",
+    "user@foo.org",
+    "fü.org",
+]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_that_fits_no_host_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    with pytest.raises(AgentError, match=re.escape(repr(entry))):
+        http.make(["example.org", entry])
+    monkeypatch.setenv("AGENTEXECUTOR_HTTP_ALLOW", f"example.org, {entry}")
+    with pytest.raises(AgentError, match="AGENTEXECUTOR_HTTP_ALLOW"):
+        http.make()
+
+
+def test_addresses_of_the_sixth_version_can_be_listed() -> None:
+    allowed = Allowed.of(["[::1]:8080", "2001:DB8::7", "[2001:db8::8]"])
+    for host, port in [("::1", 8080), ("0:0:0:0:0:0:0:1", 8080), ("2001:db8::7", 80), ("2001:db8:0::8", 443)]:
+        allowed.check("https" if port == 443 else "http", host, port)
+        assert allowed.names(f"[{host}]", port)
+    with pytest.raises(NotAllowed):
+        allowed.check("http", "::1", 80)
+
+
+def test_a_private_address_is_listed_with_its_port() -> None:
+    allowed = Allowed.of(["inside.example.org:8080", "*.example.org"])
+    assert allowed.names("inside.example.org", 8080)
+    assert not allowed.names("inside.example.org", 80), "another server may listen there"
 
 
 async def test_errors_pass_or_do_not() -> None:

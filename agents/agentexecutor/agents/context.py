@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from agentexecutor.agents.schedule import schedule as make_schedule
 from agentexecutor.bus import telemetry
 from agentexecutor.coordinator.budgets import COUNTED
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import from_rfc3339
 from agentexecutor.schemas.plans import Feedback, Subtask
 
@@ -48,6 +49,9 @@ class Host(Protocol):
 
     async def body(self, result: m.Result) -> bytes:
         """The JSON text of a result."""
+
+    def records(self) -> AsyncGenerator[r.LogEntry, None]:
+        """The task's log so far."""
 
 
 class Child:
@@ -218,6 +222,12 @@ class Context:
         Stored when this returns; what runs again because of it, perhaps this subtask too, is cancelled then. Raises PlanRefused.
         """
         await self.host.say(feedback.claim())
+
+    # the task
+
+    def records(self) -> AsyncGenerator[r.LogEntry, None]:
+        """The task's log so far, oldest first: ``async for entry in ctx.records():``. In a unit test (`agents.testing`) it says that a task was submitted."""
+        return self.host.records()
 
     # children
 

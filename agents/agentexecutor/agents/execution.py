@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,11 @@ from agentexecutor.agents.errors import AgentError, Retry
 from agentexecutor.agents.failures import error_of, text_of
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
+from agentexecutor.bus.events import log_entries
 from agentexecutor.bus.queries import NoAnswer
 from agentexecutor.bus.streams import MESSAGE_LIMIT, ROOM
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 from agentexecutor.schemas.bodies import MAX_BODY_DEPTH, lost_number, why_unreadable
 from agentexecutor.schemas.codec import H_ID, INLINE_LIMIT, TYPE_OF, decode, encode, headers, to_rfc3339
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
@@ -439,6 +441,9 @@ class Execution:
 
     async def body(self, result: m.Result) -> bytes:
         return await self._hosting.bus.body(self._task, result.result, result.result_blob)
+
+    def records(self) -> AsyncGenerator[r.LogEntry, None]:
+        return log_entries(self._hosting.bus, self._task)
 
 
 def _log(award: m.Award, error: BaseException) -> None:

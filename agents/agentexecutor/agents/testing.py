@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +15,13 @@ from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.context import Context
 from agentexecutor.agents.errors import AgentError
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 from agentexecutor.schemas.plans import Feedback
 from agentexecutor.schemas.references import encode_input
 
 __all__ = ["Called", "call"]
+
+SUBMITTED = "2026-01-01T00:00:00Z"
 
 
 @dataclass
@@ -70,6 +73,10 @@ class _Host:
 
     async def body(self, result: m.Result) -> bytes:
         return bytes(result.result)
+
+    async def records(self) -> AsyncGenerator[r.LogEntry, None]:
+        submitted = r.Submitted(submit=m.Submit(), digest="", at=0.0)
+        yield r.LogEntry(seq=1, time=SUBMITTED, record=r.Record(coordinator="test", at=SUBMITTED, changes=[submitted]))
 
 
 async def call(

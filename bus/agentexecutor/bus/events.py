@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from agentexecutor.bus.client import Bus
     from agentexecutor.bus.connection import Connection
 
-__all__ = ["follow_events"]
+__all__ = ["follow_events", "log_entries", "read_log"]
 
 SILENCES_S = (2.0, 5.0, 15.0, 30.0, 60.0)
 """After so long without a record the log is asked, in case the last ones were missed."""
@@ -85,7 +85,7 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
 
 async def _past(bus: Bus, task: TaskName, story: Story, answers: _Answers) -> AsyncIterator[Event]:
     """What the log holds and was not told yet."""
-    async for entry in _log(bus, task, story.position):
+    async for entry in log_entries(bus, task, story.position):
         for event in (*answers.until(from_rfc3339(entry.time)), *story.tell(entry)):
             yield event
         await answers.look(entry)
@@ -200,8 +200,8 @@ class _Page(msgspec.Struct):
     records: list[_Entry]
 
 
-async def _log(bus: Bus, task: TaskName, after: int) -> AsyncIterator[r.LogEntry]:
-    """The log after a sequence, page by page, however long nobody answers."""
+async def log_entries(bus: Bus, task: TaskName, after: int = 0) -> AsyncGenerator[r.LogEntry, None]:
+    """The log after a sequence, with what its records refer to, page by page, however long nobody answers."""
     start: int | None = after
     while start is not None:
         try:
@@ -217,7 +217,7 @@ async def _log(bus: Bus, task: TaskName, after: int) -> AsyncIterator[r.LogEntry
 
 async def read_log(bus: Bus, task: TaskName) -> list[r.LogEntry]:
     """A task's whole log so far, with what its records refer to."""
-    return [entry async for entry in _log(bus, task, 0)]
+    return [entry async for entry in log_entries(bus, task, 0)]
 
 
 async def _entries(bus: Bus, task: TaskName, item: Heard) -> list[r.LogEntry]:

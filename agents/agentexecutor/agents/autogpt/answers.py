@@ -32,6 +32,8 @@ __all__ = [
 
 JUDGED = "judge"
 """Subtasks of this name and a number hold the critic's word about the final answer."""
+FILES = "files."
+"""Capabilities whose `path` can be written in several ways."""
 RESERVED = ("plan-", f"{JUDGED}-")
 SHOWN = 300
 ENDED = ("completed", "failed", "skipped", "cancelled")
@@ -229,7 +231,10 @@ def _refuse_repeats(name: str, spec: SubtaskSpec, told: Briefing) -> None:
 
 
 def _same(capability: str, input: Raw) -> bytes:
-    return msgspec.json.encode([capability, msgspec.json.decode(input)], order="sorted")
+    given = msgspec.json.decode(input)
+    if capability.startswith(FILES) and isinstance(given, dict) and isinstance(given.get("path", ""), str):  # ./a//b is a/b
+        given = {**given, "path": "/".join(part for part in given.get("path", "").split("/") if part not in ("", "."))}
+    return msgspec.json.encode([capability, given], order="sorted")
 
 
 def usable(offer: OfferLine) -> bool:

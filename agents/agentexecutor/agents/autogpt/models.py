@@ -19,6 +19,8 @@ import httpx2
 import msgspec
 import openai
 
+from agentexecutor.agents.autogpt.bounded import Bounded, too_much
+from agentexecutor.agents.autogpt.purse import CHARS_A_TOKEN, PRICES_ARE_FOR
 from agentexecutor.agents.autogpt.settings import ModelSettings
 from agentexecutor.agents.errors import Fail, Retry
 from agentexecutor.agents.failures import text_of
@@ -29,11 +31,21 @@ __all__ = ["Answer", "Call", "Model", "Refusing", "open_model"]
 TELL_EVERY_S = 0.5
 LONGEST_WAIT_S = 3600.0
 """A server that wants us to wait longer is taken at its word for so long only."""
-CHARS_A_TOKEN = 4
-"""For an estimate, when the server does not count."""
 NOT_FOR_LONG = (408, 409, 429)
 QUOTA = "insufficient_quota"
-PRICES_ARE_FOR = 1_000_000
+MOST_TOKENS = 1_000_000_000
+LEAST_OF_ESTIMATE = 0.1
+"""A server that counts less of this than the lengths suggest (a token of 40 characters) is not believed."""
+SLACK_TOKENS = 20
+"""In short texts the estimate itself may be off by so much."""
+CHARS_FOR_A_TOKEN = 8
+"""So many characters may come for a token of the limit, on the average, before an answer is broken off."""
+ROOM_CHARS = 1000
+BYTES_FOR_A_CHAR = 6
+"""As JSON writes one at the worst, \\u0000."""
+ENVELOPE_BYTES = 1000
+"""Around a token in a stream."""
+HEAD_BYTES = 65_536
 
 Message = Mapping[str, str]
 
@@ -52,7 +64,7 @@ class Answer(msgspec.Struct, kw_only=True):
     tokens_in: int = 0
     tokens_out: int = 0
     counted: bool = True
-    """By the server; else estimated from the lengths."""
+    """By the server; else estimated from the lengths: it does not count, or far too little."""
     money: float = 0.0
 
 
@@ -62,6 +74,8 @@ class Call:
     def __init__(self, settings: ModelSettings, messages: Sequence[Message]) -> None:
         self.text: list[str] = []
         self.refusal: list[str] = []
+        self.chars = 0
+        """Of both."""
         self.finish: str | None = None
         self.model = settings.model
         self._settings = settings
@@ -69,17 +83,23 @@ class Call:
         self._counted: tuple[int, int] | None = None
         self.sent = False
 
+    def add(self, kept: list[str], text: str) -> None:
+        """More of its text or its refusal."""
+        kept.append(text)
+        self.chars += len(text)
+
     def count(self, usage: Any) -> None:
         """The server's own count, when it is one."""
         got = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
-        if all(isinstance(number, int) and 0 <= number < PRICES_ARE_FOR * 1000 for number in got):
+        if all(type(number) is int and 0 <= number < MOST_TOKENS for number in got):  # true is an int too
             self._counted = got  # type: ignore[assignment]  # both are whole numbers
 
     def answer(self) -> Answer:
         """As far as it has come."""
         said = "".join(self.text)
-        estimate = (-(-self._prompt_chars // CHARS_A_TOKEN), -(-len(said) // CHARS_A_TOKEN))
-        tokens_in, tokens_out = self._counted or (estimate if self.sent else (0, 0))
+        estimate = (-(-self._prompt_chars // CHARS_A_TOKEN), -(-self.chars // CHARS_A_TOKEN))
+        counted = self._counted if self._counted is not None and _believable(self._counted, estimate) else None
+        tokens_in, tokens_out = counted or (estimate if self.sent else (0, 0))
         price = tokens_in * self._settings.price_in + tokens_out * self._settings.price_out
         return Answer(
             text=said,
@@ -88,7 +108,7 @@ class Call:
             model=self.model,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
-            counted=self._counted is not None,
+            counted=counted is not None,
             money=price / PRICES_ARE_FOR,
         )
 
@@ -156,12 +176,16 @@ class Model:
                 await self._listen(call, request, tell)
             else:
                 _take(call, await self._client.chat.completions.create(**request), "message")
+                self._check_length(call, request)
         except openai.APIStatusError as error:
             call.sent = False  # it was turned away, not worked on
             raise _status(error, self.settings) from error
         except openai.APITimeoutError as error:
             raise Retry(f"{self.settings.model} has said nothing for {self.settings.silence_s:g} s.") from error
         except (openai.APIError, httpx2.HTTPError) as error:
+            over = too_much(error)
+            if over is not None:
+                raise self._overrun(over) from error
             raise Retry(f"The model's endpoint cannot be reached, or broke off: {text_of(error, 500)}") from error
         except (
             ValueError,
@@ -173,15 +197,26 @@ class Model:
         ) as error:  # whatever a library makes of nonsense
             raise Retry(f"The model's endpoint sent what is no chat completion: {text_of(error, 500)}") from error
 
+    def _check_length(self, call: Call, request: Mapping[str, Any]) -> None:
+        """Raises Refusing when far more is written than was asked for."""
+        limit: int = request[self.settings.limit_field]
+        if call.chars > limit * CHARS_FOR_A_TOKEN + ROOM_CHARS:
+            raise self._overrun(f"it has written {call.chars:,} characters already, and was asked for {limit:,} tokens")
+
+    def _overrun(self, what: object) -> Refusing:
+        hint = f"Does it know {self.settings.limit_field}? AGENTEXECUTOR_LLM_LIMIT_FIELD=max_tokens is what older endpoints know."
+        return Refusing(f"The model's endpoint does not keep to the length of an answer: {what}.", hint=hint)
+
     async def _listen(self, call: Call, request: dict[str, Any], tell: Callable[[str], None]) -> None:
         told = time.monotonic()
         stream = await self._client.chat.completions.create(**request)
         try:
             async for part in stream:
                 _take(call, part, "delta")
+                self._check_length(call, request)
                 if time.monotonic() - told > TELL_EVERY_S:
                     told = time.monotonic()
-                    tell(f"{sum(map(len, call.text)):,} characters so far")
+                    tell(f"{call.chars:,} characters so far")
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                 await stream.close()
@@ -211,16 +246,32 @@ class Model:
             telemetry.measure(telemetry.METRIC_GENAI_TOKENS, number, {**same, telemetry.ATTR_GENAI_TOKEN_TYPE: kind})
 
 
+def _most_bytes(settings: ModelSettings) -> int:
+    """Of the longest answer: what is written, and in a stream what is around each token."""
+    text = (settings.max_tokens * CHARS_FOR_A_TOKEN + ROOM_CHARS) * BYTES_FOR_A_CHAR
+    return HEAD_BYTES + text + (settings.max_tokens * ENVELOPE_BYTES if settings.stream else 0)
+
+
 @asynccontextmanager
 async def open_model(settings: ModelSettings) -> AsyncIterator[Model]:
     """A model with connections of its own, as long as the block runs."""
     timeout = httpx2.Timeout(settings.silence_s, connect=min(settings.silence_s, 30.0))
-    client = openai.AsyncOpenAI(api_key=settings.api_key, base_url=settings.base_url, timeout=timeout, max_retries=0)
+    client = openai.AsyncOpenAI(
+        api_key=settings.api_key,
+        base_url=settings.base_url,
+        max_retries=0,
+        default_headers={"Accept-Encoding": "identity"},
+        http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"response": [Bounded(_most_bytes(settings))]}),
+    )
     try:
         yield Model(settings, client)
     finally:
         with anyio.CancelScope(shield=True):
             await client.close()
+
+
+def _believable(counted: tuple[int, int], estimate: tuple[int, int]) -> bool:
+    return all(count >= LEAST_OF_ESTIMATE * guess - SLACK_TOKENS for count, guess in zip(counted, estimate, strict=True))
 
 
 def _take(call: Call, part: Any, where: str) -> None:
@@ -236,7 +287,7 @@ def _take(call: Call, part: Any, where: str) -> None:
         raise ValueError("there is no choice in it")
     for kept, text in ((call.text, getattr(said, "content", None)), (call.refusal, getattr(said, "refusal", None))):
         if isinstance(text, str):
-            kept.append(text)
+            call.add(kept, text)
         elif text is not None:
             raise ValueError(f"its text is a {type(text).__name__}")
     finish = choices[0].finish_reason

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.autogpt.answers import JUDGED, SCHEMA, Thought, Unusable, judgement_number, revision_of, thought_of, unended
 from agentexecutor.agents.autogpt.prompts import cut, goal_again, planner_prompt
+from agentexecutor.agents.autogpt.purse import CHARS_A_TOKEN
 from agentexecutor.agents.autogpt.settings import JUDGE, MODEL_PLANNER, NOTE, SEARCH, PlannerSettings
 from agentexecutor.agents.autogpt.thinking import Mind
 from agentexecutor.agents.context import Context
@@ -31,7 +32,9 @@ ROOM_FOR_A_CRITIC = {"replans": 2, "subtasks": 4}
 """What must be left for the critic to be asked: its own version and one after it; its step, its call of the model, and the planner's after it."""
 CRITIC_TOKENS = 300
 """What a critic's call takes beside the goal and the answer."""
-CHARS_A_TOKEN = 4
+FOR_THE_ANSWER = 1 / 3
+SHORTEST_PROMPT = 8000
+"""Characters: a plan for which less is shown is none."""
 LARGE_CHARS = 60_000
 QUERY_CHARS = 500
 NOTE_CHARS = 1000
@@ -60,13 +63,21 @@ async def _think(ctx: Context, told: Briefing, settings: PlannerSettings) -> Rev
     mind = Mind(ctx, settings, told.left)
     ctx.progress(text="looks for what is known")
     notes = await mind.remember(_query(told)) if SEARCH in offered else []
-    messages = planner_prompt(told, notes, settings.prompt_chars)
+    messages = planner_prompt(told, notes, _prompt_chars(told, settings))
     revision, thought = await _answer(ctx, mind, told, messages, settings.corrections)
     learned = [*_failures(told), *(cut(text, NOTE_CHARS) for text in thought.learned if text.strip())][:MAX_NOTES]
     if learned and NOTE in offered:
         await mind.note(learned, cut(told.goal or "", NOTE_CHARS))
     ctx.progress(text=revision.text)
     return _to_be_judged(revision, told, mind) if revision.finish and JUDGE in offered else revision
+
+
+def _prompt_chars(told: Briefing, settings: PlannerSettings) -> int:
+    """How long the prompt may be: what is left of the budget is to pay for an answer too."""
+    if "tokens" not in told.left:
+        return settings.prompt_chars
+    tokens = told.left["tokens"] * (1 - FOR_THE_ANSWER)
+    return min(settings.prompt_chars, max(SHORTEST_PROMPT, int(tokens) * CHARS_A_TOKEN))
 
 
 async def _answer(ctx: Context, mind: Mind, told: Briefing, messages: list[dict[str, str]], corrections: int) -> tuple[Revision, Thought]:

@@ -15,9 +15,9 @@ import httpcore2
 import msgspec
 
 from agentexecutor.agents.agent import Agent
-from agentexecutor.agents.autogpt.tools.network import Allowed, Guarded, NotAllowed
+from agentexecutor.agents.autogpt.tools.network import Allowed, Guarded, NotAllowed, Unreadable
 from agentexecutor.agents.context import Context
-from agentexecutor.agents.errors import Fail, Retry
+from agentexecutor.agents.errors import AgentError, Fail, Retry
 
 __all__ = ["Page", "agent", "make"]
 
@@ -41,11 +41,17 @@ class Page(msgspec.Struct):
 
 
 def make(allow: Iterable[str] | None = None, timeout_s: float = TIMEOUT_S) -> Agent:
-    """GET from these hosts (None: as the environment says)."""
+    """GET from these hosts (None: as the environment says). Raises AgentError for an entry that is no host."""
     made = Agent("http", capacity=8)
+    listed = None if allow is None else list(allow)
 
     def allowed() -> Allowed:
-        return Allowed.of(os.environ.get("AGENTEXECUTOR_HTTP_ALLOW", "").split(",") if allow is None else allow)
+        try:
+            return Allowed.of(os.environ.get("AGENTEXECUTOR_HTTP_ALLOW", "").split(",") if listed is None else listed)
+        except Unreadable as error:
+            raise AgentError(str(error), hint="Look at AGENTEXECUTOR_HTTP_ALLOW.") from error
+
+    allowed()  # what is wrong is said when the agent is started, not when it is first asked
 
     @made.capability("http.get", estimate_s=1)
     async def get(ctx: Context, url: str, max_bytes: int = 100_000) -> Page:

@@ -128,5 +128,11 @@ class Sandbox:
 
 
 def _check_plain(file: int, path: str) -> None:
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    """Raises Outside."""
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
         raise Outside(f"{path!r:.200} is no plain file.")
+    if found.st_nlink > 1:
+        raise Outside(
+            f"{path!r:.200} has other names (hard links), which may be outside the folder; it is not read. A copy of it could be."
+        )
