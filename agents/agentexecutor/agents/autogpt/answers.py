@@ -153,10 +153,10 @@ def revision_of(thought: Thought, told: Briefing) -> Revision:
 
 
 def _turned_down(told: Briefing) -> list[str]:
-    """What a person has said no to before it began, and what needs it: it would wait for the word for ever."""
+    """What a person has said no to before it was done, and what needs it: it would wait for the word for ever."""
     plan = told.plan.subtasks
     asked = {why.subtask for why in told.why if why.trigger == "reject"}
-    gone = {name for name, step in plan.items() if name in asked and step.state in WAITING}
+    gone = {name for name, step in plan.items() if name in asked and step.state in (*WAITING, "failed")}
     for _round in plan:
         gone |= {name for name, step in plan.items() if step.state in WAITING and not gone.isdisjoint(_needs(step))}
     return [name for name in plan if name in gone]
