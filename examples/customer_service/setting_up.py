@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def _thresholds() -> dict[str, float]:
     return learn_thresholds(_nearest(hold_out(read_exchanges()).learnt))
 
 
-def _nearest(exchanges: Sequence[Exchange]) -> Iterator[tuple[str, float, bool]]:
+def _nearest(exchanges: list[Exchange]) -> Iterator[tuple[str, float, bool]]:
     """For each question, asked as if its wording were not there: the topic of the nearest other, how alike it is, whether it would be right."""
     accepted = accepted_answers(exchanges)
     alike = Likeness(accepted)

@@ -34,7 +34,7 @@ Alan: Who wrote the Odyssey?
 Alan: no thanks
 """
 ANSWER_S = 120.0
-UNTRACED = "not recorded; set OTEL_EXPORTER_OTLP_ENDPOINT (docs/observability.md says how)"
+UNTRACED = "not recorded (set OTEL_EXPORTER_OTLP_ENDPOINT)"
 
 
 class StoryError(AgentExecutorError):
