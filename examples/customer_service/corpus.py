@@ -50,7 +50,7 @@ def read_exchanges() -> tuple[Exchange, ...]:
     found: list[Exchange] = []
     for path in _files():
         held = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506  # it is one of the two safe ones
-        for question, *answers in held["conversations"]:
+        for question, *answers in (one for one in held["conversations"] if isinstance(one, list)):  # one is a mistake: a plain text
             asked = str(question).strip()
             found += [Exchange(asked, str(answer).strip(), path.stem) for answer in answers if normal(asked)]
     return tuple(found)

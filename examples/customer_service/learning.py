@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from examples.customer_service.corpus import Exchange, hold_out
+from examples.customer_service.corpus import Exchange
 from examples.customer_service.phrases import PHRASES
 from examples.customer_service.shapes import Candidate, Choice, Guess
-from examples.customer_service.texts import normal
+from examples.customer_service.texts import Likeness, normal
+from msgspec.structs import replace
 
-__all__ = ["Recogniser", "choose", "learn_threshold", "ranked", "taught"]
+__all__ = ["OTHERS", "SUPPORT", "Recogniser", "Thresholds", "choose", "compared", "learn_thresholds", "ranked", "taught"]
 
-SURE = 0.95
-"""Of the answers that are given so many shall be right, on questions that were not learnt."""
-LEAST = 0.5
+Thresholds = dict[str, float]
+"""By topic, how alike a question in other words must be for an answer to be given; `OTHERS`: for topics that are not in it."""
+OTHERS = ""
+SUPPORT = "tech_support"
+LEAST = 0.3
 STEP = 0.01
+ENOUGH = 5
+NEARLY = 0.99
 GUESSES = 3
 ANOTHER = 0.3
 """A second try, for a customer whom the first has not helped, may be less alike, when it is of the same topic."""
@@ -60,7 +65,17 @@ def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: (-round(one.likeness, 2), one.source != "person", -one.votes, one.entry))
 
 
-def choose(candidates: Sequence[Candidate], tried: Sequence[int], threshold: float, topic: str | None) -> Choice:
+def compared(text: str, candidates: Iterable[Candidate], alike: Likeness) -> list[Candidate]:
+    """How alike each is, best first. The same question word for word is 1, and before everything else; nothing else is more than `NEARLY`."""
+    asked = normal(text)
+
+    def likeness(question: str) -> float:
+        return 1.0 if question == asked else min(round(alike(text, question), 4), NEARLY)
+
+    return ranked(replace(one, likeness=likeness(one.question)) for one in candidates)
+
+
+def choose(candidates: Sequence[Candidate], tried: Sequence[int], thresholds: Thresholds, topic: str | None) -> Choice:
     """The entry whose answer is given, or none. With `tried` (entries that have not helped) it is a second try."""
     fresh = [one for one in ranked(candidates) if one.entry not in tried]
     if not fresh:
@@ -68,31 +83,33 @@ def choose(candidates: Sequence[Candidate], tried: Sequence[int], threshold: flo
     best = fresh[0]
     tried_topics = {one.topic for one in candidates if one.entry in tried}
     related = bool(tried) and best.likeness >= ANOTHER and best.topic in tried_topics | {topic}
-    if best.likeness >= threshold or related:
+    if best.likeness >= least(best, thresholds) or related:
         return Choice(best.entry, best.likeness, f"{best.likeness:.2f} like {best.question!r}", another=bool(tried))
     return Choice(None, best.likeness, f"the nearest, {best.question!r}, is only {best.likeness:.2f} like it", another=bool(tried))
 
 
-def learn_threshold(exchanges: Sequence[Exchange], nearest: Callable[[str, dict[str, list[Exchange]]], tuple[float, str]]) -> float:
-    """How alike a question must be: as little as keeps `SURE` of the given answers right on a part of what is learnt that is held out again.
+# how alike is alike enough
 
-    `nearest` gives the most alike of the questions and how alike it is.
+
+def least(candidate: Candidate, thresholds: Thresholds) -> float:
+    """How alike its question must be. What the staff has taught is support, whatever topic was guessed."""
+    topic = SUPPORT if candidate.source == "person" else candidate.topic
+    return thresholds.get(topic, thresholds[OTHERS])
+
+
+def learn_thresholds(nearest: Iterable[tuple[str, float, bool]]) -> Thresholds:
+    """By topic, the likeness from which on answering other words is right more often than silence; equally good ones: the lowest.
+
+    `nearest` has for each learnt question, asked as if nobody had ever asked it in these words, the entry that is nearest then: its topic,
+    how alike it is, and whether its answer would be right. Topics with fewer than `ENOUGH` of them share what is learnt from all.
     """
-    inner = hold_out(list(exchanges), seed="threshold")
-    known: dict[str, list[Exchange]] = defaultdict(list)
-    accepted: dict[str, set[str]] = defaultdict(set)
-    for exchange in inner.learnt:
-        known[normal(exchange.question)].append(exchange)
-    for exchange in exchanges:
-        accepted[normal(exchange.question)].add(exchange.answer)
-    judged: list[tuple[float, bool]] = []
-    for asked in (normal(exchange.question) for exchange in inner.held_out):
-        likeness, found = nearest(asked, known)
-        judged.append((likeness, any(exchange.answer in accepted[asked] for exchange in known.get(found, ()))))
-    lowest = LEAST
-    while lowest < 1.0:
-        given = [right for likeness, right in judged if likeness >= lowest]
-        if given and sum(given) >= SURE * len(given):
-            return round(lowest, 2)
-        lowest += STEP
-    return 1.0
+    by_topic: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for topic, likeness, right in nearest:
+        by_topic[topic].append((likeness, right))
+    learnt = {topic: _best(judged) for topic, judged in by_topic.items() if len(judged) >= ENOUGH}
+    return learnt | {OTHERS: _best([one for judged in by_topic.values() for one in judged])}
+
+
+def _best(judged: Sequence[tuple[float, bool]]) -> float:
+    lowest = sorted({LEAST, *(round(likeness + STEP, 2) for likeness, _ in judged if likeness + STEP > LEAST)})
+    return max(lowest, key=lambda least: sum(1 if right else -1 for likeness, right in judged if likeness >= least))

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import anyio
 from examples.customer_service import library
-from examples.customer_service.assess import Exam, Marks, topics_of_new_questions
-from examples.customer_service.corpus import Exchange, read_exchanges
+from examples.customer_service.assess import Exam, Marks, Paper, Way, boxes_alone, topics_of_new_questions, twins
+from examples.customer_service.corpus import read_exchanges
+from examples.customer_service.learning import OTHERS, SUPPORT
 from examples.customer_service.talk import Conversation, Reply
 from rich.table import Table
 
@@ -50,7 +51,7 @@ def times(replies: Sequence[Reply]) -> Times:
     return Times(len(took), statistics.median(took), took[min(len(took) - 1, math.ceil(0.99 * len(took)) - 1)])
 
 
-async def ask_all(bus: Bus, questions: Sequence[Exchange], at_once: int) -> list[Reply]:
+async def ask_all(bus: Bus, questions: Sequence[str], at_once: int) -> list[Reply]:
     """Ask all of them, in `at_once` conversations at the same time; the replies in the order of the questions."""
     replies: dict[int, Reply] = {}
     places = iter(range(len(questions)))
@@ -58,7 +59,7 @@ async def ask_all(bus: Bus, questions: Sequence[Exchange], at_once: int) -> list
     async def customer() -> None:
         async with Conversation(bus) as conversation:
             for place in places:  # shared: each takes the next that is left
-                replies[place] = await conversation.ask(questions[place].question)
+                replies[place] = await conversation.ask(questions[place])
 
     async with anyio.create_task_group() as group:
         for _ in range(at_once):
@@ -94,10 +95,12 @@ def _milliseconds(begun: str, now: str) -> float:
 async def report(bus: Bus, count: int | None, at_once: int) -> dict[str, Any]:
     """Ask the first `count` held-out questions (None: all), and measure. Gives what `table` prints."""
     exam = Exam()
-    asked = exam.parts.held_out[:count]
+    papers = exam.papers(count)
+    asked = [*papers[0].questions, *papers[-1].questions]
     alone = await ask_all(bus, asked[:ALONE], 1)
     together = await ask_all(bus, asked, at_once)
-    ours = exam.marks(asked, [reply.found for reply in together])
+    found = {question: reply.found for question, reply in zip(asked, together, strict=True)}
+    number, right = twins()
     async with Conversation(bus) as conversation:
         reply = await conversation.ask(SENTENCE)
         await conversation.content()
@@ -107,16 +110,9 @@ async def report(bus: Bus, count: int | None, at_once: int) -> dict[str, Any]:
         "exchanges": len(read_exchanges()),
         "learnt": len(exam.parts.learnt),
         "held_out": len(exam.parts.held_out),
-        "asked": len(asked),
-        "known": sum(exam.known(one.question) for one in asked),
-        "threshold": library.threshold(),
-        "marks": {
-            "customer service": ours._asdict(),
-            "keyword search": exam.keywords(asked)._asdict(),
-            "keyword search in the answers": exam.keywords_in_answers(asked)._asdict(),
-            "keyword search, best least score": exam.keywords_at_best(asked)._asdict(),
-            "always the most frequent answer": exam.most_frequent(asked)._asdict(),
-        },
+        "threshold": {"support": library.thresholds()[SUPPORT], "others": library.thresholds()[OTHERS]},
+        "papers": [_marked(exam, paper, found.get) for paper in papers],
+        "twins": {"questions": number, "right": right},
         "topics": topics_of_new_questions()._asdict(),
         "alone": times(alone)._asdict(),
         "at_once": {"conversations": at_once, **times(together)._asdict()},
@@ -125,18 +121,28 @@ async def report(bus: Bus, count: int | None, at_once: int) -> dict[str, Any]:
     }
 
 
+def _marked(exam: Exam, paper: Paper, ours: Way) -> dict[str, Any]:
+    """All ways to answer a paper."""
+    marks = {"customer service": paper.marks(ours), "the same, never silent": paper.marks(boxes_alone(always=True))}
+    return {
+        "name": paper.name,
+        "asked": len(paper.questions),
+        "known": sum(map(paper.known, paper.questions)),
+        "marks": {name: mark._asdict() for name, mark in (marks | exam.simple_ways(paper)).items()},
+    }
+
+
 def table(told: dict[str, Any]) -> list[Any]:
     """The report for people."""
-    marks = Table("right outcome", "all", "known", "not known", title=_sizes(told), title_justify="left")
-    for name, mark in told["marks"].items():
-        marks.add_row(name, *(f"{100 * value:.1f} %" for value in Marks(**mark)))
     hops = Table(
         "subtask", "capability", "agent", "awarded", "done", title=f"The way of {SENTENCE!r} through the boxes (ms)", title_justify="left"
     )
     for hop in told["way"]:
         hops.add_row(hop["subtask"], hop["capability"], hop["agent"], f"{hop['awarded_ms']:.0f}", f"{hop['done_ms']:.0f}")
     return [
-        marks,
+        _sizes(told),
+        *map(_paper, told["papers"]),
+        _twins(told["twins"]),
         _topics(told["topics"]),
         _took("One customer alone", told["alone"]),
         _took(f"{told['at_once']['conversations']} conversations at once", told["at_once"]),
@@ -154,8 +160,25 @@ def _topics(topics: dict[str, Any]) -> str:
 
 def _sizes(told: dict[str, Any]) -> str:
     return (
-        f"{told['exchanges']:,} exchanges: {told['learnt']:,} learnt, {told['held_out']:,} held out; asked {told['asked']:,}, "
-        f"of which {told['known']:,} have a known answer; an answer is given from likeness {told['threshold']:.2f} on"
+        f"{told['exchanges']:,} exchanges: {told['learnt']:,} learnt, {told['held_out']:,} held out. Other words than those learnt are answered from"
+        f" a likeness of {told['threshold']['support']:.2f} on in technical support, {told['threshold']['others']:.2f} where nothing better is known."
+    )
+
+
+def _paper(paper: dict[str, Any]) -> Table:
+    known = paper["known"]
+    title = f"Right outcomes: {paper['name']}"
+    columns = (f"all {paper['asked']:,}", f"known: {known:,}", f"not known: {paper['asked'] - known:,}")
+    marks = Table("", *columns, title=title, title_justify="left")
+    for name, mark in paper["marks"].items():
+        marks.add_row(name, *(f"{100 * value:.1f} %" for value in Marks(**mark)))
+    return marks
+
+
+def _twins(told: dict[str, Any]) -> str:
+    right = ", ".join(f"{name} {100 * share:.1f} %" for name, share in told["right"].items())
+    return (
+        f"{told['questions']} questions of the corpus share an answer with another; asked without their own wording, never silent: {right}."
     )
 
 

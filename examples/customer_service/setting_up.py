@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from examples.customer_service import diary, library, shop
-from examples.customer_service.corpus import Exchange, hold_out, read_exchanges
+from examples.customer_service.corpus import Exchange, accepted_answers, hold_out, read_exchanges
 from examples.customer_service.files import folder
-from examples.customer_service.learning import learn_threshold
+from examples.customer_service.learning import compared, learn_thresholds
 from examples.customer_service.texts import Likeness
 
 __all__ = ["set_up"]
@@ -24,21 +24,28 @@ def set_up(*, all_of_it: bool) -> Path:
     there.mkdir(parents=True, exist_ok=True)
     for left in there.glob("*.sqlite*"):
         left.unlink()
-    parts = hold_out(read_exchanges())
-    library.create(read_exchanges() if all_of_it else parts.learnt)
-    library.set_threshold(learn_threshold(parts.learnt, _nearest(parts.learnt)))
+    learnt = hold_out(read_exchanges()).learnt
+    library.create(learnt)
+    library.set_thresholds(_thresholds())
+    if all_of_it:
+        library.add(read_exchanges())
     shop.create()
     diary.create()
     done.touch()
     return there
 
 
-def _nearest(exchanges: Sequence[Exchange]) -> Any:
-    alike = Likeness(dict.fromkeys(exchange.question for exchange in exchanges))
+@cache
+def _thresholds() -> dict[str, float]:
+    """What the knowledge base, with nothing but the learnt part in it, tells about thresholds; the same for every folder."""
+    return learn_thresholds(_nearest(hold_out(read_exchanges()).learnt))
 
-    def nearest(asked: str, known: dict[str, list[Exchange]]) -> tuple[float, str]:
-        if asked in known:
-            return 1.0, asked
-        return max(((alike(asked, question), question) for question in known), default=(0.0, ""))
 
-    return nearest
+def _nearest(exchanges: list[Exchange]) -> Iterator[tuple[str, float, bool]]:
+    """For each question, asked as if its wording were not there: the topic of the nearest other, how alike it is, whether it would be right."""
+    accepted = accepted_answers(exchanges)
+    alike = Likeness(accepted)
+    for asked, answers in accepted.items():
+        found = {row["id"]: row for row in library.search(asked) if row["normal"] != asked}
+        best = compared(asked, map(library.candidate, found.values()), alike)[:1]
+        yield from ((one.topic, one.likeness, found[one.entry]["answer"] in answers) for one in best)

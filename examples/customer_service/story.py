@@ -34,6 +34,7 @@ Alan: Who wrote the Odyssey?
 Alan: no thanks
 """
 ANSWER_S = 120.0
+UNTRACED = "not recorded (set OTEL_EXPORTER_OTLP_ENDPOINT)"
 
 
 class StoryError(AgentExecutorError):
@@ -74,8 +75,9 @@ async def play(bus: Bus, crew: Crew, script: Iterable[str], say: Callable[[str],
         heard.setdefault(who, []).append(reply)
         _tell(reply, say)
         waits = conversation if reply.waits else None
-    for conversation in customers.values():
+    for who, conversation in customers.items():
         await conversation.done()
+        say(f"[dim]The trace of {who}'s conversation: {conversation.trace_id or UNTRACED}[/]")
     return heard
 
 

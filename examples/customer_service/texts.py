@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
-__all__ = ["LONGEST", "Likeness", "cut", "latin_share", "normal", "words"]
+__all__ = ["LONGEST", "Likeness", "cut", "latin_share", "normal", "plain", "words"]
 
 LONGEST = 2000
 """Characters of a customer's text that anybody reads; the rest is cut off."""
@@ -21,6 +21,21 @@ SPELLED_OUT = (
 )
 GRAM = 3
 STEM = 3
+SAME = {"pc": "computer", "desktop": "computer", "notebook": "laptop", "display": "screen", "monitor": "screen", "wifi": "internet"} | {
+    "wlan": "internet",
+    "audio": "sound",
+    "camera": "webcam",
+}
+"""What customers call the things of the shop, in the words of the knowledge base. Written for this example, as a shop would; the rest is learnt."""
+LIGHT = 0.1
+FUNCTION_WORDS = frozenset(
+    WORD.findall(
+        "a an the is are am was were be been do does did have has had will would can could should may might shall must not no i you he she it we they"
+        " me him her us them my your his its our their this that these those there here what who whom which where when why how of in on at to for from"
+        " with by about as and or but if so than too very just any some all get please"
+    )
+)
+"""They hold a sentence together and weigh a tenth: `my` and `is not` make two problems of a customer no more alike."""
 POWER = 2
 """Of the rareness: what a question is about counts far more than how it is asked."""
 WORDS_COUNT = 0.6
@@ -47,6 +62,11 @@ def normal(text: str) -> str:
     return " ".join(words(text))
 
 
+def plain(text: str) -> list[str]:
+    """Its words, things of the shop by the name that the knowledge base has for them."""
+    return [SAME.get(word, word) for word in words(text)]
+
+
 def latin_share(text: str) -> float:
     """Which part of its letters belongs to the Latin alphabet; 1 when it has no letters."""
     letters = [char for char in text if char.isalpha()]
@@ -60,10 +80,13 @@ class Likeness:
         seen: Counter[str] = Counter()
         count = 0
         for question in questions:
-            seen.update({_stem(word) for word in words(question)})
+            seen.update({_stem(word) for word in plain(question)})
             count += 1
         self._rarest = (math.log(1 + count) + 1) ** POWER
-        self._weights = {word: (math.log((1 + count) / (1 + times)) + 1) ** POWER for word, times in seen.items()}
+        self._weights = dict.fromkeys(map(_stem, FUNCTION_WORDS), LIGHT * self._rarest)
+        for word, times in seen.items():
+            weight = (math.log((1 + count) / (1 + times)) + 1) ** POWER
+            self._weights[word] = LIGHT * weight if word in self._weights else weight
 
     def __call__(self, one: str, other: str) -> float:
         """1 for the same words in any order."""
@@ -85,12 +108,12 @@ def _dice(mine: Counter[str], yours: Counter[str]) -> float:
 
 @lru_cache(maxsize=4096)
 def _stems(text: str) -> Counter[str]:
-    return Counter(map(_stem, words(text)))
+    return Counter(map(_stem, plain(text)))
 
 
 @lru_cache(maxsize=4096)
 def _grams(text: str) -> Counter[str]:
-    padded = f" {normal(text)} "
+    padded = f" {' '.join(plain(text))} "
     return Counter(padded[start : start + GRAM] for start in range(len(padded) - GRAM + 1))
 
 

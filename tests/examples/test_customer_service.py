@@ -336,13 +336,13 @@ async def test_the_trace_of_a_conversation_shows_its_boxes(bus: Bus) -> None:
 
 
 async def test_the_report_asks_and_measures(bus: Bus) -> None:
-    exam = Exam()
-    asked = exam.parts.held_out[:12]
-    replies = await ask_all(bus, asked, 4)
+    paper = Exam().papers(12)[0]
+    replies = await ask_all(bus, paper.questions, 4)
     took = times(replies)
     assert took.answers == 12
     assert 0 < took.median <= took.p99
-    assert exam.marks(asked, [reply.found for reply in replies]).known > 0.9
+    found = {question: reply.found for question, reply in zip(paper.questions, replies, strict=True)}
+    assert paper.marks(found.get).known > 0.9
 
 
 async def test_a_box_that_comes_late_is_waited_for(server: EmbeddedServer, bus: Bus) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from examples.customer_service import diary, library, shop
-from examples.customer_service.assess import Exam, topics_of_new_questions
+from examples.customer_service.assess import Exam, boxes_alone, exact, topics_of_new_questions
 from examples.customer_service.boxes.intent_matcher import match
 from examples.customer_service.boxes.understanding import understand
 from examples.customer_service.corpus import hold_out, read_exchanges
 from examples.customer_service.files import VARIABLE
-from examples.customer_service.learning import choose
+from examples.customer_service.learning import OTHERS, choose, compared, learn_thresholds
 from examples.customer_service.planning import WAITS_S, Told, next_version
 from examples.customer_service.roles import ROLES
 from examples.customer_service.setting_up import set_up
@@ -127,21 +126,21 @@ def candidate(entry: int, likeness: float, topic: str = "tech_support", source: 
 
 
 def test_an_entry_is_chosen_only_when_it_is_alike_enough() -> None:
-    assert choose([candidate(1, 0.5), candidate(2, 0.7)], [], 0.6, None).entry == 2
-    assert choose([candidate(1, 0.5)], [], 0.6, "tech_support").entry is None
-    assert choose([], [], 0.6, None).entry is None
+    assert choose([candidate(1, 0.5), candidate(2, 0.7)], [], {OTHERS: 0.6}, None).entry == 2
+    assert choose([candidate(1, 0.5)], [], {OTHERS: 0.6}, "tech_support").entry is None
+    assert choose([], [], {OTHERS: 0.6}, None).entry is None
 
 
 def test_what_a_person_taught_goes_before_what_was_read_and_then_votes_count() -> None:
-    assert choose([candidate(1, 0.9, votes=90), candidate(2, 0.9, source="person")], [], 0.6, None).entry == 2
-    assert choose([candidate(1, 0.9), candidate(2, 0.9, votes=2)], [], 0.6, None).entry == 2
+    assert choose([candidate(1, 0.9, votes=90), candidate(2, 0.9, source="person")], [], {OTHERS: 0.6}, None).entry == 2
+    assert choose([candidate(1, 0.9), candidate(2, 0.9, votes=2)], [], {OTHERS: 0.6}, None).entry == 2
 
 
 def test_a_second_try_is_another_entry_of_the_same_topic() -> None:
     first, related, other = candidate(1, 0.9), candidate(2, 0.35), candidate(3, 0.5, topic="trivia")
-    assert choose([first, related], [1], 0.6, None).entry == 2
-    assert choose([first, other], [1], 0.6, None).entry is None
-    assert choose([first], [1], 0.6, None).entry is None
+    assert choose([first, related], [1], {OTHERS: 0.6}, None).entry == 2
+    assert choose([first, other], [1], {OTHERS: 0.6}, None).entry is None
+    assert choose([first], [1], {OTHERS: 0.6}, None).entry is None
 
 
 # the plan
@@ -262,9 +261,9 @@ def test_the_diary_gives_what_was_said_before_and_writes_a_turn_down_once(learnt
 
 
 def test_setting_up_twice_changes_nothing(learnt: None) -> None:
-    before = library.threshold()
+    before = library.thresholds()
     assert set_up(all_of_it=False) == Path(set_up(all_of_it=False))
-    assert library.threshold() == before
+    assert library.thresholds() == before
 
 
 # the marks
@@ -273,32 +272,59 @@ def test_setting_up_twice_changes_nothing(learnt: None) -> None:
 def test_the_held_out_part_is_the_same_always_and_apart() -> None:
     parts, again = hold_out(read_exchanges()), hold_out(list(read_exchanges()))
     assert parts == again
-    assert (len(read_exchanges()), len(parts.learnt), len(parts.held_out)) == (2393, 1914, 479)
+    assert (len(read_exchanges()), len(parts.learnt), len(parts.held_out)) == (2306, 1845, 461)
     assert hold_out(read_exchanges(), "another").held_out != parts.held_out
 
 
-def test_answers_are_ten_points_better_than_the_simple_ways(learnt: None) -> None:
+def test_a_question_in_the_same_words_is_answered_as_well_as_by_exact_lookup(learnt: None) -> None:
     exam = Exam()
-    asked = exam.parts.held_out
-    alike = Likeness(library.questions())
-    threshold = library.threshold()
+    learnt_words = {normal(one.question) for one in exam.parts.learnt}
+    everything = exam.papers()[0]
+    verbatim = everything._replace(questions=[question for question in everything.questions if normal(question) in learnt_words])
+    assert verbatim.marks(boxes_alone()).all == verbatim.marks(exact(exam.parts.learnt)).all == 1.0
 
-    @cache
-    def answer(question: str) -> str | None:
-        found = [
-            Candidate(row["id"], row["normal"], row["topic"], alike(question, row["normal"]), row["source"], row["votes"])
-            for row in library.search(question)
-        ]
-        entry = choose(found, [], threshold, None).entry
-        return None if entry is None else library.answer_of(entry)
 
-    ours = exam.marks(asked, [answer(one.question) for one in asked])
-    assert ours.all > exam.most_frequent(asked).all + 0.1
-    assert ours.all > exam.keywords(asked).all + 0.1
-    assert ours.all > exam.keywords_at_best(asked).all + 0.1
-    assert ours.all > exam.keywords_in_answers(asked).all + 0.1
-    assert ours.known > 0.95
-    assert ours.unknown > 0.7
+def test_answers_are_better_than_the_simple_ways_where_the_readme_says_so(learnt: None) -> None:
+    """On every paper ten points above the most frequent answer, and above keyword search; not above exact lookup where all else is unknown."""
+    exam = Exam()
+    ours = boxes_alone()
+    marks = {}
+    for paper in exam.papers():
+        simple = exam.simple_ways(paper)
+        marks[paper.name] = paper.marks(ours)
+        assert marks[paper.name].all > simple["always the most frequent answer"].all + 0.1
+        assert marks[paper.name].all > simple["keyword search (bm25)"].all + 0.03
+        if paper.name in ("all that is held out", "each question once"):
+            assert marks[paper.name].all > simple["keyword search, best least score"].all + 0.1
+            assert marks[paper.name].all > simple["exact lookup, else silence"].all - 0.02
+    assert marks["wording not learnt"].unknown > 0.95
+
+
+def test_rephrased_questions_find_their_answer_oftener_than_by_keywords(learnt: None) -> None:
+    exam = Exam()
+    paper = exam.rephrased()
+    assert (len(paper.questions), sum(map(paper.known, paper.questions))) == (60, 45)
+    assert not {normal(question) for question in paper.questions} & set(exam.accepted), "a rephrased question stands in the corpus"
+    nearest = paper.marks(boxes_alone(always=True))
+    assert nearest.known > paper.marks(exact(exam.parts.learnt)).known + 0.5
+    assert nearest.known > exam.simple_ways(paper)["keyword search (bm25)"].known + 0.1
+    assert paper.marks(boxes_alone()).unknown > 0.8
+
+
+def test_what_is_asked_in_other_words_needs_the_likeness_of_its_topic() -> None:
+    near = [("tech_support", 0.4, False)] * 5 + [("trivia", 0.8, False)] * 5 + [("ai", 0.9, True)]
+    assert learn_thresholds(near) == {"tech_support": 0.41, "trivia": 0.81, OTHERS: 0.81}
+    alike = Likeness(["my screen is black", "is my screen black"])
+    found = compared(
+        "My screen is black.",
+        [Candidate(id, text, "ai", 0.0, "corpus", 1) for id, text in ((1, "is my screen black"), (2, "my screen is black"))],
+        alike,
+    )
+    assert [(one.entry, one.likeness < 1) for one in found] == [(2, False), (1, True)]
+    thresholds = {"tech_support": 0.4, "trivia": 0.9, OTHERS: 0.9}
+    assert choose([candidate(1, 0.5)], [], thresholds, None).entry == 1
+    assert choose([candidate(1, 0.5, topic="trivia")], [], thresholds, None).entry is None
+    assert choose([candidate(1, 0.5, topic="trivia", source="person")], [], thresholds, None).entry == 1
 
 
 def test_topics_are_recognised_better_than_by_keywords(learnt: None) -> None:
@@ -307,10 +333,10 @@ def test_topics_are_recognised_better_than_by_keywords(learnt: None) -> None:
 
 
 def test_the_exam_marks_what_it_says() -> None:
-    exam = Exam()
-    known = next(one for one in exam.parts.held_out if exam.known(one.question))
-    unknown = next(one for one in exam.parts.held_out if not exam.known(one.question))
-    marks = exam.marks([known, unknown], [known.answer, unknown.answer])
-    assert (marks.all, marks.known, marks.unknown) == (0.5, 1.0, 0.0)
-    assert exam.marks([known, unknown], [None, None]).all == 0.5
-    assert normal(known.question)
+    paper = Exam().papers()[0]
+    known = next(one for one in paper.questions if paper.known(one))
+    unknown = next(one for one in paper.questions if not paper.known(one))
+    both = paper._replace(questions=[known, unknown])
+    answer = next(iter(paper.right[normal(known)]))
+    assert both.marks(lambda _question: answer) == (0.5, 1.0, 0.0)
+    assert both.marks(lambda _question: None).all == 0.5

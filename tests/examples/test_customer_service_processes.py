@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
+from io import StringIO
 from pathlib import Path
 
 import anyio
@@ -15,6 +17,7 @@ from examples.customer_service.roles import ROLES
 from examples.customer_service.setting_up import set_up
 from examples.customer_service.story import STORY, StoryError, play
 from examples.customer_service.talk import Conversation, Reply
+from rich.console import Console
 
 from agentexecutor.bus import Bus, connect, embedded_server
 from agentexecutor.console import lifeline
@@ -22,6 +25,7 @@ from agentexecutor.console import lifeline
 pytestmark = pytest.mark.anyio
 
 LONG = 300
+README = Path(__file__).parents[2] / "examples" / "customer_service" / "README.md"
 
 
 async def kill_at_work(bus: Bus, group: Crew, names: set[str], task: str) -> None:
@@ -51,8 +55,10 @@ async def test_every_box_dies_once_in_one_conversation(tmp_path: Path, monkeypat
     set_up(all_of_it=True)
     with anyio.fail_after(LONG):
         async with embedded_server() as server, connect(server.url, name="customers") as bus, crew(bus) as group:
-            heard = await play(bus, group, STORY.splitlines(), lambda _line: None)
+            printed = StringIO()
+            heard = await play(bus, group, STORY.splitlines(), Console(file=printed, highlight=False, soft_wrap=True).print)
             told_in_the_story(heard)
+            the_readme_shows(printed.getvalue())
             with pytest.raises(StoryError, match="Line 1"):
                 await play(bus, group, ["nothing"], lambda _line: None)
             before = dict(group.deaths)
@@ -99,6 +105,18 @@ def told_in_the_story(heard: dict[str, list[Reply]]) -> None:
     assert "euros" in ada[7].text
     assert alan[0].found == ada[4].text.removeprefix("A colleague says: ")
     assert alan[2].source == "nothing"
+
+
+def the_readme_shows(printed: str) -> None:
+    """All that the story prints, but for times, traces and the names of tasks."""
+
+    def without_chance(text: str) -> str:
+        traceless = re.sub(r"(The trace of \w+'s conversation:).*", r"\1", text)
+        return re.sub(r"[\d,]+ ms\b", "? ms", re.sub(r"customers\.[0-9a-f]+", "customers.?", traceless))
+
+    assert without_chance(printed) in without_chance(README.read_text(encoding="utf-8")), (
+        "examples/customer_service/README.md shows another story"
+    )
 
 
 async def test_a_box_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,7 @@ agent = box("knowledge-base")
 @agent.capability("knowledge.search", estimate_s=0.005)
 def search(text: str) -> list[Candidate]:
     """Entries that share words or letters with the text; how alike they are the knowledge matcher says."""
-    return [
-        Candidate(row["id"], row["normal"], row["topic"], likeness=0.0, source=row["source"], votes=row["votes"])
-        for row in library.search(text)
-    ]
+    return [library.candidate(row) for row in library.search(text)]
 
 
 @agent.capability("knowledge.read", estimate_s=0.002)

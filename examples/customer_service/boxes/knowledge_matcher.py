@@ -7,10 +7,9 @@ from contextlib import contextmanager
 
 from examples.customer_service import library
 from examples.customer_service.kit import box
-from examples.customer_service.learning import ranked
+from examples.customer_service.learning import compared
 from examples.customer_service.shapes import Candidate, Understood
 from examples.customer_service.texts import Likeness
-from msgspec.structs import replace
 
 from agentexecutor.agents import Context
 
@@ -30,8 +29,8 @@ agent = box("knowledge-matcher", learnt)
 
 @agent.capability("knowledge.match", estimate_s=0.03)
 async def match(ctx: Context, understood: Understood) -> list[Candidate]:
-    """The most alike entries, best first."""
+    """The most alike entries, best first; the same question word for word comes before all others."""
     alike: Likeness = ctx.state
     asked = await ctx.submit("knowledge.search", {"text": understood.text})
     found: list[Candidate] = await asked.result(list[Candidate])
-    return ranked(replace(one, likeness=round(alike(understood.text, one.question), 4)) for one in found)[:KEPT]
+    return compared(understood.text, found, alike)[:KEPT]

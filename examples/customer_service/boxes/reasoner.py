@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from examples.customer_service import library
 from examples.customer_service.kit import box
-from examples.customer_service.learning import choose
+from examples.customer_service.learning import Thresholds, choose
 from examples.customer_service.shapes import Candidate, Choice, Intent
 
 from agentexecutor.agents import Context
@@ -16,9 +16,9 @@ __all__ = ["agent"]
 
 
 @contextmanager
-def learnt() -> Iterator[float]:
+def learnt() -> Iterator[Thresholds]:
     """How alike is alike enough, as it was learnt."""
-    yield library.threshold()
+    yield library.thresholds()
 
 
 agent = box("reasoner", learnt)
