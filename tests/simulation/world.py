@@ -45,7 +45,7 @@ KINDS = {"kill": 5, "pause": 4, "part": 4, "server": 1, "power": 1.5, "skew": 1,
 QUIET_S = 400.0
 YOUNG_S = 2.5
 """A server that is started anew within its first second is not known as such (docs/adr/0011): then no power is cut."""
-RECORDS = (*3 * [INLINE_LIMIT], 1, 300)
+RECORDS = (*5 * [INLINE_LIMIT], 1, 300)
 """Bytes of a record, in a part of the runs so few that most turns need several."""
 SETTINGS = Settings(backoff_max_s=5.0, suspend_max_s=5.0, open_tasks=OPEN)
 
