@@ -51,7 +51,7 @@ async def killing(bus: Bus, group: Crew, conversation: Conversation, names: set[
 
 async def test_every_box_dies_once_in_one_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    monkeypatch.setenv("AGENTEXECUTOR_SETTINGS", "lost_after_s=120")  # who stands still shall get work all the same
+    monkeypatch.setenv("AGENTEXECUTOR_SETTINGS", "lost_after_s=120,heartbeat_s=80")  # who stands still shall get work all the same
     set_up(all_of_it=True)
     with anyio.fail_after(LONG):
         async with embedded_server() as server, connect(server.url, name="customers") as bus, crew(bus) as group:

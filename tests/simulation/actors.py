@@ -139,12 +139,18 @@ class SimAgent:
         self.book.end(held)
 
     def _revision(self, told: dict[str, Any]) -> Any:
-        """What a planner answers: something new, something again, something less; sometimes nonsense."""
+        """What a planner answers: something new, something again, something less; sometimes the end, or nonsense."""
         drawn = self.drawn
         present = sorted(told["plan"]["subtasks"])
         if drawn.random() < 0.1:
             return drawn.choice(
-                (7, {"again": ["nobody"]}, {"add": {"x": {"capability": "nowhere"}}}, {"add": {"x": {"capability": "a", "after": ["x"]}}})
+                (
+                    7,
+                    {"finish": True, "output": "early"},
+                    {"again": ["nobody"]},
+                    {"add": {"x": {"capability": "nowhere"}}},
+                    {"add": {"x": {"capability": "a", "after": ["x"]}}},
+                )
             )
         made: dict[str, Any] = {"finish": drawn.random() < 0.7, "add": {}}
         for number in range(drawn.randint(0, 2)):

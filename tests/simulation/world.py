@@ -47,7 +47,7 @@ YOUNG_S = 2.5
 """A server that is started anew within its first second is not known as such (docs/adr/0011): then no power is cut."""
 CLUSTERS = 0.5
 """So many of the servers that go are clusters of which all members go: streams in memory are emptied, and keep the time of their making."""
-RECORDS = (*3 * [INLINE_LIMIT], 1, 300)
+RECORDS = (*5 * [INLINE_LIMIT], 1, 300)
 """Bytes of a record, in a part of the runs so few that most turns need several."""
 SETTINGS = Settings(backoff_max_s=5.0, suspend_max_s=5.0, open_tasks=OPEN)
 
