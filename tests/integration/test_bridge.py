@@ -194,6 +194,15 @@ async def test_what_cannot_be_started(server: EmbeddedServer, tmp_path: Path) ->
         assert "traceback" not in failed.value.error.details
 
 
+def test_the_agent_of_shell_says_that_it_needs_jq(tmp_path: Path) -> None:
+    shell = shutil.which("sh")
+    assert shell is not None
+    command = [shell, str(ROOT / "examples/shell/agent.sh")]
+    ran = subprocess.run(command, env={"PATH": str(tmp_path)}, input="{}\n", capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (127, "")
+    assert "agent.sh needs jq, which is not installed" in ran.stderr
+
+
 async def test_the_command_with_an_agent_of_shell(server: EmbeddedServer) -> None:
     if shutil.which("jq") is None:
         pytest.skip("needs jq")
