@@ -147,10 +147,14 @@ class _Programs:
         return program
 
     async def _kept(self) -> _Program | None:
-        for _ in range(TURNS if self._idle else 0):
-            await asyncio.sleep(0)  # what an idle one has printed must not be taken for an answer to what it is given next
         while self._idle:
             program = self._idle.pop()
+            try:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)  # what it has printed already must not be taken for an answer to what it is given next
+            except asyncio.CancelledError:
+                self._idle.append(program)
+                raise
             if program.usable:
                 return program
             if not program.spoiled:
