@@ -5,6 +5,10 @@
 #     agentexecutor submit shell.count '{"text": "to be or not to be"}'
 #
 # Each subtask is one JSON line on stdin; jq (any JSON tool will do) takes out what is needed.
+if ! command -v jq >/dev/null; then
+  echo "agent.sh needs jq, which is not installed: https://jqlang.org (Debian: apt-get install jq)" >&2
+  exit 127
+fi
 while IFS= read -r line; do
   text=$(printf '%s' "$line" | jq -r '.input.text // empty')
   if [ -z "$text" ]; then

@@ -99,25 +99,61 @@ async def test_what_the_program_has_used_counts(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("do", "words"),
+    ("do", "words", "details"),
     [
-        ("steal", ["tokens=-12"]),
-        ("die", ["exit code 3", "out of luck"]),
-        ("leave something behind", ["exit code 4", "left "]),
-        ("nonsense", ["Loading the model", "one a line"]),
+        ("steal", ["tokens=-12"], {}),
+        ("die", ["exit code 3", "out of luck"], {"exit_code": 3, "stderr": ["at work on main", "out of luck"]}),
+        ("leave something behind", ["exit code 4", "left "], {"exit_code": 4}),
+        ("killed", ["SIGKILL"], {"signal": "SIGKILL", "stderr": ["at work on main"]}),
+        ("nonsense", ["Loading the model", "one a line"], {}),
     ],
 )
-async def test_who_dies_or_is_not_understood_is_started_again(bus: Bus, do: str, words: list[str]) -> None:
+async def test_who_dies_or_is_not_understood_is_started_again(bus: Bus, do: str, words: list[str], details: dict[str, object]) -> None:
     pid = (await bus.run("work", {"do": "echo"}))["pid"]
     with pytest.raises(TaskFailed) as failed:
         await bus.run("work", {"do": do}, retries=0)
-    assert all(word in failed.value.error.message for word in words), failed.value.error.message
+    error = failed.value.error
+    assert all(word in error.message for word in words), error.message
+    assert details.items() <= error.details.items()
+    assert "traceback" not in error.details, "how the bridge is made is nobody's business"
+    assert not re.search(r"Error:|_Broken|bridge\.py", error.message)
     assert (await bus.run("work", {"do": "echo"}))["pid"] != pid
     assert not lives(pid)
     left = re.search(r"left (\d+)", failed.value.error.message)
     with anyio.fail_after(20):
         while left is not None and lives(int(left[1])):
             await anyio.sleep(0.02)
+
+
+async def test_two_results_in_one_write_are_one_result(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    first = await bus.run("work", {"do": "echo"}, retries=0)
+    assert await bus.run("work", {"do": "twice"}, retries=0) == "first"
+    second = await bus.run("work", {"do": "echo", "n": 2}, retries=0)
+    assert (second["input"], second["pid"] == first["pid"]) == ({"do": "echo", "n": 2}, False)
+    assert "has printed more after it had answered" in caplog.text
+    with anyio.fail_after(60):
+        while lives(first["pid"]):
+            await anyio.sleep(0.02)
+
+
+async def test_a_late_second_result_is_nobodys(bus: Bus, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    go = tmp_path / "go"
+    pid = (await bus.run("work", {"do": "echo"}, retries=0))["pid"]
+    assert await bus.run("work", {"do": "late", "go": str(go)}, retries=0) == "first"
+    go.touch()
+    with anyio.fail_after(60):
+        while lives(pid):
+            await anyio.sleep(0.02)
+    assert '\'{"result": "second"}\'' in caplog.text
+    assert (await bus.run("work", {"do": "echo", "n": 2}, retries=0))["input"] == {"do": "echo", "n": 2}
+
+
+async def test_an_answer_may_say_what_it_is_about(bus: Bus) -> None:
+    pid = await bus.run("work", {"do": "echoes", "more": 0}, retries=0)
+    assert (await bus.run("work", {"do": "echo"}))["pid"] == pid
+    with pytest.raises(TaskFailed, match="about other work"):
+        await bus.run("work", {"do": "echoes", "more": 1}, retries=0)
+    assert (await bus.run("work", {"do": "echo"}))["pid"] != pid
 
 
 async def test_a_program_may_end_after_each_subtask(bus: Bus) -> None:
@@ -153,8 +189,18 @@ async def test_its_words_are_in_the_trace(bus: Bus, spans: InMemorySpanExporter)
 async def test_what_cannot_be_started(server: EmbeddedServer, tmp_path: Path) -> None:
     agent = bridge("nobody", "work", [str(tmp_path / "missing")])
     async with connect(server.url, name="me") as bus, agent.serve(bus):
-        with pytest.raises(TaskFailed, match="cannot be started"):
+        with pytest.raises(TaskFailed, match="cannot be started") as failed:
             await bus.run("work", {})
+        assert "traceback" not in failed.value.error.details
+
+
+def test_the_agent_of_shell_says_that_it_needs_jq(tmp_path: Path) -> None:
+    shell = shutil.which("sh")
+    assert shell is not None
+    command = [shell, str(ROOT / "examples/shell/agent.sh")]
+    ran = subprocess.run(command, env={"PATH": str(tmp_path)}, input="{}\n", capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (127, "")
+    assert "agent.sh needs jq, which is not installed" in ran.stderr
 
 
 async def test_the_command_with_an_agent_of_shell(server: EmbeddedServer) -> None:

@@ -16,6 +16,38 @@ from agentexecutor.console.conformance.scenarios import SCENARIOS
 ROOT = Path(__file__).parents[2]
 RAW = [sys.executable, str(Path(__file__).parent / "programs" / "wrong_agent.py")]
 
+MISTAKES = [
+    ("offers", "offers", "expected the same boot"),
+    ("capacity-of-one", "offers", "expected a capacity of at least 2"),
+    ("has-another-name", "offers", "but it offers as somebody, and not as agent-"),
+    ("bids", "bids", "expected the call's id"),
+    ("refuses", "refuses", "expected a refusal, but it is Bid("),
+    ("accepts", "accepts", "expected a schedule of the steps ['load', 'fit'], but it is []"),
+    ("messages", "accepts", "the header Ae-Id is '7'"),
+    ("keeps-to-its-capacity", "keeps-to-its-capacity", "expected no more than 4 subtasks with the state `running`"),
+    ("reports", "reports", "but it is [('load', 'started'), ('fit', 'started')]"),
+    ("completes", "completes", "expected the result None, but it is 'None'"),
+    ("one-id-for-all", "completes", "a message that says something new needs a new one"),
+    ("fails", "fails", "expected an error with the message 'no such page' and retryable False"),
+    ("obeys-cancel", "obeys-cancel", "expected an offer whose `running` does not name epoch 101 "),
+    ("cancels-what-is-newer", "obeys-cancel", "also after a cancel for epoch 100, which is older"),
+    ("drops-old-epochs", "drops-old-epochs", "expected no claim about epoch 100, which is older"),
+    ("drops-other-boots", "drops-other-boots", "expected no claim about an award for another boot"),
+    ("ignores-the-unknown", "ignores-the-unknown", "expected `done` of epoch 101"),
+    ("runs-once", "runs-once", "expected `accept` again with the same Ae-Id"),
+    ("says-it-until-it-is-stored", "says-it-until-it-is-stored", "expected an offer whose `running` names epoch 101"),
+    ("survives-a-restart-of-the-server", "survives-a-restart-of-the-server", "expected an offer after the restart"),
+    ("large-bodies", "large-bodies", "expected `done` of epoch 101"),
+    ("believes-any-body", "large-bodies", "expected an input that has not its digest told as `failed`"),
+    ("carries-the-trace-on", "carries-the-trace-on", "expected a traceparent of trace 4bf9"),
+    ("drops-the-tracestate", "carries-the-trace-on", "expected a tracestate with conformance=1"),
+    ("leaves-in-good-order", "leaves-in-good-order", "expected an offer with `accepting` false"),
+    ("takes-after-sigterm", "leaves-in-good-order", "expected no `accept` or `done` of an award after SIGTERM"),
+    ("bids-after-sigterm", "leaves-in-good-order", "expected no bid after SIGTERM"),
+    ("gives-way-to-its-successor", "gives-way-to-its-successor", "expected that the process ends within 5 s"),
+]
+"""What an agent does wrong (programs/wrong_agent.py), the scenario that finds it, and what that says."""
+
 
 def conformance(*arguments: str, wrong: str = "") -> tuple[int, dict[str, Any]]:
     """The exit code, and each scenario's verdict."""
@@ -34,14 +66,23 @@ def test_a_right_agent_passes(command: list[str]) -> None:
     assert (code, list(verdicts)) == (0, list(SCENARIOS))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_wrong_agent_fails(name: str) -> None:
-    code, verdicts = conformance("--scenario", name, "--", *RAW, wrong=name)
-    assert (code, verdicts[name]["passed"]) == (1, False)
-    assert verdicts[name]["seen"] or verdicts[name]["messages"]
+@pytest.mark.parametrize(("wrong", "scenario", "words"), MISTAKES, ids=[mistake for mistake, *_ in MISTAKES])
+def test_a_wrong_agent_fails(wrong: str, scenario: str, words: str) -> None:
+    code, verdicts = conformance("--patience", "2", "--scenario", scenario, "--", *RAW, wrong=wrong)
+    verdict = verdicts[scenario]
+    assert (code, verdict["passed"]) == (1, False)
+    said = [f"expected {verdict['expected']}, but {verdict['seen']}"] if verdict["seen"] else verdict["messages"]
+    assert words in said[0]
 
 
-def test_messages_that_are_not_valid_fail_any_scenario() -> None:
-    code, verdicts = conformance("--scenario", "accepts", "--", *RAW, wrong="messages")
-    assert (code, verdicts["accepts"]["seen"]) == (1, "")
-    assert "Ae-Id is '7'" in verdicts["accepts"]["messages"][0]
+def test_there_is_a_wrong_agent_for_each_scenario() -> None:
+    assert {scenario for _, scenario, _ in MISTAKES} == set(SCENARIOS)
+
+
+def test_who_is_late_is_told_of_patience() -> None:
+    main = "from agentexecutor.console.main import main; main()"
+    command = [sys.executable, "-c", main, "conformance", "--scenario", "offers", "--", "sleep", "60"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 1
+    assert "expected an offer within 2 s,\n        but it said nothing." in done.stdout
+    assert "try `--patience 3`" in done.stdout

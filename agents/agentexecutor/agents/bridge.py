@@ -1,6 +1,7 @@
 """Any program as an agent: one JSON line for each subtask goes in, JSON lines come out (docs/bridge.md).
 
-A process is kept for the next subtask; one that dies, is cancelled, or says what cannot be understood is ended, and the next subtask gets a new one.
+A process is kept for the next subtask; one that dies, is cancelled, says what cannot be understood, or says anything while it has nothing to do is ended,
+and the next subtask gets a new one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -22,6 +23,7 @@ from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.context import Context
 from agentexecutor.agents.errors import AgentError, Fail, Retry
 from agentexecutor.bus import telemetry
+from agentexecutor.schemas.messages import Award
 
 __all__ = ["bridge"]
 
@@ -34,16 +36,19 @@ TAIL_LINES = 20
 TOLD_LINES = 100
 """So many lines of stderr go into the trace of one subtask."""
 LINE_SHOWN = 1000
+STDOUT = 1
 END_S = 2.0
 """A program that is to end has so many seconds after its input was closed, and after SIGTERM as many again."""
 LAST_WORDS_S = 1.0
 """So long is waited for what a process that has ended may have printed."""
+TURNS = 5
+"""Turns of the event loop after which all that is in a pipe is known: it is polled, read, and handed over."""
 
 
 class _Said(msgspec.Struct, forbid_unknown_fields=True):
     """A line that a program prints: progress (`progress`, `step`, `text`), or how the subtask ended (`result`, or `error` with what belongs to it).
 
-    `usage` stands beside any of them, or alone.
+    `usage` stands beside any of them, or alone; so do `epoch` and `key`, which say what the line is about.
     """
 
     progress: float | None = None
@@ -55,6 +60,8 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     after_s: float | None = None
     details: dict[str, Any] = {}
     usage: dict[str, float] = {}
+    epoch: int | None = None
+    key: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Said)
@@ -94,7 +101,15 @@ def bridge(
     return agent
 
 
-class _Left(RuntimeError):
+class _Broken(Exception):
+    """A program is to be ended, and its subtask tried again: it died, or cannot be understood. `details` go into the error."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class _Left(_Broken):
     """A program ended well and without a word about its subtask: one that ends after each has not read the next."""
 
 
@@ -104,42 +119,70 @@ class _Programs:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._idle: list[_Program] = []
+        self._all: set[_Program] = set()
 
     async def do(self, ctx: Context, input: dict[str, Any]) -> Any:
         while True:
-            kept = self._kept()
-            program = kept or await _Program.started(self._command)
+            kept = await self._kept()
+            program = kept or await self._start()
             try:
                 result = await program.do(ctx, input)
             except (Fail, Retry):
                 self._idle.append(program)
                 raise
-            except BaseException as error:
+            except _Broken as broken:
                 await asyncio.shield(program.end(working=True))
-                if kept is not None and isinstance(error, _Left):
+                if kept is not None and isinstance(broken, _Left):
                     continue
+                raise Retry(str(broken), **broken.details) from None
+            except BaseException:
+                await asyncio.shield(program.end(working=True))
                 raise
             self._idle.append(program)
             return result
 
-    def _kept(self) -> _Program | None:
+    async def _start(self) -> _Program:
+        program = await _Program.started(self._command)
+        self._all = {one for one in self._all if not one.gone} | {program}
+        return program
+
+    async def _kept(self) -> _Program | None:
         while self._idle:
             program = self._idle.pop()
-            if program.alive:
+            try:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)  # what it has printed already must not be taken for an answer to what it is given next
+            except asyncio.CancelledError:
+                self._idle.append(program)
+                raise
+            if program.usable:
                 return program
-            logger.info("%s ended with %s while it had nothing to do; it is started again.", self._command[0], program.how)
+            if not program.spoiled:
+                logger.info("%s ended with %s while it had nothing to do; it is started again.", self._command[0], program.how)
         return None
 
     async def end(self) -> None:
-        await asyncio.gather(*(program.end(working=False) for program in self._idle))
+        await asyncio.gather(*(program.end(working=False) for program in self._all))
 
 
 class _Pipes(asyncio.subprocess.SubprocessStreamProtocol):
-    """asyncio's own, but it also tells when the process has ended while something that it started keeps its pipes open."""
+    """asyncio's own, but it also tells what nobody has read of stdout, and when the process has ended while something that it started keeps its pipes open."""
 
     def __init__(self) -> None:
         super().__init__(LINE_LIMIT, asyncio.get_running_loop())
         self.exited = asyncio.get_running_loop().create_future()
+        self.unread = 0
+        """Bytes of stdout that have come and were not read."""
+        self.unasked: Callable[[bytes], None] | None = None
+        """Gets what comes on stdout while nothing must come; what is read by nobody."""
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        if fd == STDOUT and isinstance(data, bytes):
+            if self.unasked is not None:
+                self.unasked(data)
+                return
+            self.unread += len(data)
+        super().pipe_data_received(fd, data)
 
     def process_exited(self) -> None:
         super().process_exited()
@@ -154,7 +197,11 @@ class _Program:
             raise ValueError("all three pipes are needed")
         self._process = process
         self._stdin, self._stdout, self._stderr = pipes.stdin, pipes.stdout, pipes.stderr
+        self._pipes = pipes
         self._exit = pipes.exited
+        self._ending: asyncio.Task[None] | None = None
+        self.spoiled = False
+        """It has printed what belongs to no subtask: nobody knows what the next line would be about."""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._span: trace.Span = trace.INVALID_SPAN
         self._log = logger
@@ -170,9 +217,7 @@ class _Program:
         try:
             process, pipes = await loop.subprocess_exec(_Pipes, *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
         except OSError as error:
-            raise AgentError(
-                f"{command[0]} cannot be started: {error.strerror or error}.", hint="Is it installed, and may it be run?"
-            ) from error
+            raise Fail(f"{command[0]} cannot be started: {error.strerror or error}. Is it installed, and may it be run?") from error
         logger.info("%s runs as process %d.", command[0], process.get_pid())
         return cls(process, pipes)
 
@@ -181,65 +226,98 @@ class _Program:
         return not self._exit.done()
 
     @property
+    def usable(self) -> bool:
+        """It can be given a subtask."""
+        return self.alive and not self.spoiled
+
+    @property
+    def gone(self) -> bool:
+        """Nothing is left of it."""
+        return self._ending is not None and self._ending.done()
+
+    @property
     def how(self) -> str:
         """How it ended."""
-        code = self._process.get_returncode() or 0
+        code = self._process.get_returncode()
+        if code is None:
+            return "its stdout is closed"
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
     async def do(self, ctx: Context, input: dict[str, Any]) -> Any:
-        """One subtask. Raises Fail or Retry for what the program says, RuntimeError when it is to be ended: it died, or cannot be understood."""
+        """One subtask. Raises Fail or Retry for what the program says, _Broken when it is to be ended."""
         self._span, self._log, self._told = trace.get_current_span(), ctx.log, 0
         self._tail.clear()
-        award = ctx.award
-        line = {
-            "task": award.task,
-            "subtask": award.subtask,
-            "capability": award.capability,
-            "attempt": award.attempt,
-            "epoch": award.epoch,
-            "key": award.key,
-            "deadline": award.deadline,
-            **telemetry.inject(),
-            "input": input,
-        }
-        with suppress(ConnectionError):  # it is dead, which reading tells better
-            self._stdin.write(msgspec.json.encode(line) + b"\n")
-            await self._stdin.drain()
+        self._pipes.unasked = None
         self._silent = True
+        with suppress(ConnectionError):  # it is dead, which reading tells better
+            self._stdin.write(msgspec.json.encode(_question(ctx.award, input)) + b"\n")
+            await self._stdin.drain()
         while True:
-            said = await self._said()
+            said = await self._said(ctx.award)
             self._silent = False
-            ctx.spend(**said.usage)
-            if said.error is not None:
-                error = Retry(said.error, after_s=said.after_s) if said.retryable else Fail(said.error)
-                error.fields.update(said.details)
-                raise error
-            if said.result is not msgspec.UNSET:
-                return said.result
-            if said.step is not None:
-                ctx.host.tell(step=said.step, state="started", fraction=said.progress, text=said.text)
-            elif said.progress is not None or said.text or not said.usage:
-                ctx.progress(said.progress, said.text)
+            try:
+                ctx.spend(**said.usage)
+                if said.error is None and said.result is msgspec.UNSET:
+                    _tell(ctx, said)
+                    continue
+                failed = None if said.error is None else _failure(said.error, said)
+            except (AgentError, ValueError, TypeError) as error:
+                raise _Broken(f"The program printed a line that makes no sense: {error}") from error
+            self._rest()
+            if failed is not None:
+                raise failed
+            return said.result
 
-    async def _said(self) -> _Said:
+    def _rest(self) -> None:
+        """It has answered: until the next subtask it has nothing to say."""
+        self._pipes.unasked = self._spoil
+        if self._pipes.unread:
+            self._spoil(b"")
+
+    def _spoil(self, data: bytes) -> None:
+        """It has spoken out of turn: no subtask is charged with that, and none is given to it any more."""
+        if self.spoiled or self._ending is not None:
+            return
+        self.spoiled = True
+        shown = f": {data[:LINE_SHOWN].decode(errors='backslashreplace').rstrip()!r}" if data else ""
+        logger.warning(
+            "Process %d has printed more after it had answered%s. It is ended, because its next line might be taken for the answer to another "
+            "subtask: one `result` or `error` belongs to each line that it reads.",
+            self._process.get_pid(),
+            shown,
+        )
+        self._end_soon(working=True)
+
+    async def _said(self, award: Award) -> _Said:
         try:
             line = await self._line()
         except ValueError as error:
-            raise RuntimeError(f"The program printed a line of more than {LINE_LIMIT} bytes.") from error
+            raise _Broken(f"The program printed a line of more than {LINE_LIMIT} bytes.") from error
         if not line.endswith(b"\n"):
             await asyncio.wait({self._exit, self._listening}, timeout=LAST_WORDS_S)
-            if self._silent and self._process.get_returncode() == 0:
-                raise _Left("The program ended (exit code 0) without a result.")
-            tail = "\n".join(self._tail)
-            raise RuntimeError(f"The program ended ({self.how}) without a result." + (f" Its last words:\n{tail}" if tail else ""))
+            raise self._ended()
+        self._pipes.unread -= len(line)
+        shown = line[:LINE_SHOWN].decode(errors="backslashreplace").rstrip()
         try:
-            return _decoder.decode(line)
+            said = _decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            shown = line[:LINE_SHOWN].decode(errors="backslashreplace").rstrip()
-            raise RuntimeError(
+            raise _Broken(
                 f"The program printed a line that is not understood ({error}): {shown!r}. It prints JSON objects with progress, result or error, "
                 "one a line, and flushes each; anything else belongs to stderr."
             ) from error
+        if said.epoch not in (None, award.epoch) or said.key not in (None, award.key):
+            raise _Broken(f"The program printed a line about other work than epoch {award.epoch} with the key {award.key!r}: {shown!r}.")
+        return said
+
+    def _ended(self) -> _Broken:
+        code = self._process.get_returncode()
+        if self._silent and code == 0:
+            return _Left("The program ended (exit code 0) without a result.", exit_code=0, stderr=list(self._tail))
+        words = f" Its last words:\n{chr(10).join(self._tail)}" if self._tail else ""
+        ended: dict[str, Any] = {}
+        if code is not None:
+            ended = {"exit_code": code} if code >= 0 else {"signal": self.how}
+        return _Broken(f"The program ended ({self.how}) without a result.{words}", **ended, stderr=list(self._tail))
 
     async def _line(self) -> bytes:
         """The next line; what is there when the process has ended, also when something that it has started keeps its stdout open."""
@@ -271,8 +349,16 @@ class _Program:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.get_pid(), number)
 
+    def _end_soon(self, *, working: bool) -> asyncio.Task[None]:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(working=working))
+        return self._ending
+
     async def end(self, *, working: bool) -> None:
         """Close its input and let it end; one that is `working` is told by SIGTERM. Who does not obey is killed, with what it has started."""
+        await asyncio.shield(self._end_soon(working=working))
+
+    async def _end(self, *, working: bool) -> None:
         self._stdin.close()
         if not working:
             await asyncio.wait({self._exit}, timeout=END_S)
@@ -282,3 +368,32 @@ class _Program:
         self._signal(signal.SIGKILL)
         self._listening.cancel()
         self._process.close()
+
+
+def _question(award: Award, input: dict[str, Any]) -> dict[str, Any]:
+    """The line that a program reads."""
+    return {
+        "task": award.task,
+        "subtask": award.subtask,
+        "capability": award.capability,
+        "attempt": award.attempt,
+        "epoch": award.epoch,
+        "key": award.key,
+        "deadline": award.deadline,
+        **telemetry.inject(),
+        "input": input,
+    }
+
+
+def _tell(ctx: Context, said: _Said) -> None:
+    """Pass on how far it is."""
+    if said.step is not None:
+        ctx.host.tell(step=said.step, state="started", fraction=said.progress, text=said.text)
+    elif said.progress is not None or said.text or not said.usage:
+        ctx.progress(said.progress, said.text)
+
+
+def _failure(message: str, said: _Said) -> Fail | Retry:
+    error = Retry(message, after_s=said.after_s) if said.retryable else Fail(message)
+    error.fields.update(said.details)
+    return error

@@ -18,10 +18,14 @@ import msgspec
 from agentexecutor.agents.book import Held, LastClaim
 from agentexecutor.agents.context import Context
 from agentexecutor.agents.errors import AgentError, Retry
-from agentexecutor.agents.failures import error_of, text_of
+from agentexecutor.agents.failures import InputBroken, error_of, text_of
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
+<<<<<<< HEAD
 from agentexecutor.bus.events import log_entries
+=======
+from agentexecutor.bus.errors import BusError
+>>>>>>> fix5
 from agentexecutor.bus.queries import NoAnswer
 from agentexecutor.bus.streams import MESSAGE_LIMIT, ROOM
 from agentexecutor.schemas import messages as m
@@ -275,6 +279,8 @@ class Execution:
             return await self._fetched_input()
         except NoAnswer as error:
             raise InputAway(f"The input could not be fetched: {error}") from error
+        except (BusError, DecodeFailed) as error:
+            raise InputBroken(f"The input cannot be put together: {error}") from error
 
     async def _fetched_input(self) -> bytes | msgspec.Raw:
         award = self._award

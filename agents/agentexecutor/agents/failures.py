@@ -10,7 +10,7 @@ import msgspec
 from agentexecutor.agents.errors import AgentError, Fail, InputRefused, Retry
 from agentexecutor.schemas.messages import ErrorInfo
 
-__all__ = ["error_of", "text_of"]
+__all__ = ["InputBroken", "error_of", "text_of"]
 
 TRACE_LINES = 12
 TEXT_LIMIT = 20_000
@@ -18,10 +18,16 @@ DETAILS_LIMIT = 50_000
 """Bytes of all details together; what does not fit is left out, and its size said."""
 
 
+class InputBroken(AgentError):
+    """A large part of the input is not there, or is not what its digest says; at another try it may be."""
+
+
 def error_of(error: BaseException) -> ErrorInfo:
     """How an exception of a handler is told."""
     if isinstance(error, InputRefused):
         return ErrorInfo(code="input", message=text_of(error), details={"parameter": text_of(error.fields.get("parameter", ""))})
+    if isinstance(error, InputBroken):
+        return ErrorInfo(code="input", message=text_of(error), retryable=True)
     if isinstance(error, Fail):
         return ErrorInfo(code="handler", message=text_of(error), details=_details(error.fields))
     if isinstance(error, Retry):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,11 @@ import time
 
 def say(**line: object) -> None:
     print(json.dumps(line), flush=True)
+
+
+def wait_for(path: str) -> None:
+    while not os.path.exists(path):  # noqa: PTH110  # as few imports as may be
+        time.sleep(0.01)
 
 
 for line in sys.stdin:
@@ -21,6 +27,16 @@ for line in sys.stdin:
             say(progress=0.5, text="half", step="echoing")
             time.sleep(asked["input"].get("takes_s", 0))
             say(result={**asked, "pid": os.getpid()})
+        case "twice":
+            print('{"result": "first"}\n{"result": "second"}', flush=True)
+        case "late":
+            say(result="first")
+            wait_for(asked["input"]["go"])
+            say(result="second")
+        case "echoes":
+            more = asked["input"]["more"]
+            say(progress=0.5, epoch=asked["epoch"], key=asked["key"])
+            say(result=os.getpid(), epoch=asked["epoch"] - more, key=asked["key"])
         case "large":
             say(result="x" * asked["input"]["bytes"])
         case "fail":
@@ -39,6 +55,8 @@ for line in sys.stdin:
         case "die":
             print("out of luck", file=sys.stderr, flush=True)
             sys.exit(3)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         case "leave something behind":
             left = subprocess.Popen(["sleep", "60"])  # noqa: S607  # it keeps stdout open
             print(f"left {left.pid}", file=sys.stderr, flush=True)

@@ -20,7 +20,14 @@ from nats.aio.msg import Msg
 
 URL, ME, CAPABILITY = (os.environ[f"AGENTEXECUTOR_{name}"] for name in ("NATS_URL", "NAME", "CAPABILITY"))
 WRONG = os.environ.get("WRONG", "")
+if WRONG == "has-another-name":
+    ME = "somebody"
 PLACE = tuple[str, str]
+CAPACITY = 4
+
+
+class NotThatBody(Exception):
+    """What was read has not the digest that it should have."""
 
 
 class Agent:
@@ -41,7 +48,7 @@ class Agent:
         body = {
             "boot": self.new_boot() if WRONG == "offers" else self.boot,
             "capabilities": [{"name": CAPABILITY}],
-            "capacity": 4,
+            "capacity": 1 if WRONG == "capacity-of-one" else CAPACITY,
             "running": running,
             "accepting": self.accepting,
         }
@@ -54,7 +61,7 @@ class Agent:
             await asyncio.sleep(0.9)
 
     async def other_offer(self, message: Msg) -> None:
-        if json.loads(message.data)["boot"] > self.boot and WRONG != "gives-way-to-its-successor":
+        if json.loads(message.data)["boot"] > self.boot and WRONG not in ("gives-way-to-its-successor", "offers"):
             os._exit(1)
 
     async def came(self, message: Msg) -> None:
@@ -65,16 +72,28 @@ class Agent:
                 return
             act = {"call": self.called, "award": self.awarded, "cancel": self.cancelled}.get(made.get("Ae-Type", ""))
             if act is not None:
-                await act(json.loads(message.data), {name: made[name] for name in ("traceparent", "tracestate") if name in made})
+                await act(
+                    json.loads(message.data),
+                    {
+                        name: made[name]
+                        for name in ("traceparent", "tracestate")
+                        if name in made and (name, WRONG) != ("tracestate", "drops-the-tracestate")
+                    },
+                )
         except (ValueError, KeyError, TypeError, AttributeError):
             if WRONG == "ignores-the-unknown":
                 os._exit(1)
 
+    def has_room(self) -> bool:
+        accepting = self.accepting or WRONG == "takes-after-sigterm"
+        return accepting and (len(self.running) < CAPACITY or WRONG == "keeps-to-its-capacity")
+
     async def called(self, call: dict[str, Any], _trace: dict[str, str]) -> None:
         common = {"subtask": call["subtask"], "call": "another" if WRONG == "bids" else call["call"], "boot": self.boot}
         subject = f"ae.v1.bid.{ME}.{call['shard']}.{call['task']}"
-        if call.get("labels") and WRONG != "refuses":
-            await self.nats.publish(subject, json.dumps({**common, "reason": "no labels"}).encode(), headers={"Ae-Type": "refusal"})
+        if (call.get("labels") and WRONG != "refuses") or not (self.has_room() or WRONG == "bids-after-sigterm"):
+            reason = "no room, or not these labels"
+            await self.nats.publish(subject, json.dumps({**common, "reason": reason}).encode(), headers={"Ae-Type": "refusal"})
         else:
             await self.nats.publish(subject, json.dumps({**common, "estimate_s": 0.1}).encode(), headers={"Ae-Type": "bid"})
 
@@ -89,13 +108,16 @@ class Agent:
             return
         self.newest[place] = epoch
         if place in self.running:
-            self.running[place][1].cancel()
+            self.running.pop(place)[1].cancel()
+        if not self.has_room():
+            await self.say("decline", award, trace, reason="no room")
+            return
         self.running[place] = (epoch, asyncio.create_task(self.work(award, trace)))
 
     async def cancelled(self, cancel: dict[str, Any], _trace: dict[str, str]) -> None:
         place = (cancel["task"], cancel["subtask"])
         epoch, task = self.running.get(place, (0, None))
-        if task is not None and epoch <= cancel["epoch"] and WRONG != "obeys-cancel":
+        if task is not None and (epoch <= cancel["epoch"] or WRONG == "cancels-what-is-newer") and WRONG != "obeys-cancel":
             task.cancel()
 
     async def work(self, award: dict[str, Any], trace: dict[str, str]) -> None:
@@ -107,6 +129,8 @@ class Agent:
             schedule = [{"name": step, "start_s": seconds * index, "duration_s": seconds} for index, step in enumerate(steps)]
             await self.say("accept", award, trace, schedule=[] if WRONG == "accepts" else schedule)
             await self.do(award, asked, trace, steps, seconds)
+        except NotThatBody:
+            await self.say("failed", award, trace, error={"code": "input", "message": "it has another digest", "retryable": True})
         finally:
             if self.running.get(place, (0, None))[0] == award["epoch"]:
                 del self.running[place]
@@ -152,7 +176,8 @@ class Agent:
             question = json.dumps({"digest": blob["digest"], "chunk": chunk}).encode()
             await self.nats.publish(f"ae.v1.ask.{ME}.blob.{task}", question, headers={"Ae-Type": "ask", "Ae-Id": id})
             body += await self.questions[id]
-        assert hashlib.sha256(body).hexdigest() == blob["digest"]
+        if hashlib.sha256(body).hexdigest() != blob["digest"] and WRONG != "believes-any-body":
+            raise NotThatBody
         return json.loads(body)
 
     async def done(self, award: dict[str, Any], trace: dict[str, str], result: Any) -> None:
@@ -178,7 +203,7 @@ class Agent:
         body = {"subtask": award["subtask"], "epoch": award["epoch"], "boot": self.boot, **more}
         made = {
             "Ae-Type": kind,
-            "Ae-Id": "7" if WRONG == "messages" else uuid.uuid4().hex,
+            "Ae-Id": {"messages": "7", "one-id-for-all": "x" * 32}.get(WRONG, uuid.uuid4().hex),
             **({} if WRONG == "carries-the-trace-on" else trace),
         }
         claim = (kind, json.dumps(body).encode(), made)

@@ -12,12 +12,15 @@ from rich.text import Text
 
 from agentexecutor.bus.loop import run
 from agentexecutor.console.conformance.kit import Verdict, play
-from agentexecutor.console.conformance.scenarios import SCENARIOS
+from agentexecutor.console.conformance.scenarios import SCENARIOS, Scenario
 from agentexecutor.console.exits import Exit, UsageError
 from agentexecutor.console.options import command
 from agentexecutor.console.output import Output
 
 __all__ = ["conformance"]
+
+SLOW = 3.0
+"""The patience that is proposed when something was late."""
 
 
 @command(
@@ -51,11 +54,7 @@ def conformance(
     out = Output(json=as_json)
     chosen = [SCENARIOS[name] for name in names or SCENARIOS]
     if listing:
-        if as_json:
-            for scenario in chosen:
-                out.object({"scenario": scenario.name, "expected": scenario.expected})
-        else:
-            out.table(["scenario", "what is expected"], [[scenario.name, scenario.expected] for scenario in chosen])
+        _list(out, chosen)
         return
     if nats is not None:
         raise UsageError("The scenarios need a bus of their own, so --nats has no meaning here.", hint="Leave it out.")
@@ -73,10 +72,20 @@ def conformance(
         out.table(["scenario", "", "what is expected"], [[v.scenario, "passed" if v.passed else "FAILED", v.expected] for v in fallen])
         failed = sum(not verdict.passed for verdict in fallen)
         out.say(f"{len(chosen) - failed} of {len(chosen)} passed.")
+        if any(verdict.late for verdict in fallen) and patience < SLOW:
+            out.say(f"Something did not come in time. If this machine is slow, or busy, try `--patience {SLOW:g}`.")
         return failed
 
     if run(main):
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _list(out: Output, chosen: list[Scenario]) -> None:
+    if out.json:
+        for scenario in chosen:
+            out.object({"scenario": scenario.name, "expected": scenario.expected})
+    else:
+        out.table(["scenario", "what is expected"], [[scenario.name, scenario.expected] for scenario in chosen])
 
 
 def _tell(out: Output, verdict: Verdict) -> None:

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.bus.server import embedded_server
 from agentexecutor.console.conformance.scenarios import Scenario
-from agentexecutor.console.conformance.stage import Broken, on_stage
+from agentexecutor.console.conformance.stage import Broken, Late, on_stage
 
 __all__ = ["Verdict", "play"]
 
@@ -21,7 +21,10 @@ MOST_S = 120.0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """How a scenario went. `messages`: what was wrong with messages besides, each once; `stderr`: the end of what the agent printed."""
+    """How a scenario went. `messages`: what was wrong with messages besides, each once; `stderr`: the end of what the agent printed.
+
+    `late`: something did not come in time, which on a slow machine need not be the agent's fault.
+    """
 
     scenario: str
     passed: bool
@@ -29,6 +32,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     seen: str = ""
     messages: list[str] = []
     stderr: str = ""
+    late: bool = False
 
 
 async def play(command: Sequence[str], scenarios: Sequence[Scenario], patience: float) -> AsyncIterator[Verdict]:
@@ -36,14 +40,14 @@ async def play(command: Sequence[str], scenarios: Sequence[Scenario], patience: 
     async with _a_server() as server, open_connection(server.url, name="conformance") as connection:
         for scenario in scenarios:
             async with on_stage(connection, command, patience, server.restart) as stage:
-                expected, seen = scenario.expected, ""
+                expected, seen, late = scenario.expected, "", False
                 try:
                     with anyio.fail_after(MOST_S * patience):
                         await scenario.play(stage)
                 except Broken as broken:
-                    expected, seen = broken.expected, broken.seen
+                    expected, seen, late = broken.expected, broken.seen, isinstance(broken, Late)
                 except TimeoutError:
-                    expected, seen = f"an end within {MOST_S * patience:g} s", "it went on"
+                    expected, seen, late = f"an end within {MOST_S * patience:g} s", "it went on", True
             yield Verdict(
                 scenario=scenario.name,
                 passed=not seen and not stage.problems,
@@ -51,6 +55,7 @@ async def play(command: Sequence[str], scenarios: Sequence[Scenario], patience: 
                 seen=seen,
                 messages=list(dict.fromkeys(stage.problems)),
                 stderr=stage.stderr if seen or stage.problems else "",
+                late=late,
             )
 
 

@@ -20,6 +20,8 @@ from agentexecutor.schemas.names import TaskName, new_id
 
 __all__ = ["SCENARIOS", "Scenario"]
 
+MOST_FILLED = 64
+"""An agent with a larger capacity is not filled up."""
 QUIET_S = 1.5
 """So long nothing must come, where nothing must."""
 VALUES: list[Any] = [
@@ -70,13 +72,13 @@ async def _alive(stage: Stage, offer: m.Offer) -> None:
 
 @scenario
 async def offers(stage: Stage) -> None:
-    """An offer within 2 s of the start, and another every second, all with one boot."""
+    """An offer within 2 s of the start, with a capacity of at least 2, and another every second, all with one boot."""
     await stage.start()
     first = await stage.offer(within=2.0)
     if CAPABILITY not in [capability.name for capability in first.capabilities]:
         raise wrong(f"the capability {CAPABILITY}, from AGENTEXECUTOR_CAPABILITY, in the offer", [c.name for c in first.capabilities])
-    if first.capacity < 1 or not first.accepting or first.running:
-        raise wrong("a capacity of at least 1, `accepting` true, and nothing running", first)
+    if first.capacity < 2 or not first.accepting or first.running:  # noqa: PLR2004  # docs/protocol.md section 12
+        raise wrong("a capacity of at least 2, `accepting` true, and nothing running", first)
     for _ in range(3):
         later = await stage.offer("another offer", within=1.5)
         if later.boot != first.boot:
@@ -99,17 +101,22 @@ async def refuses(stage: Stage) -> None:
     await _called(stage, m.Refusal, labels={"conformance": "an agent without this label refuses"})
 
 
-async def _called(stage: Stage, answer: type[m.Bid | m.Refusal], **more: Any) -> Heard:
-    task, shard, id = TaskName("conformance", new_id(12)), 7, new_id(16)
-    call = m.Call(task=str(task), subtask="main", capability=CAPABILITY, call=id, shard=shard, reply_by_s=1.0, **more)
+async def _call(stage: Stage, **more: Any) -> m.Call:
+    task = TaskName("conformance", new_id(12))
+    call = m.Call(task=str(task), subtask="main", capability=CAPABILITY, call=new_id(16), shard=7, reply_by_s=1.0, **more)
     await stage.say("call", task, encode(call))
+    return call
+
+
+async def _called(stage: Stage, answer: type[m.Bid | m.Refusal], **more: Any) -> Heard:
+    call = await _call(stage, **more)
     what = "a bid" if answer is m.Bid else "a refusal"
     heard = await stage.expect(what, lambda heard: heard.kind == "bid", within=1.0)
     said = heard.message
     if not isinstance(said, answer):
         raise wrong(what, said)
-    if (said.call, said.subtask, heard.task, heard.shard) != (id, "main", str(task), str(shard)):
-        raise wrong(f"the call's id {id}, subtask, task and shard", said)
+    if (said.call, said.subtask, heard.task, heard.shard) != (call.call, "main", call.task, str(call.shard)):
+        raise wrong(f"the call's id {call.call}, subtask, task and shard", said)
     return heard
 
 
@@ -121,6 +128,24 @@ async def accepts(stage: Stage) -> None:
     if [step.name for step in accept.schedule] != STEPS:
         raise wrong(f"a schedule of the steps {STEPS}", [step.name for step in accept.schedule])
     await stage.names(award)
+
+
+@scenario
+async def keeps_to_its_capacity(stage: Stage) -> None:
+    """Of one award more than its capacity it says that it declines it, or accepts it and names it as queued; it never runs more."""
+    offer = await stage.ready()
+    if offer.capacity > MOST_FILLED:
+        return
+    awards = []
+    for _ in range(offer.capacity):
+        awards.append(await stage.award(offer, {"do": "wait"}))
+        await stage.claim("accept", awards[-1], within=2.0)
+    more = await stage.award(offer, {"do": "wait"})
+    answer = await stage.expect("`accept` or `decline` of an award above the capacity", stage.of(more, "accept", "decline"), within=2.0)
+    full = await stage.names(more if answer.kind == "accept" else awards[-1])
+    running = sum(work.state == "running" for work in full.running)
+    if running > offer.capacity:
+        raise wrong(f"no more than {offer.capacity} subtasks with the state `running`, as many as its capacity", running)
 
 
 @scenario
@@ -160,11 +185,14 @@ async def fails(stage: Stage) -> None:
 
 @scenario
 async def obeys_cancel(stage: Stage) -> None:
-    """A cancel stops running work within its grace; nothing more is claimed about it, and there is room for other work."""
+    """A cancel stops running work within its grace, but not work of a newer epoch; nothing more is claimed about it, and there is room for other work."""
     offer = await stage.ready()
     award = await stage.award(offer, {"do": "wait"})
     await stage.claim("accept", award, within=2.0)
     await stage.names(award)
+    await stage.send(m.Cancel(task=award.task, subtask="main", epoch=award.epoch - 1, reason="the scenario", grace_s=0.1))
+    await _alive(stage, offer)
+    await stage.names(award, why=f", also after a cancel for epoch {award.epoch - 1}, which is older")
     await stage.send(m.Cancel(task=award.task, subtask="main", epoch=award.epoch, reason="the scenario", grace_s=3.0))
     await stage.forgets(award, within=5.0)
     await _alive(stage, offer)
@@ -293,6 +321,7 @@ async def large_bodies(stage: Stage) -> None:
     award = await stage.award(offer, {}, task=str(task), subtask="whole", input=m.EMPTY, input_blob=whole)
     if await stage.result(award, await stage.claim("done", award, within=10.0)) != text:
         raise Broken(f"the text of {LARGE} characters back", "it was another")
+    await _forged(stage, offer, task, part)
     fill = m.Fill(at=["value", "rows"], blob=part, path=["rows"], slice=(2, 4))
     award = await stage.award(offer, {"do": "echo", "value": {"rows": None}}, task=str(task), subtask="part", fill=[fill])
     heard = await stage.expect("`done` or `failed`", stage.of(award, "done", "failed"), within=10.0)
@@ -305,9 +334,19 @@ async def large_bodies(stage: Stage) -> None:
         raise wrong("rows 2 and 3 filled in", [row[0] for row in rows])
 
 
+async def _forged(stage: Stage, offer: m.Offer, task: TaskName, ref: m.BlobRef) -> None:
+    """What is stored under a digest is another body."""
+    other = TaskName(task.owner, new_id(12))
+    forged = await stage.forge(other, encode({"do": "echo", "value": "forged"}), ref)
+    award = await stage.award(offer, {}, task=str(other), input=m.EMPTY, input_blob=forged)
+    said = (await stage.expect("`done` or `failed` of an input with another digest", stage.of(award, *LAST), within=10.0)).message
+    if not isinstance(said, m.Failed) or said.error.code != "input" or not said.error.retryable:
+        raise wrong("an input that has not its digest told as `failed`, a retryable `input`", said)
+
+
 @scenario
 async def carries_the_trace_on(stage: Stage) -> None:
-    """Claims and progress carry the traceparent's trace, as the award brought it."""
+    """Claims and progress carry the traceparent's trace and the tracestate, as the award brought them."""
     offer = await stage.ready()
     trace = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "conformance=1"}
     award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1}, trace)
@@ -316,20 +355,27 @@ async def carries_the_trace_on(stage: Stage) -> None:
         parts = heard.headers.get("traceparent", "").split("-")
         if parts[1:2] != [TRACE] or parts[-1] != "01":
             raise wrong(f"a traceparent of trace {TRACE}, sampled, on `{heard.kind}`", repr(heard.headers.get("traceparent")))
+        state = heard.headers.get("tracestate", "")
+        if trace["tracestate"] not in [member.strip() for member in state.split(",")]:  # an agent may have put its own before it
+            raise wrong(f"a tracestate with {trace['tracestate']} on `{heard.kind}`", repr(state))
 
 
 @scenario
 async def leaves_in_good_order(stage: Stage) -> None:
-    """On SIGTERM the offers say `accepting` false, what runs is finished or released, and the process ends with 0."""
+    """On SIGTERM the offers say `accepting` false, nothing more is taken, what runs is finished or released, and the process ends: with 0, or by SIGTERM."""
     offer = await stage.ready()
     award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1.5})
     await stage.claim("accept", award, within=2.0)
     stage.terminate()
     await stage.offer("an offer with `accepting` false", lambda offer: not offer.accepting, within=2.0)
+    late = await stage.award(offer, {"do": "echo", "value": "late"})
+    call = await _call(stage)
     await stage.expect("`done` or `release`", stage.of(award, "done", "release"), within=10.0)
     code = await stage.ended(within=10.0)
     if code not in (0, -signal.SIGTERM):
-        raise wrong("the exit code 0", code)
+        raise wrong("the exit code 0, or an end by SIGTERM", code)
+    await stage.never("`accept` or `done` of an award after SIGTERM", stage.of(late, "accept", "done"), 0.0)
+    await stage.never("bid after SIGTERM", lambda heard: isinstance(heard.message, m.Bid) and heard.message.call == call.call, 0.0)
 
 
 @scenario

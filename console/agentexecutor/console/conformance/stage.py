@@ -31,7 +31,7 @@ from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
 from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.subjects import shard_of
 
-__all__ = ["CAPABILITY", "Broken", "Heard", "Stage", "on_stage"]
+__all__ = ["CAPABILITY", "Broken", "Heard", "Late", "Stage", "on_stage"]
 
 CAPABILITY = "conformance.work"
 OFFERS = "offer"
@@ -63,6 +63,10 @@ class Broken(AgentExecutorError):
         self.seen = seen
 
 
+class Late(Broken):
+    """Something did not come in time; on a slow machine that need not be the agent's fault."""
+
+
 @dataclass
 class Heard:
     """A message of the agent: what it is (`offer`, `bid`, `progress`, or the claim's kind), decoded, and when it came (monotonic seconds)."""
@@ -90,6 +94,10 @@ class Stage:
     problems: list[str] = field(default_factory=list)
     """What was wrong with messages, whatever they were about."""
     epochs: int = 100
+    strangers: set[str] = field(default_factory=set)
+    """Who offers the capability, and has not the name that the agent was given."""
+    _said: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Each Ae-Id: where it was heard, with what."""
     _group: TaskGroup | None = None
     _news: anyio.Event = field(default_factory=anyio.Event)
     _stderr: bytes = b""
@@ -138,7 +146,7 @@ class Stage:
         with anyio.move_on_after(within * self.patience):
             code = None if self._process is None else await self._process.wait()
         if code is None:
-            raise Broken(f"that the process ends within {within:g} s", "it still runs")
+            raise Late(f"that the process ends within {within:g} s", "it still runs")
         return code
 
     async def kill(self) -> None:
@@ -167,10 +175,25 @@ class Stage:
             self.problems.append(f"{message.subject}: {error}")
             return
         self.problems += [f"{message.subject}: {problem}" for problem in self._problems(kind, body, made)]
+        if H_ID in made and self._said.setdefault(made[H_ID], (message.subject, message.data)) != (message.subject, message.data):
+            self.problems.append(
+                f"{message.subject}: the header Ae-Id is {made[H_ID]!r} again: a message that says something new needs a new one"
+            )
         if body is not None:
             self.heard.append(Heard(kind, task, body, made, time.monotonic(), tokens[2] if kind == "bid" else ""))
             self._news.set()
             self._news = anyio.Event()
+
+    async def hear_offer(self, message: Msg) -> None:
+        """An offer of anybody: the agent is known by its name alone."""
+        peer = message.subject.rpartition(".")[2]
+        if peer == self.name:
+            await self.hear(OFFERS, message)
+            return
+        with suppress(DecodeFailed):
+            body = decode((message.headers or {}).get(H_TYPE), message.data)
+            if isinstance(body, m.Offer) and CAPABILITY in [capability.name for capability in body.capabilities]:
+                self.strangers.add(peer)
 
     def _problems(self, kind: str, body: Any, made: dict[str, str]) -> list[str]:
         if not isinstance(body, FITS.get(kind, ())):
@@ -196,7 +219,7 @@ class Stage:
                     if fits(heard):
                         return heard
                 await self._news.wait()
-        raise Broken(f"{what} within {within:g} s", self._seen())
+        raise Late(f"{what} within {within:g} s", self._seen())
 
     async def never(self, what: str, fits: Callable[[Heard], bool], during: float) -> None:
         """For so many seconds nothing comes that fits. Raises Broken."""
@@ -210,6 +233,8 @@ class Stage:
         kinds = [heard.kind for heard in self.heard if heard.kind not in (OFFERS, "progress")]
         offers = sum(heard.kind == OFFERS for heard in self.heard)
         said = f"{offers} offers" + (f", then {', '.join(kinds)}" if kinds else "")
+        if self.strangers and not self.heard:
+            return f"it offers as {', '.join(sorted(self.strangers))}, and not as {self.name}, which is its AGENTEXECUTOR_NAME"
         return f"it said: {said}" if self.heard else "it said nothing"
 
     async def offer(self, what: str = "an offer", fits: Callable[[m.Offer], bool] = lambda _: True, within: float = 2.0) -> m.Offer:
@@ -245,11 +270,11 @@ class Stage:
             while await TaskLog(self.connection).last_of(INBOX, subject) is None:  # noqa: ASYNC110  # a stream tells nobody
                 await anyio.sleep(LOOK_S)
             return
-        raise Broken(f"`{kind}` of epoch {award.epoch} stored within {within:g} s", self._seen())
+        raise Late(f"`{kind}` of epoch {award.epoch} stored within {within:g} s", self._seen())
 
-    async def names(self, award: m.Award, within: float = 2.0) -> m.Offer:
+    async def names(self, award: m.Award, within: float = 2.0, why: str = "") -> m.Offer:
         """An offer that names the award as running."""
-        return await self.offer(f"an offer whose `running` names epoch {award.epoch}", partial(_names, award), within)
+        return await self.offer(f"an offer whose `running` names epoch {award.epoch}{why}", partial(_names, award), within)
 
     async def forgets(self, award: m.Award, within: float = 2.0) -> m.Offer:
         """An offer that does not name it."""
@@ -288,6 +313,11 @@ class Stage:
         """A large body for the agent to read."""
         return await store_body(self.connection, award_task, body)
 
+    async def forge(self, award_task: TaskName, body: bytes, ref: m.BlobRef) -> m.BlobRef:
+        """A body stored under the digest of another."""
+        await self.connection.store(self.connection.subjects.blob(award_task, ref.digest, 0), body, headers("chunk"))
+        return m.BlobRef(digest=ref.digest, bytes=len(body), chunks=1)
+
     async def result(self, award: m.Award, done: m.Done) -> Any:
         """What a `done` carries, inline or by reference."""
         if done.result_blob is None:
@@ -312,10 +342,11 @@ async def on_stage(
         await answering.answer_chunk(question, of=1)
 
     claims, bids, progress = subjects.all_by(stage.name)
-    listening = {subjects.offer(stage.name): OFFERS, claims: "claim", bids: "bid", progress: "progress"}
+    listening = {claims: "claim", bids: "bid", progress: "progress"}
     async with answering.hearing(asked, "blob"), anyio.create_task_group() as group:
         stage._group = group  # noqa: SLF001  # its own
         subscriptions = [await connection.subscribe(subject, partial(stage.hear, kind)) for subject, kind in listening.items()]
+        subscriptions.append(await connection.subscribe(subjects.all_offers(), stage.hear_offer))
         await connection.nats.flush()
         try:
             yield stage
