@@ -21,11 +21,8 @@ from agentexecutor.agents.errors import AgentError, Retry
 from agentexecutor.agents.failures import InputBroken, error_of, text_of
 from agentexecutor.agents.schedule import schedule
 from agentexecutor.bus import telemetry
-<<<<<<< HEAD
-from agentexecutor.bus.events import log_entries
-=======
 from agentexecutor.bus.errors import BusError
->>>>>>> fix5
+from agentexecutor.bus.events import log_entries
 from agentexecutor.bus.queries import NoAnswer
 from agentexecutor.bus.streams import MESSAGE_LIMIT, ROOM
 from agentexecutor.schemas import messages as m
