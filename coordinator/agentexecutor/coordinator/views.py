@@ -60,7 +60,7 @@ def _proposed(state: TaskState) -> v.ProposedView | None:
         remove=revision.remove,
         whole=revision.whole,
         finish=revision.finish,
-        output=revision.output is not UNSET,
+        output=revision.output is not UNSET or revision.output_blob is not None,
         text=revision.text,
     )
 
