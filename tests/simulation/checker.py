@@ -131,11 +131,11 @@ class Checker:
             return
         alone = decode_record(stored.payload)
         self.writers[task] = alone.coordinator
-        self.began.setdefault(task, self.server.loop.now)
         state = self._state(task, shard, alone, replay=replay)
         record = self._joined(state, alone, stored.seq)
         if record is None:
             return
+        self.began.setdefault(task, self.server.loop.now)  # with a whole turn: what a dead one has begun began nothing
         before = state.epochs
         self._versions(state, record)
         deadlines = {subtask.name: subtask.spec.deadline_s for subtask in state.subtasks.values()}
