@@ -11,6 +11,7 @@ from foreign import built, environment, tool
 from peers import Place, coordinating
 
 from agentexecutor.bus import TaskCancelled, TaskFailed, connect
+from agentexecutor.coordinator.settings import Settings
 from agentexecutor.schemas.plans import Feedback
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 async def bus(server: EmbeddedServer) -> AsyncIterator[Bus]:
-    async with coordinating(Place(server.url)), connect(server.url, name="me") as made:
+    async with coordinating(Place(server.url), settings=Settings()), connect(server.url, name="me") as made:
         with anyio.fail_after(PATIENCE_S):
             yield made
 
