@@ -108,6 +108,7 @@ class Checker:
         self.history.append("power cut")
         for stored in list(self.server.streams[LOG].messages.values()):
             self._record(stored, replay=True)
+        self.began = {task: at for task, at in self.began.items() if task in self.states}  # what is gone begins anew
 
     # what is stored
 
