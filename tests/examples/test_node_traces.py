@@ -15,6 +15,8 @@ from foreign import environment
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from peers import Place, coordinating
 
+from agentexecutor.coordinator.settings import Settings
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -79,7 +81,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 async def test_one_trace(server: EmbeddedServer, node: Path) -> None:
     with receiver() as (endpoint, spans):
-        async with coordinating(Place(server.url)):
+        async with coordinating(Place(server.url), settings=Settings()):
             await work(node, server.url, endpoint, {"do": "steps", "steps": ["load", "fit"], "seconds": 0.1})
     by_name = {span.name: span for span in spans}
     assert sorted(by_name) == ["execute work", "step fit", "step load", "submit work"]
@@ -97,7 +99,7 @@ async def test_one_trace(server: EmbeddedServer, node: Path) -> None:
 
 async def test_a_failure_is_one_in_its_span(server: EmbeddedServer, node: Path) -> None:
     with receiver() as (endpoint, spans):
-        async with coordinating(Place(server.url)):
+        async with coordinating(Place(server.url), settings=Settings()):
             await work(node, server.url, endpoint, {"do": "fail", "message": "out of paper", "retryable": False})
     (execute,) = [span for span in spans if span.name == "execute work"]
     assert (execute.status.code, execute.status.message) == (execute.status.STATUS_CODE_ERROR, "out of paper")
@@ -105,6 +107,6 @@ async def test_a_failure_is_one_in_its_span(server: EmbeddedServer, node: Path) 
 
 
 async def test_without_a_collector_there_is_one_warning(server: EmbeddedServer, node: Path) -> None:
-    async with coordinating(Place(server.url)):
+    async with coordinating(Place(server.url), settings=Settings()):
         said = await work(node, server.url, "http://127.0.0.1:1", *[{"do": "echo", "value": n} for n in range(3)])
     assert [line for line in said if "Traces" in line] == ["Traces cannot be sent to http://127.0.0.1:1; nothing else suffers."]

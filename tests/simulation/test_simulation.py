@@ -22,7 +22,7 @@ from world import KINDS
 from agentexecutor.coordinator.states import CLAIMS, SUBTASK, TASK
 
 SIMULATE = Path(__file__).with_name("simulate.py")
-SEEDS, AT_ONCE = int(os.environ.get("AE_SEEDS", "500")), 100
+SEEDS, AT_ONCE = int(os.environ.get("AE_SEEDS", "2000")), 100
 FIRSTS = range(0, SEEDS, AT_ONCE)
 FAULTS = (
     *(f"fault {kind}" for kind in KINDS),
