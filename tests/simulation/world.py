@@ -16,7 +16,7 @@ from unittest import mock
 
 from actors import SimAgent, Wish, random_wish, submit_and_wait
 from broken import broken
-from checker import Checker, Violation
+from checker import OLD_WRITER, Checker, Violation
 from msgspec.structs import replace
 from simbus import Faults, Server, SimConnection, Stored
 from truth import plain
@@ -110,7 +110,7 @@ class World:
         submit = replace(input.submit, plan=None, input=EMPTY)
         change = records.encode_change(Submitted(submit=submit, digest=input.digest, at=input.stamp))
         made = {**records.record_headers("running"), H_EXPECTED: "0"}
-        record = records.encode_record("coord-old", to_rfc3339(stored.stamp), [change])
+        record = records.encode_record(OLD_WRITER, to_rfc3339(stored.stamp), [change])
         self.server.put(subjects.log(shard, task), record, made)
 
     # processes
