@@ -225,6 +225,26 @@ async def test_progress_comes_in_between(me: Bus, coordinator: Scripted) -> None
     assert heard[2].kind == "cancelled"
 
 
+async def test_progress_that_was_heard_is_told_before_an_end_that_the_log_tells(
+    me: Bus, coordinator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    miss(monkeypatch, 2)
+    monkeypatch.setattr(events, "SILENCES_S", (3600.0,))
+    await coordinator.append(T1, SUBMITTED)
+    progress = m.Progress(subtask="x", epoch=1, boot="b", at="2026-01-01T00:00:00Z", text="last words")
+    kinds = []
+    with anyio.fail_after(20):
+        async for event in me.task("me.t1").events():
+            kinds.append(event.kind)
+            if event.kind == "submitted":
+                await coordinator.append(T1, PLANNED)
+                await coordinator.append(T1, r.Cancelled())
+                await coordinator.connection.publish(coordinator.subjects.progress("ada", T1), encode(progress), headers("progress"))
+                await coordinator.connection.nats.flush()
+                await me.connection.nats.flush()
+    assert kinds == ["submitted", "planned", "progress", "cancelled"]
+
+
 async def test_messages_in_the_log_that_are_no_records_are_passed_over(me: Bus, coordinator: Scripted) -> None:
     await coordinator.append_raw(T1, b'{"stream":"AE_INBOX","seq":1}', {})
     await coordinator.append(T1, SUBMITTED)

@@ -64,7 +64,7 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
     asked_for = 0
     async with _live(bus.connection, task, outcome) as live:
         while not story.ended:
-            async for event in _past(bus, task, story, answers):
+            async for event in _past(bus, task, story, answers, live):
                 yield event
             if story.position == 0:
                 await look()
@@ -83,10 +83,14 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
                     story.skip(item.seq)
 
 
-async def _past(bus: Bus, task: TaskName, story: Story, answers: _Answers) -> AsyncIterator[Event]:
-    """What the log holds and was not told yet."""
+async def _past(bus: Bus, task: TaskName, story: Story, answers: _Answers, live: _Live) -> AsyncIterator[Event]:
+    """What the log holds and was not told yet; with the task's end, what was heard of its progress comes before it."""
     async for entry in log_entries(bus, task, story.position):
-        for event in (*answers.until(from_rfc3339(entry.time)), *story.tell(entry)):
+        given = [*answers.until(from_rfc3339(entry.time))]
+        told = [*story.tell(entry)]
+        if story.ended:
+            given += filter(answers.new, live.take_progress())
+        for event in (*given, *told):
             yield event
         await answers.look(entry)
     for event in answers.until(math.inf) if not story.ended else ():
@@ -116,6 +120,10 @@ class _Live:
         self._woken = False
         self._silences += 1
         return None
+
+    def take_progress(self) -> list[Event]:
+        """The progress that was heard and not told yet."""
+        return [item for item in self._items if isinstance(item, Event)]
 
     def put_back(self, item: Heard) -> None:
         self._items.appendleft(item)
