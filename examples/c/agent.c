@@ -700,8 +700,11 @@ int main(void)
     while (sigtimedwait(&end, NULL, &(struct timespec){.tv_sec = 1}) < 0);
     pthread_sigmask(SIG_UNBLOCK, &end, NULL); /* a second one ends it at once */
     leave();
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) { /* what is being delivered is heard to its end: a subscription that goes away under a message loses it */
+        natsSubscription_Drain(subscriptions[i]);
+        natsSubscription_WaitForDrainCompletion(subscriptions[i], 2000);
         natsSubscription_Destroy(subscriptions[i]);
+    }
     natsConnection_Destroy(nc);
     nats_CloseAndWait(2000);
     while (jobs)
