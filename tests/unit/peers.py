@@ -25,7 +25,7 @@ from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName, new_boot, new_id
 from agentexecutor.schemas.subjects import DEFAULT_PREFIX, NOBODY, class_of
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 QUICK = Settings(
     accept_timeout_s=0.4, lost_after_s=1.0, heartbeat_s=0.3, soft_accept_s=0.2, backoff_s=0.05, suspend_s=0.1, bidding_s=0.3, keep_s=60
 )
