@@ -207,10 +207,10 @@ def _epochs_again() -> Patch:
 def _consumers_are_kept() -> Patch:
     """Rule 10: the winner of a lease goes on with the consumers that it finds."""
 
-    async def delete(self: ShardConsumers, stream: str, name: str) -> None:
-        return None
+    async def deleted(self: ShardConsumers, stream: str, name: str, last: bool = True) -> bool:
+        return True
 
-    return mock.patch.object(ShardConsumers, "_delete", delete)
+    return mock.patch.object(ShardConsumers, "_deleted", deleted)
 
 
 def _rest_of_a_turn_is_dropped() -> Patch:

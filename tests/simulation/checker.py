@@ -146,11 +146,9 @@ class Checker:
         completed = {subtask.name for subtask in state.subtasks.values() if subtask.state == "completed"}
         given = {said.id for said in state.feedback}
         holders = {subtask.name: subtask.epoch for subtask in state.subtasks.values() if subtask.held}
-        try:
-            with self._counted():
-                apply(state, record, stored.seq)
-        except (TransitionError, KeyError) as error:
-            self.fail("folding the log gives a state", f"{task}: {error}")
+        with self._counted():
+            folds = self._fold(state, record, stored.seq)
+        if not folds:
             return
         for change in record.changes:
             self._change(state, change, before, completed, given)
@@ -184,9 +182,18 @@ class Checker:
         state = self.states[task] = new_task(task, shard)
         for entry in record.history:
             whole = self._joined(state, entry.record, entry.seq)
-            if whole is not None:
-                apply(state, whole, entry.seq)
+            if whole is not None and not self._fold(state, whole, entry.seq):
+                break
         return state
+
+    def _fold(self, state: TaskState, record: r.Record, seq: int) -> bool:
+        """Whether what a record says can be."""
+        try:
+            apply(state, record, seq)
+        except (TransitionError, KeyError) as error:
+            self.fail("folding the log gives a state", f"{state.name}: {error}")
+            return False
+        return True
 
     def _end(self, task: TaskName, state: TaskState, record: r.Record, stored: Stored, *, replay: bool) -> None:
         if not state.ended:
