@@ -44,10 +44,18 @@ async def bus(server: EmbeddedServer) -> AsyncIterator[Bus]:
 
 
 @asynccontextmanager
-async def running(command: list[str], url: str) -> AsyncIterator[Process]:
-    """The agent, which ends with 0 on SIGTERM."""
-    env = environment(url, "foreign", AGENTEXECUTOR_CAPABILITY="work")
+async def running(command: list[str], bus: Bus) -> AsyncIterator[Process]:
+    """The agent, from its first offer on; it ends with 0 on SIGTERM."""
+    offered = anyio.Event()
+
+    async def heard(_message: object) -> None:
+        offered.set()
+
+    await bus.connection.subscribe(bus.connection.subjects.offer("foreign"), heard)
+    await bus.connection.nats.flush()
+    env = environment(bus.connection.url, "foreign", AGENTEXECUTOR_CAPABILITY="work")
     async with await anyio.open_process(command, env=env, stdout=None, stderr=None) as agent:
+        await offered.wait()
         yield agent
         agent.terminate()
         assert await agent.wait() == 0
@@ -88,7 +96,7 @@ async def heard(task: Task, kind: str) -> None:
 
 
 async def test_many_tasks(bus: Bus, server: EmbeddedServer, command: list[str]) -> None:
-    async with running(command, server.url):
+    async with running(command, bus):
         results: dict[int, Any] = {}
 
         async def one(number: int) -> None:
@@ -107,7 +115,7 @@ async def test_many_tasks(bus: Bus, server: EmbeddedServer, command: list[str]) 
 
 
 async def test_cancelled_work_gives_its_slot_back(bus: Bus, server: EmbeddedServer, command: list[str]) -> None:
-    async with running(command, server.url):
+    async with running(command, bus):
         for _ in range(6):  # more than it takes at once
             task = await bus.submit("work", {"do": "wait"})
             await heard(task, "accepted")
@@ -124,7 +132,7 @@ async def test_it_answers_feedback_from_before_the_award_and_after(bus: Bus, ser
     async with anyio.create_task_group() as group:
         group.start_soon(story.follow, task)
         await story.has("submitted")
-        async with running(command, server.url):
+        async with running(command, bus):
             for text in ("use bigrams", "and trigrams"):
                 if text == "and trigrams":
                     await task.feedback(Feedback(text=text))
@@ -138,13 +146,13 @@ async def test_it_answers_feedback_from_before_the_award_and_after(bus: Bus, ser
 async def test_what_it_holds_when_it_leaves_goes_to_another(bus: Bus, server: EmbeddedServer, command: list[str]) -> None:
     story = Story()
     async with anyio.create_task_group() as group:
-        async with running(command, server.url):
+        async with running(command, bus):
             task = await bus.submit("work", {"do": "wait"}, retries=0)
             group.start_soon(story.follow, task)
             await story.has("accepted")
         back = await story.has("failed")
         assert (back.data["outcome"], back.data["error"]["details"]["cause"]) == ("retry", "released"), "it uses up no try"
-        async with running(command, server.url):
+        async with running(command, bus):
             await story.has("awarded", attempt=2)
             await task.cancel()
             await story.has("cancelled")
