@@ -24,7 +24,7 @@ from verdict import Fault
 from agentexecutor.bus.server import find_server
 from agentexecutor.schemas.codec import to_rfc3339
 
-__all__ = ["Crew", "Place", "Planned", "a_place", "free_ports", "schedule", "until"]
+__all__ = ["BACK_S", "Crew", "Place", "Planned", "a_place", "free_ports", "schedule", "until"]
 
 PROGRAM = (sys.executable, "-c", "from agentexecutor.console.main import main; main()")
 WORKER = Path(__file__).with_name("worker.py")
