@@ -108,7 +108,7 @@ async def fire_all(wire: Wire, books: Books, make: Callable[[], Hostile], count:
 async def no_more_is_held_than_is_open(coordinator: Coordinator) -> None:
     """What came is not kept: in memory are the tasks whose logs are open, and of all else a bounded number."""
     with anyio.fail_after(PATIENCE_S):
-        while any(entry.busy for entry in coordinator._tasks) or coordinator._jobs._jobs or coordinator._checking:
+        while any(entry.busy for entry in coordinator._tasks) or coordinator._driver._jobs._jobs or coordinator._checking:
             await anyio.sleep(0.02)
     open_tasks = {task async for task, _, head in coordinator._log.heads() if head.state not in ENDED}
     assert {entry.name for entry in coordinator._tasks} <= open_tasks
@@ -117,7 +117,7 @@ async def no_more_is_held_than_is_open(coordinator: Coordinator) -> None:
     assert len(coordinator._tasks._ended) <= REMEMBERED
     assert len(coordinator.unusable) <= SHOWN_MESSAGES
     assert max(len(subject) + len(why) + len(payload) for subject, why, payload in coordinator.unusable) < LONGEST_SHOWN
-    for complaints in (coordinator._complaints, coordinator._answering._complaints):
+    for complaints in (coordinator._unusable._complaints, coordinator._answering._complaints):
         assert len(complaints._told) <= KINDS
     market = coordinator._market
     assert {key.task for key in market._holdings} | {key.task for key in market._orphans} | set(market._keys) <= open_tasks

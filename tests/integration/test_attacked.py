@@ -15,7 +15,8 @@ from agentexecutor.bus.errors import ApiError
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import StoredRecord
 from agentexecutor.bus.streams import BLOBS, INBOX, LEASE, LOG, OFFERS, PROGRESS, SUBMITS
-from agentexecutor.coordinator import shell
+from agentexecutor.coordinator.shell import coordinator as shell
+from agentexecutor.coordinator.shell import driving
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import decode_record, encode, headers
 from agentexecutor.schemas.names import TaskName
@@ -168,7 +169,7 @@ async def test_a_log_that_makes_no_sense(
     place: Place, me: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, forged: bytes
 ) -> None:
     """Its task stands still: that is told once, who asks is told why, it is not read again and again, and its shard goes on."""
-    monkeypatch.setattr(shell, "STILL_S", 600.0)
+    monkeypatch.setattr(driving, "STILL_S", 600.0)
     async with agent(place, "worker", "echo", capacity=10) as worker, coordinating(place) as coordinator:
         task, award = await start_one(me, worker, "forged")
         shard = shard_of(task, me.connection.shards)
@@ -203,7 +204,7 @@ async def test_a_log_that_makes_no_sense(
 
 async def test_a_log_that_makes_sense_again(place: Place, me: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who removes the forged record and asks for the task has it go on."""
-    monkeypatch.setattr(shell, "STILL_S", 0.1)
+    monkeypatch.setattr(driving, "STILL_S", 0.1)
     async with agent(place, "worker", "echo", capacity=10) as worker:
         async with coordinating(place):
             task, award = await start_one(me, worker, "forged")

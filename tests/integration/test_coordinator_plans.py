@@ -15,7 +15,8 @@ from agentexecutor.bus import errands
 from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.errors import ApiError
 from agentexecutor.bus.server import embedded_server
-from agentexecutor.coordinator import shell
+from agentexecutor.coordinator.shell import coordinator as shell
+from agentexecutor.coordinator.shell import outbox
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import INLINE_LIMIT, encode
 from agentexecutor.schemas.names import TaskName
@@ -247,7 +248,7 @@ async def test_a_plan_that_can_never_be_read_is_refused_in_the_end(place: Place,
 
     monkeypatch.setattr(errands, "load_body", load_body)
     monkeypatch.setattr(shell, "READS", 3)
-    monkeypatch.setattr(shell, "NAK_S", 0.1)
+    monkeypatch.setattr(outbox, "NAK_S", 0.1)
     async with coordinating(place) as coordinator, client(place) as me:
         await me.submit("t1", plan_blob=await me.put(TaskName("me", "t1"), {"subtasks": {"a": {"capability": "echo"}}}))
         refused = await me.expect("refused")

@@ -134,7 +134,7 @@ async def test_questions_that_cannot_be_read(place: Place) -> None:
 
 async def test_a_bid_on_a_subject_of_another_shape_is_counted(place: Place) -> None:
     async with coordinating(place) as coordinator:
-        await coordinator._bid_came(Msg(_client=coordinator._connection.nats, subject=f"{place.prefix}.bid.a1.x.me", data=b"{}"))
+        await coordinator._hearing.bid_came(Msg(_client=coordinator._connection.nats, subject=f"{place.prefix}.bid.a1.x.me", data=b"{}"))
         assert (coordinator.counters["messages undecodable"], coordinator.counters["bids"]) == (1, 0)
 
 

@@ -318,7 +318,7 @@ async def test_a_fault_stops_nothing(place: Place, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(TaskLog, "heads", heads_broken_once)
     monkeypatch.setattr(Desk, "turn", turn_broken_once)
-    monkeypatch.setattr("agentexecutor.coordinator.shell.FAULT_S", 0.1)
+    monkeypatch.setattr("agentexecutor.coordinator.shell.driving.FAULT_S", 0.1)
     monkeypatch.setattr("agentexecutor.bus.consumers.ACK_WAIT_S", 1)
     async with coordinating(place) as coordinator, agent(place, "a1", "echo") as a1, client(place) as me:
         task = await me.submit("t1", capability="echo")

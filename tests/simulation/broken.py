@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -23,6 +24,11 @@ from agentexecutor.coordinator.inputs import AwardIn, CancelIn, Decision, HeldIn
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.shell import Coordinator
+from agentexecutor.coordinator.shell.driving import Driver
+from agentexecutor.coordinator.shell.hearing import Hearing
+from agentexecutor.coordinator.shell.journal import Journal
+from agentexecutor.coordinator.shell.restart import RestartWatch
+from agentexecutor.coordinator.shell.takeover import TakeOver
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas.codec import H_EXPECTED, from_rfc3339
 from agentexecutor.schemas.parts import Parts
@@ -62,32 +68,32 @@ def _epoch_ignored() -> Patch:
 
 def _acknowledge_before_append() -> Patch:
     """An input is acknowledged when it arrives."""
-    original = Coordinator._post
+    original = Driver.post
 
-    def post(self: Coordinator, number: int, task: Any, waiting: Waiting) -> None:
+    def post(self: Driver, number: int, task: Any, waiting: Waiting) -> None:
         if waiting.inbound is not None:
-            self._group.start_soon(self._acknowledge, waiting.inbound)
+            self.put(partial(self._outbox.acknowledge, waiting.inbound))
         original(self, number, task, waiting)
 
-    return mock.patch.object(Coordinator, "_post", post)
+    return mock.patch.object(Driver, "post", post)
 
 
 def _unknown_is_stored() -> Patch:
     """Rule 1: an append without an answer is taken for stored."""
 
-    async def find(self: Coordinator, entry: Entry, id: str) -> int | None:
+    async def find(self: Journal, entry: Entry, id: str) -> int | None:
         return None if entry.state is None else entry.state.head + 1
 
-    return mock.patch.object(Coordinator, "_find", find)
+    return mock.patch.object(Journal, "_find", find)
 
 
 def _unknown_is_forgotten() -> Patch:
     """Rule 1: after an append without an answer the state in memory is kept, and the inputs are dropped."""
 
-    def put_back(self: Coordinator, entry: Entry, turn: Any) -> None:
+    def put_back(self: Driver, entry: Entry, turn: Any) -> None:
         return None
 
-    return mock.patch.object(Coordinator, "_put_back", put_back)
+    return mock.patch.object(Driver, "_put_back", put_back)
 
 
 def _refused_at_once() -> Patch:
@@ -125,10 +131,10 @@ def _no_wants() -> Patch:
 def _no_take_over() -> Patch:
     """Nobody looks for open tasks after a lease was won."""
 
-    async def take_over(self: Coordinator, number: int) -> None:
+    async def of(self: TakeOver, number: int, insist: Any, *, orphaned: bool) -> None:
         return None
 
-    return mock.patch.object(Coordinator, "_take_over", take_over)
+    return mock.patch.object(TakeOver, "of", of)
 
 
 def _lease_unchecked() -> Patch:
@@ -215,19 +221,19 @@ def _consumers_are_kept() -> Patch:
 
 def _rest_of_a_turn_is_dropped() -> Patch:
     """What a turn could not finish is not taken up again."""
-    return mock.patch.object(Coordinator, "_wait_again")
+    return mock.patch.object(Driver, "_wait_again")
 
 
 def _late_entries_settle() -> Patch:
     """A task that was let go and ends its turn late is settled like one that is held."""
-    original = Coordinator._drive
+    original = Driver.drive
 
-    async def drive(self: Coordinator, entry: Entry) -> None:
+    async def drive(self: Driver, entry: Entry) -> None:
         await original(self, entry)
         if entry.gone:
             self._desk.forget(entry)
 
-    return mock.patch.object(Coordinator, "_drive", drive)
+    return mock.patch.object(Driver, "drive", drive)
 
 
 def _nobody_asks() -> Patch:
@@ -272,7 +278,7 @@ def _history_left_out() -> Patch:
 
 def _acts_at_once() -> Patch:
     """Rule 9: after a reconnect turns go on before it is known whether the server was started anew."""
-    return mock.patch.object(Coordinator, "_knows_the_server", return_value=True)
+    return mock.patch.object(RestartWatch, "knows", return_value=True)
 
 
 def _everything_again() -> Patch:
@@ -350,7 +356,7 @@ def _no_anew_after_a_sleep() -> Patch:
 
 def _deaf_and_sure() -> Patch:
     """Rule 3: a coordinator that hears nobody takes all for lost."""
-    return mock.patch.object(Coordinator, "_is_deaf", return_value=False)
+    return mock.patch.object(Hearing, "is_deaf", return_value=False)
 
 
 def _not_fenced() -> Patch:
@@ -380,7 +386,7 @@ def _appends_while_away() -> Patch:
 
 def _stale_goes_on() -> Patch:
     """Rule 2: an agent that names what no award backs is told nothing."""
-    return mock.patch.object(Coordinator, "_doubt")
+    return mock.patch.object(Hearing, "_doubt")
 
 
 def _keeps_what_was_lost() -> Patch:

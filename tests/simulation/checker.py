@@ -385,7 +385,7 @@ class Checker:
 
     def _went_back(self, coordinator: Coordinator, now: float) -> None:
         """Whoever knows that the server has lost records goes on with none of them; when its clock was set it may not know (docs/adr/0011)."""
-        if self.clock_jumped or not coordinator._knows_the_server():
+        if self.clock_jumped or not coordinator._restart.knows():
             return
         tasks = coordinator._tasks
         gone = [name for name, ended in tasks._ended.items() if name not in self.ended and _holds(coordinator._leases, now, ended.shard)]
@@ -464,7 +464,7 @@ class Checker:
     def _compare_silence(self, coordinator: Coordinator) -> None:
         link: Any = coordinator._connection
         now, since = self.server.loop.now, max(link.up_at, link.process.woke_at)
-        if not link.connected or link.process.paused or now - since < SETTLED_S or coordinator._hearing is None:
+        if not link.connected or link.process.paused or now - since < SETTLED_S or coordinator._listens is None:
             return
         for agent in coordinator._market._book.agents.values():
             if agent.ours and agent.seen - link.process.boot_s < since - EARLY_S:

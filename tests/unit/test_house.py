@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("schemas", "bus", "coordinator", "agents", "console")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package / "agentexecutor").rglob("*.py"))
 
-ASYNCHRONOUS = {"shell.py"}
-"""The files of the coordinator that may know a clock, a socket and an event loop. All others are pure."""
+ASYNCHRONOUS = "shell"
+"""The folder of the coordinator whose files may know a clock, a socket and an event loop. All others are pure."""
 
 IMPURE = {
     "anyio",
@@ -38,7 +38,7 @@ IMPURE = {
 IMPURE_NAMES = {"new_id", "new_boot"}
 """Functions of `agentexecutor.schemas.names` that ask the operating system."""
 
-PURE = [file for file in FILES if "coordinator" in file.parts and file.name not in ASYNCHRONOUS]
+PURE = [file for file in FILES if "coordinator" in file.parts and ASYNCHRONOUS not in file.parts]
 
 WORDS = "submit|from|ask|offer|progress|bid|blob|to|call|task|lease|member|watch|new|in"
 SUBJECT = re.compile(rf"(^|\{{}}\.|ae\.v1\.)({WORDS})\.(\{{}}|[*>])|^ae\.v1\.")

@@ -1,0 +1,111 @@
+"""Rule 7: questions are answered, by whoever holds the task's shard or, where any coordinator can answer, by one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+from msgspec.structs import replace
+
+from agentexecutor.bus.answering import Answering, Asked
+from agentexecutor.bus.errands import Errands
+from agentexecutor.bus.log import TaskLog
+from agentexecutor.coordinator import answers, errands
+from agentexecutor.coordinator.model import TaskState
+from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.shell.unusable import SHOWN
+from agentexecutor.coordinator.states import UNPLANNED
+from agentexecutor.coordinator.turns import Desk
+from agentexecutor.coordinator.views import state_view, task_view
+from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import INLINE_LIMIT, encode
+
+__all__ = ["Questions"]
+
+FORECASTS = 16
+"""So many questions for a forecast wait for their turn at most; who gets no answer asks again."""
+
+
+class Questions:
+    """Answers from the stored states, the market and the log. `members`: how many coordinators there are."""
+
+    def __init__(
+        self, answering: Answering, desk: Desk, log: TaskLog, errands: Errands, settings: Settings, members: Callable[[], int]
+    ) -> None:
+        self._answering = answering
+        self._desk = desk
+        self._market = desk.market
+        self._log = log
+        self._errands = errands
+        self._settings = settings
+        self._members = members
+        self._answers = {
+            "tasks": self._tasks,
+            "agents": self._agents,
+            "unserved": self._unserved,
+            "blob": self._blob,
+            "forecast": self._forecast,
+        }
+        self._forecasts: set[str] = set()
+        """Questions for a forecast that are being answered, one after another: each is work for a thread, which takes time from the loop."""
+        self._forecasting = anyio.Semaphore(1)
+
+    async def answer(self, asked: Asked) -> None:
+        """A question that is not about one task."""
+        await self._answers[asked.kind](asked)
+
+    async def of_task(self, asked: Asked, state: TaskState | None) -> None:
+        """How a task stands. None: its log makes no sense."""
+        if state is None:
+            entry = self._desk.tasks.get(asked.task)
+            why = "" if entry is None else entry.senseless
+            error = m.ErrorInfo(code="lost", message=f"Task {asked.task} stands still. {why}"[:SHOWN])
+            await self._answering.answer(asked, None, of=self._members(), error=error)
+            return
+        body: v.StateView | v.TaskView = replace(state_view(state), keep_s=self._settings.keep_s)
+        if asked.ask.what == "view":
+            body = task_view(state, self._desk.looked(state, time.monotonic()))
+        if state.state in UNPLANNED:  # who waits submits again what was never planned
+            body = replace(body, state="waiting" if await self._log.submit_waits(asked.task) else "unknown")
+        await self._answer(asked, encode(body))
+
+    async def of_log(self, asked: Asked) -> None:
+        """A page of a task's log."""
+        stored, more = await self._log.read_after(asked.task, asked.ask.after, INLINE_LIMIT)
+        body, next = await self._errands.run(asked.task, errands.page_of_log(stored, asked.ask.after, more=more))
+        await self._answer(asked, body, next)
+
+    async def _tasks(self, asked: Asked) -> None:
+        heads = [answers.Head(head.stamp, task, head.state, head.priority) async for task, _, head in self._log.heads()]
+        lines = [answers.task_line(head) for head in answers.newest(heads, asked.ask)]
+        await self._answer(asked, encode(v.TasksView(tasks=lines, waiting=await self._log.waiting())))
+
+    async def _agents(self, asked: Asked) -> None:
+        await self._answer(asked, encode(v.AgentsView(agents=self._market.agents(time.monotonic()))))
+
+    async def _unserved(self, asked: Asked) -> None:
+        now = time.monotonic()
+        lines = [*self._market.unserved(now), *answers.unserved_splits(now, self._desk.splits)]
+        stalled = answers.stalled_lines(self._desk.clock.now(now), self._desk.stalls())
+        await self._answer(asked, encode(v.UnservedView(unserved=lines, stalled=stalled)))
+
+    async def _forecast(self, asked: Asked) -> None:
+        if asked.id in self._forecasts or len(self._forecasts) >= FORECASTS:
+            return
+        self._forecasts.add(asked.id)
+        try:
+            async with self._forecasting:
+                errand = errands.forecast(asked.ask.submit, self._market.snapshot(time.monotonic()), self._settings)
+                made = await self._errands.run(asked.task, errand)
+        finally:
+            self._forecasts.discard(asked.id)
+        error = made if isinstance(made, m.ErrorInfo) else None
+        await self._answering.answer(asked, None if error else encode(made), of=self._members(), error=error)
+
+    async def _blob(self, asked: Asked) -> None:
+        await self._answering.answer_chunk(asked, of=self._members())
+
+    async def _answer(self, asked: Asked, body: bytes, next: int | None = None) -> None:
+        await self._answering.answer(asked, body, of=self._members(), next=next)
