@@ -293,7 +293,7 @@ async def test_who_lost_its_lease_answers_no_claim_from_memory(place: Place, mon
         await me.result(task)
         posted = anyio.Event()
         monkeypatch.setattr(coordinator._leases, "holds", lambda *_: False)
-        monkeypatch.setattr(coordinator, "_post", lambda *_: posted.set())
+        monkeypatch.setattr(coordinator._driver, "post", lambda *_: posted.set())
         before = coordinator.counters["inputs without effect"]
         await a1.done(award, 1)
         with anyio.fail_after(20):
