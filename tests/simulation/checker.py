@@ -479,10 +479,13 @@ class Checker:
         for effect in pending(state, desk.clock.now(self.server.loop.now + connection.process.boot_s), desk.settings):
             key = Key(state.name, getattr(effect, "subtask", None) or "")
             there = key in market._ready.wanted or key in market._holdings
+            follows_retry = isinstance(effect, Want) or (isinstance(effect, SetTimer) and effect.kind == "unserved")
+            if follows_retry and desk.timers.has(state.name, "retry", key.subtask):
+                continue  # that is due, and has not been rung yet
             timed = isinstance(effect, SetTimer) and desk.timers.has(state.name, effect.kind, effect.subtask)
             if isinstance(effect, SetTimer) and not timed and not (effect.kind == "retry" and there):  # its time may be over already
                 self.fail("pending re-creates every timer, so it runs", f"{state.name} {effect.kind} {effect.subtask}")
-            if isinstance(effect, Want) and not there and not desk.timers.has(state.name, "retry", effect.subtask):
+            if isinstance(effect, Want) and not there:
                 self.fail("pending re-creates every want, so it is there", f"{state.name}/{effect.subtask}")
 
     def stuck(self, expected: set[TaskName]) -> str:
