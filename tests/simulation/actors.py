@@ -33,7 +33,7 @@ HANGS = 0.3
 TIMEOUT_S = 5.0
 BUDGETS = (("subtasks", 5, 12), ("replans", 0, 3), ("seconds", 5, 60), ("tokens", 5, 60))
 """Limits, and how narrow they are; no plan has more than five subtasks."""
-PEOPLE_S = 20.0
+PEOPLE_S = 8.0
 """So long a person is waited for."""
 
 
@@ -124,7 +124,7 @@ class SimAgent:
                 await self._extend(task, held)
             elif award.timeout_s == TIMEOUT_S and luck < HANGS:
                 await asyncio.Event().wait()  # until it is told to stop
-            await asyncio.sleep(self.drawn.expovariate(2.0) + (20.0 if luck < 0.04 else 0.0))
+            await asyncio.sleep(self.drawn.expovariate(2.0) + (12.0 if luck < 0.04 else 0.0))
         self.world.executed[award.task, award.subtask] += 1
         if 0.3 < luck < 0.36:
             error = m.ErrorInfo(code="handler", message="no luck", retryable=True)
@@ -250,7 +250,7 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
         what = drawn.choice(("cancel", "revise", "revise", "accept", "reject", "message", "changed"))
         steer.append((what, drawn.choice((0.0, drawn.expovariate(0.5))), drawn.choice((None, *names))))
     if drawn.random() < 0.15:  # a planner is asked, and before it answers the plan changes
-        options["replan"] = Replan(message="plan", revise="retry", planner_timeout_s=20.0)
+        options["replan"] = Replan(message="plan", revise="retry", planner_timeout_s=8.0)
         steer = [("message", drawn.expovariate(2.0), None), ("revise", drawn.expovariate(4.0), drawn.choice(names))]
     return Wish(plan, options, at, steer, drawn.random() < 0.8)
 
@@ -258,7 +258,7 @@ def random_wish(drawn: random.Random, at: float) -> Wish:
 def random_policy(drawn: random.Random) -> Replan:
     """Answers to some triggers. Whoever waits for a person is let go after a while."""
     said = {trigger: drawn.choice(SENSIBLE.get(trigger, ANSWERS)) for trigger in TRIGGERS if drawn.random() < 0.4}
-    return msgspec.convert({**said, "unserved_s": 5.0, "planner_timeout_s": 20.0, "split": {"over": "rows", "into": 2}}, Replan)
+    return msgspec.convert({**said, "unserved_s": 5.0, "planner_timeout_s": 8.0, "split": {"over": "rows", "into": 2}}, Replan)
 
 
 def random_plan(drawn: random.Random) -> str | Plan | Goal:
