@@ -75,7 +75,7 @@ class Office:
         return ClaimIn("a1", cls(subtask="main", epoch=epoch, boot="b1", **fields), f"c{next(self.ids)}")
 
     def free(self) -> int:
-        (agent,) = self.desk.market.agents(self.at)
+        (agent,) = self.desk.market.survey.agents(self.at)
         return agent.free
 
 
@@ -272,7 +272,7 @@ def test_a_cancelled_task_is_wanted_no_more(office: Office) -> None:
     office.agent()
     office.desk.poll(office.at)
     assert office.woken == []
-    assert office.desk.market.unserved(office.at) == []
+    assert office.desk.market.survey.unserved(office.at) == []
 
 
 def test_what_is_loaded_is_told_to_the_market(office: Office) -> None:

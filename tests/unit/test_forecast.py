@@ -223,9 +223,9 @@ def test_the_market_is_left_as_it_was_and_the_forecast_is_the_same_again(market:
     for name in ("a", "b", "c"):
         say(market, name, [m.Capability(name="c", estimate_s=1.0)], capacity=2)
     submit = plan(**{f"s{number}": sub(award="round-robin") for number in range(20)})
-    before = [(agent.name, agent.free) for agent in market.agents(NOW)]
+    before = [(agent.name, agent.free) for agent in market.survey.agents(NOW)]
     made = forecast(market, submit)
-    assert [(agent.name, agent.free) for agent in market.agents(NOW)] == before
+    assert [(agent.name, agent.free) for agent in market.survey.agents(NOW)] == before
     assert market.poll(NOW, 1) == []
     assert forecast(market, submit) == made
 

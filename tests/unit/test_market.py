@@ -56,12 +56,12 @@ def test_what_nobody_fits_is_unserved_until_somebody_does(market: Market) -> Non
     market.want(0, key(1), demand(labels={"zone": "eu"}))
     market.offer(0, "a", offer())
     assert assigned(market) == []
-    (line,) = market.unserved(1.0)
+    (line,) = market.survey.unserved(1.0)
     assert (line.capability, line.labels, line.subtasks, line.oldest_s, line.tasks) == ("c", {"zone": "eu"}, 1, 1.0, ["me.t1"])
-    assert market.looked(1.0, [key(1)]) == {"main": "parked"}
+    assert market.survey.looked(1.0, [key(1)]) == {"main": "parked"}
     market.offer(2.0, "b", offer(labels={"zone": "eu", "x": "y"}))
     assert assigned(market, 2.0) == [("t1", "b")]
-    assert market.unserved(2.0) == []
+    assert market.survey.unserved(2.0) == []
 
 
 def test_capacity_bounds_awards_and_ended_ones_free_their_slot(market: Market) -> None:
@@ -122,7 +122,7 @@ def test_what_is_dropped_or_forgotten_is_not_given(market: Market) -> None:
     market.forget(TaskName("me", "t2"))
     market.offer(0, "a", offer())
     assert assigned(market) == []
-    assert market.unserved(0) == []
+    assert market.survey.unserved(0) == []
 
 
 def test_forgetting_a_task_frees_what_it_held(market: Market) -> None:
@@ -297,7 +297,7 @@ def test_a_call_asks_the_fitting_ones_and_the_best_bid_wins(market: Market) -> N
     (call,) = market.poll(0, 1)
     assert isinstance(call, SendCall)
     assert call.peers == [("a", "1"), ("b", "1")]
-    assert market.looked(0, [key(1)]) == {"main": "calling"}
+    assert market.survey.looked(0, [key(1)]) == {"main": "calling"}
     market.bid(0.01, "a", m.Bid(subtask="main", call=call.call, boot="1", estimate_s=3.0))
     assert market.poll(0.02, 1) == []
     market.bid(0.02, "b", m.Bid(subtask="main", call=call.call, boot="1", estimate_s=1.0))
@@ -317,7 +317,7 @@ def test_a_call_closes_at_its_time_with_the_bids_that_came(market: Market) -> No
     assert market.poll(0.1, 1) == []
     assert market.next_due(0.1) == pytest.approx(0.2)
     assert market.poll(0.2, 1) == []
-    assert market.looked(0.2, [key(1)]) == {"main": "calling"}
+    assert market.survey.looked(0.2, [key(1)]) == {"main": "calling"}
     (again,) = market.poll(0.5, 1)
     assert isinstance(again, SendCall)
     market.bid(0.5, "b", m.Bid(subtask="main", call=again.call, boot="1", estimate_s=1.0))
@@ -391,7 +391,7 @@ def test_who_has_missed_a_beat_is_given_nothing_before_it_is_heard_again(market:
     market.suspects(1.6)
     market.want(1.6, key(2), demand())
     assert market.poll(1.6, 0) == []
-    assert market.unserved(1.6) == [], "it waits, as for one that is busy"
+    assert market.survey.unserved(1.6) == [], "it waits, as for one that is busy"
     market.said(2.0, "a", "1")
     assert [action.award.agent for action in market.poll(2.0, 0) if isinstance(action, Assign)] == ["a"]
 
@@ -461,9 +461,9 @@ def test_an_agent_to_be_avoided_never_gets_it_however_it_is_asked(market: Market
     market.want(0, key(1), demand(never=("bad",), prefer="bad"))
     market.want(0, key(2), demand(never=("bad",), auction="call"))
     assert market.poll(0, 1)[1:] == [], "one call at most, to nobody"
-    (line,) = market.unserved(0)
+    (line,) = market.survey.unserved(0)
     assert line.reason == "none of the 1 agents that offer it fits: to be avoided (1)"
-    assert market.capacities(0, demand(never=("bad",))) == []
+    assert market.survey.capacities(0, demand(never=("bad",))) == []
     market.want(0, key(3), demand())
     assert assigned(market) == [("t3", "bad")], "what others may not give it does not stand in the way"
     market.offer(1, "good", offer(estimate_s=9.0))
@@ -488,9 +488,9 @@ def test_agents_and_capacities_are_shown_by_name(market: Market) -> None:
     market.offer(0, "b", offer(capacity=10))
     market.offer(0, "a", offer(capacity=5))
     market.offer(0, "z", offer("other"))
-    assert market.capacities(0, demand()) == [("a", 5), ("b", 10)]
-    assert [view.name for view in market.agents(1)] == ["a", "b", "z"]
-    assert market.agents(60) == []
+    assert market.survey.capacities(0, demand()) == [("a", 5), ("b", 10)]
+    assert [view.name for view in market.survey.agents(1)] == ["a", "b", "z"]
+    assert market.survey.agents(60) == []
 
 
 def test_a_hundred_thousand_can_wait(market: Market) -> None:
@@ -499,4 +499,4 @@ def test_a_hundred_thousand_can_wait(market: Market) -> None:
     market.offer(0, "a", offer(capacity=5))
     assert [task for task, _ in assigned(market)] == ["t0", "t1", "t2", "t3", "t4"]
     market.forget(TaskName("me", "t50000"))
-    assert market.unserved(0) == []
+    assert market.survey.unserved(0) == []

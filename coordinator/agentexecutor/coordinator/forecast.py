@@ -63,7 +63,7 @@ def make_forecast(input: SubmitIn, snapshot: Snapshot, settings: Settings) -> v.
         if input.submit.goal is not None:
             for change in decision.changes:
                 evolve(state, change, 0.0)
-            plan = _plan_of_goal(state, Market.of(deepcopy(snapshot)).on_offer(snapshot.at))
+            plan = _plan_of_goal(state, Market.of(deepcopy(snapshot)).survey.on_offer(snapshot.at))
         return _Forecast(plan, input.submit, snapshot).run()
     except (PlanRefused, Unplannable) as error:
         return m.ErrorInfo(code="input", message=str(error), details={"path": error.fields.get("path", [])})
@@ -186,14 +186,14 @@ class _Forecast:
         """The same for all that ask alike: nobody comes or goes."""
         pool = pool_of(demand)
         if pool not in self._whys:
-            self._whys[pool] = self.market.why_unserved(self.now, demand)
+            self._whys[pool] = self.market.survey.why_unserved(self.now, demand)
         return self._whys[pool]
 
     def _split(self, subtask: SubtaskState, split: m.Split, demand: Demand) -> None:
         """Its shares stand in its place; those that fit share them out as they would."""
         length = _length(subtask.spec, split.over)
         items = UNKNOWN_LENGTH if length is None else length
-        specs, ranges = share_specs(subtask, items, [*self.market.capacities(self.now, demand)])
+        specs, ranges = share_specs(subtask, items, [*self.market.survey.capacities(self.now, demand)])
         if taken := [name for name in specs if name in self.task.subtasks]:
             raise PlanRefused(f"The share {taken[0]!r} has the name of another subtask.", hint="Rename that one.", path=taken[:1])
         for name, (first, last) in ranges.items():

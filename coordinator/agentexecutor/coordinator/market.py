@@ -1,7 +1,8 @@
 """The market: brings ready subtasks and agents together. Pure; `now` is monotonic seconds of the caller, `seed` an integer that it drew.
 
 How an award is found stands in `_serve`: from the standing offers, or by a call for bids; where bids are scored is `policies`. What an agent can still
-take is kept by `offers`, what waits by `ready`, a bidding round by `auction`. Nothing here is recorded: what it proposes becomes true by a record.
+take is kept by `offers`, what waits by `ready`, a bidding round by `auction`; `survey` tells people how it looks. Nothing here is recorded: what it
+proposes becomes true by a record.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import heapq
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 
 import msgspec
@@ -19,14 +20,13 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.auction import Round, choose_bidders
-from agentexecutor.coordinator.briefing import OfferLine
 from agentexecutor.coordinator.inputs import AwardIn, Demand, Key
 from agentexecutor.coordinator.offers import AgentBook, Holding, KnownAgent, Reputation
 from agentexecutor.coordinator.policies import Candidate, Context, Policy, Scored, fastest, load_policies, rank
 from agentexecutor.coordinator.ready import Pool, ReadyQueue, Wanted
 from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.survey import AVOIDED, Survey, fits
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas import views as v
 from agentexecutor.schemas.errors import NameRefused
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.records import ScoredBid
@@ -41,7 +41,6 @@ COUNTED = 64
 _RUNNING = msgspec.json.Decoder(list[m.Running])
 ON_ITS_WAY_S = 30.0
 """So long the accept of an agent that names the award in its offer may take: the inbox may be without a leader."""
-AVOIDED = "to be avoided"
 UNRECORDED_S = 10.0
 """An assignment that was never recorded gives its slot back after so long."""
 
@@ -106,6 +105,7 @@ class Market:
         self._settings = settings
         self._book = AgentBook(settings)
         self._ready = ReadyQueue()
+        self.survey = Survey(self._book, self._ready)
         self._rounds: dict[str, Round] = {}
         self._holdings: dict[Key, Holding] = {}
         self._orphans: dict[Key, Holding] = {}
@@ -343,17 +343,12 @@ class Market:
 
     def _free(self, demand: Demand) -> list[KnownAgent]:
         """Agents that fit and are free, the preferred one among them, no more than `candidates` of them."""
-        fitting = (agent for agent in self._book.available(demand.capability) if _fits(agent, demand))
+        fitting = (agent for agent in self._book.available(demand.capability) if fits(agent, demand))
         free = list(islice(fitting, self._settings.candidates))
         preferred = self._book.agents.get(demand.prefer or "")
         if preferred is not None and preferred not in free and preferred in self._book.available(demand.capability):
-            free += [preferred] if _fits(preferred, demand) else []
+            free += [preferred] if fits(preferred, demand) else []
         return free
-
-    def _fitting(self, now: float, demand: Demand) -> list[KnownAgent]:
-        """Living agents that fit, free or not."""
-        agents = self._book.of(demand.capability).values()
-        return [agent for agent in agents if _fits(agent, demand) and self._book.alive(agent, now)]
 
     def _mode(self, wanted: Wanted, free: list[KnownAgent]) -> str:
         mode = wanted.demand.auction or "auto"
@@ -437,20 +432,7 @@ class Market:
         if len(agents) > COUNTED or len(agents) <= len(bids):
             return {}
         seen = {bid.agent for bid in bids}
-        return Counter(self._why_not(now, agent, demand) for agent in agents.values() if agent.name not in seen)
-
-    def _why_not(self, now: float, agent: KnownAgent, demand: Demand) -> str:
-        if not self._book.alive(agent, now):
-            return "silent"
-        if self._book.overdue(agent, now):
-            return "a beat missed"
-        if agent.offer is not None and not agent.offer.accepting:
-            return "not accepting"
-        if agent.name in demand.never:
-            return AVOIDED
-        if not _fits(agent, demand):
-            return "labels"
-        return "suspended" if agent.suspended_until > now else "busy" if agent.free(self.share) <= 0 else "not asked"
+        return Counter(self.survey.why_not(now, agent, demand) for agent in agents.values() if agent.name not in seen)
 
     # calls
 
@@ -459,7 +441,7 @@ class Market:
         self._count += 1
         call = f"{self._count}-{seed % 1_000_000}"
         closes = now + self._settings.bidding_s
-        asked = None if mode == "broadcast" else choose_bidders(self._fitting(now, wanted.demand), self._settings.bidders, seed)
+        asked = None if mode == "broadcast" else choose_bidders(self.survey.fitting(now, wanted.demand), self._settings.bidders, seed)
         peers = None if asked is None else [(agent.name, agent.boot) for agent in asked]
         names = None if asked is None else {agent.name for agent in asked}
         self._rounds[call] = Round(wanted.key, call, mode, now, closes, names)
@@ -482,7 +464,7 @@ class Market:
             agent = self._book.agents.get(peer)
             if peer in wanted.demand.never:
                 dropped[AVOIDED] += 1
-            elif agent is None or agent.boot != bid.boot or not _fits(agent, wanted.demand):
+            elif agent is None or agent.boot != bid.boot or not fits(agent, wanted.demand):
                 dropped["not known"] += 1
             elif agent.free(self.share) <= 0 or agent.suspended_until > now:
                 dropped["busy"] += 1
@@ -574,93 +556,9 @@ class Market:
             agent.missing = {}
             self._refresh(agent, now)
 
-    # what people ask
-
-    def agents(self, now: float) -> list[v.AgentView]:
-        """All living agents, by name."""
-        return [
-            v.AgentView(
-                name=agent.name,
-                capabilities=sorted(agent.offered),
-                capacity=agent.capacity,
-                free=max(0, agent.capacity - agent.busy),
-                labels=agent.offer.labels,
-                running=agent.offer.running,
-                seen_s=round(now - agent.seen, 3),
-            )
-            for _, agent in sorted(self._book.agents.items())
-            if agent.offer is not None and self._book.alive(agent, now)
-        ]
-
-    def on_offer(self, now: float) -> list[OfferLine]:
-        """What living agents offer, a line for each capability, by name."""
-        lines = []
-        for name in sorted({name for agent in self._book.agents.values() for name in agent.offered}):
-            agents = [agent for agent in self._book.of(name).values() if agent.fits(name, {}) and self._book.alive(agent, now)]
-            offered = [agent.offered[name] for agent in agents]
-            estimates = [offer.estimate_s for offer in offered if offer.estimate_s is not None]
-            if agents:
-                lines.append(
-                    OfferLine(
-                        name=name,
-                        agents=len(agents),
-                        free=sum(max(0, agent.capacity - agent.busy) for agent in agents),
-                        estimate_s=min(estimates, default=None),
-                        cost=min(offer.cost for offer in offered),
-                        takes=next((offer.takes for offer in offered if offer.takes is not None), None),
-                        gives=next((offer.gives for offer in offered if offer.gives is not None), None),
-                    )
-                )
-        return lines
-
-    def unserved(self, now: float) -> list[v.UnservedLine]:
-        """Demand that no living agent fits."""
-        by_pool: dict[Pool, list[Wanted]] = {}
-        for wanted in self._ready.wanted.values():
-            by_pool.setdefault(wanted.pool, []).append(wanted)
-        return [self._unserved(now, wants) for wants in by_pool.values() if not self._fitting(now, wants[0].demand)]
-
-    def waiting(self) -> dict[str, int]:
-        """How many ready subtasks wait, by capability."""
-        return Counter(wanted.demand.capability for wanted in self._ready.wanted.values())
-
-    def _unserved(self, now: float, wants: list[Wanted]) -> v.UnservedLine:
-        demand = wants[0].demand
-        return v.UnservedLine(
-            capability=demand.capability,
-            labels=demand.labels,
-            subtasks=len(wants),
-            oldest_s=round(now - min(wanted.since for wanted in wants), 3),
-            reason=self._why_nobody(now, demand),
-            tasks=list(dict.fromkeys(str(wanted.key.task) for wanted in wants))[:8],
-        )
-
-    def _why_nobody(self, now: float, demand: Demand) -> str:
-        offering = [agent for agent in self._book.of(demand.capability).values() if self._book.alive(agent, now)]
-        if not offering:
-            return f"no agent offers {demand.capability}"
-        counted = Counter(self._why_not(now, agent, demand) for agent in offering)
-        counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(counted.items()))
-        return f"none of the {len(offering)} agents that offer it fits: {counts}"
-
-    def why_unserved(self, now: float, demand: Demand) -> str:
-        """Why no living agent fits; empty when one does."""
-        return "" if self._fitting(now, demand) else self._why_nobody(now, demand)
-
     def wants(self, key: Key) -> bool:
         """Whether it looks for an agent for this subtask."""
         return key in self._ready.wanted
-
-    def looked(self, now: float, keys: Iterable[Key]) -> dict[str, str]:
-        """How ready subtasks look from here: ``calling`` or ``parked`` (nobody fits); those that just wait are left out."""
-        seen = {}
-        for key in keys:
-            wanted = self._ready.wanted.get(key)
-            if wanted is not None and wanted.calling:
-                seen[key.subtask] = "calling"
-            elif wanted is not None and not self._fitting(now, wanted.demand):
-                seen[key.subtask] = "parked"
-        return seen
 
     def snapshot(self, now: float) -> Snapshot:
         """All of it that a forecast needs, copied."""
@@ -676,10 +574,6 @@ class Market:
             waiting=[(wanted.key, wanted.demand, wanted.since) for wanted in self._ready.wanted.values()],
         )
 
-    def capacities(self, now: float, demand: Demand) -> list[tuple[str, int]]:
-        """Fitting agents and their capacities, by name."""
-        return sorted((agent.name, agent.capacity) for agent in self._fitting(now, demand))
-
 
 def _named(running: Raw) -> set[tuple[str, str, int]]:
     """The awards that an offer names; none when it cannot be read, which is told where it is read for good."""
@@ -687,10 +581,6 @@ def _named(running: Raw) -> set[tuple[str, str, int]]:
         return {(entry.task, entry.subtask, entry.epoch) for entry in _RUNNING.decode(running)}
     except (msgspec.MsgspecError, RecursionError):
         return set()
-
-
-def _fits(agent: KnownAgent, demand: Demand) -> bool:
-    return agent.fits(demand.capability, demand.labels) and agent.name not in demand.never
 
 
 def _recorded(scored: Scored, won: bool) -> ScoredBid:

@@ -215,7 +215,7 @@ class Desk:
         """Answer the splits that can be cut now."""
         for key, wanted in list(self.splits.items()):
             entry = self.tasks.get(key.task)
-            capacities: list[tuple[str | None, int]] = [*self.market.capacities(monotonic, wanted.need.demand)]
+            capacities: list[tuple[str | None, int]] = [*self.market.survey.capacities(monotonic, wanted.need.demand)]
             if entry is None or capacities or wanted.need.split.into is not None:
                 del self.splits[key]
                 if entry is not None:
@@ -351,13 +351,13 @@ class Desk:
         keys = [Key(entry.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
         if not (keys or state.state == "waiting") or any(subtask.held for subtask in state.subtasks.values()):
             return False
-        looked = self.market.looked(monotonic, keys)
+        looked = self.market.survey.looked(monotonic, keys)
         return all(looked.get(key.subtask) == "parked" for key in keys)
 
     def looked(self, state: TaskState, monotonic: float) -> dict[str, str]:
         """How the task's subtasks look from here: ready ones may be calling or parked, running ones stalled."""
         ready = [Key(state.name, subtask.name) for subtask in state.subtasks.values() if subtask.state == "ready"]
-        seen = self.market.looked(monotonic, ready) if ready else {}
+        seen = self.market.survey.looked(monotonic, ready) if ready else {}
         seen |= {key.subtask: "parked" for key in ready if key in self.splits}
         return seen | {key.subtask: "stalled" for key in self.stalls() if key.task == state.name}
 
@@ -398,6 +398,6 @@ class Desk:
             # A silent one may have died of its award, which counts: the market suspects it, or it is heard again.
             undecided = self.market.is_silent(monotonic, key) or self.market.says_it_has_it(monotonic, key)
             return self.settings.heartbeat_s if undecided else None
-        if due.kind == "unserved" and self.market.wants(key) and self.market.looked(monotonic, [key]).get(key.subtask) != "parked":
+        if due.kind == "unserved" and self.market.wants(key) and self.market.survey.looked(monotonic, [key]).get(key.subtask) != "parked":
             return self.settings.stall_min_s  # somebody fits, or is being asked
         return None

@@ -356,7 +356,9 @@ class Coordinator:
         if now >= self._levels_at:
             self._levels_at = now + LEVELS_S
             if telemetry.measuring():
-                self._figures.levels(self._tasks.active, len(self._shards), self._market.unserved(now), self._market.waiting())
+                self._figures.levels(
+                    self._tasks.active, len(self._shards), self._market.survey.unserved(now), self._market.survey.waiting()
+                )
             if self._shards:
                 self._connection.miss()  # there are streams that nobody misses
         if now >= self._sweeps_at:

@@ -312,7 +312,7 @@ class Driver:
                 else:
                     entry.inputs.append(Waiting(length))
             elif isinstance(effect, NeedRevision):
-                offers = self._market.on_offer(time.monotonic())
+                offers = self._market.survey.on_offer(time.monotonic())
                 entry.inputs.append(Waiting(await self._errands.run(task, errands.read_revision(state, effect, offers))))
             elif isinstance(effect, NeedCompose):
                 entry.inputs.append(Waiting(await self._errands.run(task, errands.compose(effect))))
@@ -327,7 +327,7 @@ class Driver:
         return read_progress(need, subtask.boot or "", said, queued=queued)
 
     async def _give_award(self, entry: Entry, state: TaskState, effect: GiveAward) -> None:
-        offers = partial(self._market.on_offer, time.monotonic())
+        offers = partial(self._market.survey.on_offer, time.monotonic())
         award = await self._errands.run(entry.name, errands.give_award(state, effect, self._connection.name, offers))
         agent = state.subtasks[effect.subtask].agent
         if isinstance(award, m.Award) and agent is not None:

@@ -83,11 +83,11 @@ class Questions:
         await self._answer(asked, encode(v.TasksView(tasks=lines, waiting=await self._log.waiting())))
 
     async def _agents(self, asked: Asked) -> None:
-        await self._answer(asked, encode(v.AgentsView(agents=self._market.agents(time.monotonic()))))
+        await self._answer(asked, encode(v.AgentsView(agents=self._market.survey.agents(time.monotonic()))))
 
     async def _unserved(self, asked: Asked) -> None:
         now = time.monotonic()
-        lines = [*self._market.unserved(now), *answers.unserved_splits(now, self._desk.splits)]
+        lines = [*self._market.survey.unserved(now), *answers.unserved_splits(now, self._desk.splits)]
         stalled = answers.stalled_lines(self._desk.clock.now(now), self._desk.stalls())
         await self._answer(asked, encode(v.UnservedView(unserved=lines, stalled=stalled)))
 
