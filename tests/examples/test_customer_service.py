@@ -35,11 +35,6 @@ BLACK = "Try adjusting brightness or connecting an external monitor."
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def bus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bus]:
     """A server with all boxes, for all tests here: learning what they need takes them a second."""
     with pytest.MonkeyPatch.context() as patch:

@@ -31,11 +31,6 @@ pytestmark = pytest.mark.anyio
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for what happens in another task or thread."""
     with anyio.fail_after(20):

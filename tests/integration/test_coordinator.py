@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,10 +11,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 from nats.aio.msg import Msg
-from peers import QUICK, Place, a_place, agent, client, coordinating
+from peers import QUICK, Place, agent, client, coordinating
 
 from agentexecutor.bus.log import TaskLog
-from agentexecutor.bus.server import embedded_server
 from agentexecutor.bus.streams import INBOX, OFFERS, stream_name
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TYPE, headers
@@ -23,24 +21,6 @@ from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.subjects import shard_of
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with embedded_server() as server:
-        yield server.url
-
-
-@pytest.fixture
-async def place(url: str) -> AsyncIterator[Place]:
-    """A bus of one's own, on a server for all tests of this file."""
-    async with a_place(url) as made:
-        yield made
 
 
 INPUT = Raw(b'{"x":1}')

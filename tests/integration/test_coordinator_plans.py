@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Place, ScriptedAgent, a_place, agent, client, coordinating
+from peers import QUICK, Place, ScriptedAgent, agent, client, coordinating
 
 from agentexecutor.bus import errands
 from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.errors import ApiError
-from agentexecutor.bus.server import embedded_server
 from agentexecutor.coordinator.shell import coordinator as shell
 from agentexecutor.coordinator.shell import outbox
 from agentexecutor.schemas import messages as m
@@ -23,24 +21,6 @@ from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.references import Ref, encode_input, take
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with embedded_server() as server:
-        yield server.url
-
-
-@pytest.fixture
-async def place(url: str) -> AsyncIterator[Place]:
-    """A bus of one's own, on a server for all tests of this file."""
-    async with a_place(url) as made:
-        yield made
 
 
 PATIENT = dataclasses.replace(QUICK, accept_timeout_s=30.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -15,11 +15,10 @@ from nats.aio.msg import Msg
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from peers import QUICK, Place, a_place, agent, client, coordinating
+from peers import QUICK, Place, agent, client, coordinating
 
 from agentexecutor.bus import telemetry as t
 from agentexecutor.bus.log import TaskLog
-from agentexecutor.bus.server import embedded_server
 from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
@@ -27,24 +26,6 @@ from agentexecutor.schemas.codec import encode, headers
 from agentexecutor.schemas.names import TaskName
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with embedded_server() as server:
-        yield server.url
-
-
-@pytest.fixture
-async def place(url: str) -> AsyncIterator[Place]:
-    """A bus of one's own, on a server for all tests of this file."""
-    async with a_place(url) as made:
-        yield made
 
 
 async def test_a_task_is_answered_by_its_holder_alone(place: Place) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 from msgspec import Raw
-from peers import QUICK, Place, a_place, agent, client, coordinating, killable
+from peers import QUICK, Place, agent, client, coordinating, killable
 
 from agentexecutor.bus.connection import Headers
 from agentexecutor.bus.errors import ApiError, AppendUnknown
@@ -36,24 +36,6 @@ PLAN = m.PlanSpec(
         "c": m.SubtaskSpec(capability="echo", input=encode_input({"x": Ref("b")})),
     }
 )
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with embedded_server() as server:
-        yield server.url
-
-
-@pytest.fixture
-async def place(url: str) -> AsyncIterator[Place]:
-    """A bus of one's own, on a server for all tests of this file."""
-    async with a_place(url) as made:
-        yield made
 
 
 async def until(fits: Callable[[], bool]) -> None:

@@ -30,11 +30,6 @@ NOTHING = b'{"unserved":[],"stalled":[]}'
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def url() -> AsyncIterator[str]:
     async with embedded_server() as running:
         yield running.url

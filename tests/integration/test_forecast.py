@@ -27,11 +27,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def server() -> AsyncIterator[EmbeddedServer]:
     """One for all tests of this file."""
     async with embedded_server() as running:

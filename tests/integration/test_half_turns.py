@@ -29,11 +29,6 @@ LARGE = 200_000
 PLAN = m.PlanSpec(subtasks={"a": m.SubtaskSpec(capability="echo"), "b": m.SubtaskSpec(capability="echo", after=["a"])})
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture
 async def place() -> AsyncIterator[Place]:
     async with embedded_server() as server, a_place(server.url) as made:

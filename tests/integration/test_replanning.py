@@ -13,9 +13,8 @@ import msgspec
 import pytest
 from anyio.abc import TaskStatus
 from msgspec import Raw
-from peers import Peer, Place, ScriptedAgent, a_place, agent, client, coordinating, killable
+from peers import Peer, Place, ScriptedAgent, agent, client, coordinating, killable
 
-from agentexecutor.bus import embedded_server
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.coordinator import lateness
 from agentexecutor.schemas import Plan, Ref, Replan, Subtask
@@ -25,23 +24,6 @@ from agentexecutor.schemas.codec import decode_record, encode, headers
 from agentexecutor.schemas.names import TaskName
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with embedded_server() as server:
-        yield server.url
-
-
-@pytest.fixture
-async def place(url: str) -> AsyncIterator[Place]:
-    async with a_place(url) as made:
-        yield made
 
 
 @pytest.fixture

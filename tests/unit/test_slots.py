@@ -12,11 +12,6 @@ from agentexecutor.agents.slots import Slots
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_the_most_urgent_first_and_who_resumes_before_all() -> None:
     slots = Slots(1)
     await slots.take((0, ""))
