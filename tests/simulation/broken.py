@@ -131,7 +131,7 @@ def _no_wants() -> Patch:
 def _no_take_over() -> Patch:
     """Nobody looks for open tasks after a lease was won."""
 
-    async def of(self: TakeOver, number: int, insist: Any, *, orphaned: bool) -> None:
+    async def of(self: TakeOver, number: int, *, orphaned: bool) -> None:
         return None
 
     return mock.patch.object(TakeOver, "of", of)

@@ -181,7 +181,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
     """A loop under virtual time: clocks and random sources of everything that runs on it follow `seed`."""
     from agentexecutor.coordinator import market  # noqa: PLC0415
-    from agentexecutor.coordinator.shell import coordinator, shards  # noqa: PLC0415
+    from agentexecutor.coordinator.shell import coordinator, leasing  # noqa: PLC0415
     from agentexecutor.schemas import names  # noqa: PLC0415
 
     loop = VirtualLoop()
@@ -211,7 +211,7 @@ def running(seed: int) -> Iterator[tuple[VirtualLoop, random.Random]]:
         mock.patch.object(time, "time_ns", nanoseconds),
         mock.patch.object(names, "_random", names_random),
         mock.patch.object(anyio.to_thread, "run_sync", run_sync),  # a real thread ends when it likes
-        mock.patch.object(shards, "random", random.Random(drawn.getrandbits(64))),
+        mock.patch.object(leasing, "random", random.Random(drawn.getrandbits(64))),
         mock.patch.object(coordinator, "WORKERS", WORKERS),
         mock.patch.object(market, "load_policies", _policies),
         mock.patch.object(sys, "unraisablehook"),  # what was killed is not cleaned up, and complains when it is collected

@@ -38,7 +38,7 @@ IMPURE = {
 IMPURE_NAMES = {"new_id", "new_boot"}
 """Functions of `agentexecutor.schemas.names` that ask the operating system."""
 
-PURE = [file for file in FILES if "coordinator" in file.parts and ASYNCHRONOUS not in file.parts]
+PURE = [file for file in FILES if "coordinator" in file.parts and ASYNCHRONOUS not in file.relative_to(ROOT).parts]
 
 WORDS = "submit|from|ask|offer|progress|bid|blob|to|call|task|lease|member|watch|new|in"
 SUBJECT = re.compile(rf"(^|\{{}}\.|ae\.v1\.)({WORDS})\.(\{{}}|[*>])|^ae\.v1\.")

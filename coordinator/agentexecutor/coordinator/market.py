@@ -1,7 +1,7 @@
 """The market: brings ready subtasks and agents together. Pure; `now` is monotonic seconds of the caller, `seed` an integer that it drew.
 
 How an award is found stands in `_serve`: from the standing offers, or by a call for bids; where bids are scored is `policies`. What an agent can still
-take is kept by `offers`, what waits by `ready`, a bidding round by `auction`; `survey` tells people how it looks. Nothing here is recorded: what it
+take is kept by `offers`, what waits by `ready`, a bidding round by `auction`; `survey` says who fits and who is there. Nothing here is recorded: what it
 proposes becomes true by a record.
 """
 
@@ -555,6 +555,8 @@ class Market:
             agent.seen = max(agent.seen, now)
             agent.missing = {}
             self._refresh(agent, now)
+
+    # for others
 
     def wants(self, key: Key) -> bool:
         """Whether it looks for an agent for this subtask."""

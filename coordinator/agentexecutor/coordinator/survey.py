@@ -1,4 +1,4 @@
-"""What a market looks like from outside: who is there and what they offer, which demand nobody fits, and why.
+"""How a market looks: who is there and what they offer, who fits a demand, which demand nobody fits, and why.
 
 Looks, and changes nothing. Pure; `now` is monotonic seconds of the caller.
 """

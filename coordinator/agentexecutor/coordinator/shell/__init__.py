@@ -1,7 +1,8 @@
 """The coordinator at work: receives, decides, appends, sends, acknowledges. The only asynchronous folder here; what is decided stands in the pure files.
 
-`coordinator` drives the tasks. Its parts: `shards` (leases), `takeover` (what a shard's new holder does first), `journal` (fenced appends), `hearing`
-(offers and bids), `outbox` (what is sent), `questions`, `unusable`.
+`coordinator` puts the parts together, takes what arrives, keeps time and holds the shards. Its parts: `driving` (tasks are taken through their turns),
+`journal` (fenced appends), `outbox` (what is sent), `hearing` (offers and bids), `leasing`, `takeover` (what a shard's new holder does first), `restart`
+(of the server), `questions`, `unusable`, `insisting`.
 
 The ten rules of a coordinator's life are marked by their numbers: an append that is refused or unanswered is unknown (1), ignoring is final only
 for reasons that stay true (2), the lease is checked before each append (3), submits are pulled while there is room (4), absence is confirmed by the

@@ -1,4 +1,4 @@
-"""The coordinator: what comes in becomes inputs, inputs become turns, and what a turn decides is done."""
+"""The coordinator: puts the parts together, takes what arrives, keeps time, holds the shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -17,7 +16,6 @@ from msgspec.structs import replace
 
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.answering import Answering, Asked, subscribed
-from agentexecutor.bus.complaints import Seldom
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errands import Errands
@@ -32,7 +30,6 @@ from agentexecutor.coordinator.figures import Figures
 from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim, read_submit
 from agentexecutor.coordinator.inputs import (
     ClaimIn,
-    HeldIn,
     LostIn,
     Send,
     SubmitIn,
@@ -45,11 +42,12 @@ from agentexecutor.coordinator.pulling import Pulling
 from agentexecutor.coordinator.settings import Settings, settings_of
 from agentexecutor.coordinator.shell.driving import Driver
 from agentexecutor.coordinator.shell.hearing import Hearing
-from agentexecutor.coordinator.shell.journal import RETRY_S, Journal
+from agentexecutor.coordinator.shell.insisting import RETRY_S, Insisting
+from agentexecutor.coordinator.shell.journal import Journal
+from agentexecutor.coordinator.shell.leasing import LeaseKeeper, Shard, draw
 from agentexecutor.coordinator.shell.outbox import Outbox
 from agentexecutor.coordinator.shell.questions import Questions
 from agentexecutor.coordinator.shell.restart import RestartWatch
-from agentexecutor.coordinator.shell.shards import LeaseKeeper, Shard, draw
 from agentexecutor.coordinator.shell.takeover import TakeOver
 from agentexecutor.coordinator.shell.unusable import SHOWN, UnusableMessages
 from agentexecutor.coordinator.spans import Spans
@@ -99,10 +97,9 @@ class Coordinator:
         self._lease_stream = LeaseStream(connection, self._log, self._boot)
         self._pulling = Pulling(settings.open_tasks)
         self._shards: dict[int, Shard] = {}
-        self._make_rooms()
+        self._insist = Insisting().insist
+        self._make_parts()
         self._checking: set[Suspect] = set()
-        self._seldom = Seldom(logger)
-        self._stopping = anyio.Event()
         self._alarm = anyio.Event()
         self._wakes_at = 0.0
         self._levels_at = 0.0
@@ -113,10 +110,10 @@ class Coordinator:
         """Agents are heard, until it is cancelled."""
         self._group: TaskGroup
 
-    def _make_rooms(self) -> None:
+    def _make_parts(self) -> None:
         """What the parts of this folder are given of one another."""
         connection, counters = self._connection, self.counters
-        self._unusable = UnusableMessages(counters, self._figures, logger)
+        self._unusable = UnusableMessages(counters, self._figures)
         self.unusable = self._unusable.kept
         self._answering = Answering(connection, partial(self._unusable.count, "undecodable"))
         self._restart = RestartWatch(connection, self._log, self._begin_anew)
@@ -143,11 +140,11 @@ class Coordinator:
             restart=self._restart,
             holds=self._holds,
             drop=self._drop,
-            rang=self._ring_in_time,
+            settled=self._ring_in_time,
             counters=counters,
         )
         self._keeper = LeaseKeeper(connection, self._leases, self._lease_stream, self._shards, self._match_shards)
-        self._take_over = TakeOver(self._log, self._errands, self._desk, self._spans, self._hold_task)
+        self._take_over = TakeOver(self._log, self._errands, self._desk, self._spans, self._driver.hold, self._insist)
         self._hearing = Hearing(connection, self._market, self._shards, self._unusable, counters, self._poll, self._stale_said)
         self._questions = Questions(self._answering, self._desk, self._log, self._errands, self._settings, self._members)
 
@@ -169,7 +166,6 @@ class Coordinator:
                     for _ in range(WORKERS):
                         self._group.start_soon(self._driver.work)
                     self._group.start_soon(self._keep_time)
-                    self._group.start_soon(self._leave_when_told)
                     task_status.started()
                     await self._keeper.keep(self._group)
                     await self._lease_stream.beat(leaving=True)
@@ -179,10 +175,6 @@ class Coordinator:
 
     def stop(self) -> None:
         """Finish what is in flight, release the leases, and let `run` return."""
-        self._stopping.set()
-
-    async def _leave_when_told(self) -> None:
-        await self._stopping.wait()
         self._keeper.leave()
 
     async def _reconnected(self) -> None:
@@ -205,17 +197,6 @@ class Coordinator:
         if self._restart.marked(stamp):
             self._group.start_soon(self._insist, self._restart.look)
 
-    async def _insist(self, what: Callable[[], Awaitable[None]]) -> None:
-        """Do it, again and again until the bus does its part."""
-        while True:
-            try:
-                await what()
-            except (BusError, TimeoutError) as error:
-                self._seldom.tell("bus", "The bus does not do its part, which is tried again: %s", error)
-                await anyio.sleep(RETRY_S)
-            else:
-                return
-
     # what arrives
 
     async def _claim_came(self, inbound: Inbound) -> None:
@@ -227,7 +208,9 @@ class Coordinator:
         ended = self._tasks.ended(task) if self._remembers(number) else None
         if ended is not None and isinstance(input, ClaimIn):
             state = TaskState(task, number, state=ended.state, epochs=ended.epochs)
-            await self._driver.do(task, None, decide(state, input, 0.0, self._settings, 0).effects)
+            for effect in decide(state, input, 0.0, self._settings, 0).effects:
+                if isinstance(effect, Send):
+                    await self._outbox.send(task, effect, None)
             self.counters["inputs without effect"] += 1
             await self._outbox.acknowledge(inbound)
         elif isinstance(input, ClaimIn) and large_result(input.claim, INLINE_LIMIT):
@@ -287,8 +270,8 @@ class Coordinator:
     def _wake(self, entry: Entry) -> None:
         self._driver.wake(entry)
 
-    def _stale_said(self, peer: str, task: TaskName, running: m.Running) -> None:
-        self._driver.ask(task, shard_of(task, self._connection.shards), partial(self._stop_stale, peer, running))
+    def _stale_said(self, peer: str, task: TaskName, number: int, running: m.Running) -> None:
+        self._driver.ask(task, number, partial(self._stop_stale, peer, running))
 
     async def _stop_stale(self, peer: str, running: m.Running, state: TaskState | None) -> None:
         if state is None:
@@ -303,12 +286,11 @@ class Coordinator:
     def _poll(self, now: float) -> None:
         """Let the market work, and send its calls."""
         self._desk.poll(now)
+        self._driver.send_calls()
         self._ring_in_time()
 
     def _ring_in_time(self) -> None:
-        """Send the calls that a turn has brought; wake `_keep_time` when something is due before it would wake by itself."""
-        while self._desk.calls:
-            self._driver.put(partial(self._driver.send_call, self._desk.calls.pop(0)))
+        """Wake `_keep_time` when something is due before it would wake by itself."""
         due = self._desk.next_due()
         if due is not None and due < self._wakes_at:
             self._wakes_at = max(due, time.monotonic())
@@ -453,7 +435,7 @@ class Coordinator:
             self._let_go(shard)
 
     async def _take_over_shard(self, number: int) -> None:
-        await self._take_over.of(number, self._insist, orphaned=bool(self._leases.orphaned(number)))
+        await self._take_over.of(number, orphaned=bool(self._leases.orphaned(number)))
 
     def _drop(self, shard: Shard) -> None:
         """Move nothing of the shard any more, from now on; `_hold` ends, and lets it go."""
@@ -476,14 +458,6 @@ class Coordinator:
         self._tasks.forget_shard(shard.number)
         del self._shards[shard.number]
         self._keeper.changed()
-
-    async def _hold_task(self, entry: Entry) -> None:
-        entry.inputs.append(Waiting(HeldIn()))
-        shard = self._shards.get(entry.shard)
-        if shard is not None and not entry.busy:
-            entry.busy = True
-            shard.busy += 1
-            await self._driver.drive(entry)
 
     # questions: rule 7
 

@@ -22,6 +22,7 @@ from agentexecutor.coordinator.inbound import read_progress
 from agentexecutor.coordinator.inputs import (
     Effect,
     GiveAward,
+    HeldIn,
     Key,
     NeedCompose,
     NeedProgress,
@@ -33,10 +34,11 @@ from agentexecutor.coordinator.inputs import (
 )
 from agentexecutor.coordinator.market import SendCall
 from agentexecutor.coordinator.model import TaskState, new_task
-from agentexecutor.coordinator.shell.journal import RETRY_S, Journal
+from agentexecutor.coordinator.shell.insisting import RETRY_S
+from agentexecutor.coordinator.shell.journal import Journal
+from agentexecutor.coordinator.shell.leasing import Shard
 from agentexecutor.coordinator.shell.outbox import Outbox
 from agentexecutor.coordinator.shell.restart import RestartWatch
-from agentexecutor.coordinator.shell.shards import Shard
 from agentexecutor.coordinator.turns import Desk, Turn
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.errors import AgentExecutorError
@@ -55,7 +57,7 @@ Job = Callable[[], Awaitable[None]]
 
 
 class Driver:
-    """Drives the tasks of the `shards` that are held. `drop` is told of a shard whose lease has run out; `rang` when a turn may have set timers."""
+    """Drives the tasks of the `shards` that are held. `drop` is told of a shard whose lease has run out; `settled` when a turn may have set timers."""
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class Driver:
         restart: RestartWatch,
         holds: Callable[[int], bool],
         drop: Callable[[Shard], None],
-        rang: Callable[[], None],
+        settled: Callable[[], None],
         counters: Counter[str],
     ) -> None:
         self._connection = connection
@@ -85,7 +87,7 @@ class Driver:
         self._restart = restart
         self._holds = holds
         self._drop = drop
-        self._rang = rang
+        self._settled = settled
         self._counters = counters
         self._jobs: Jobs[Entry | Job] = Jobs()
 
@@ -123,6 +125,15 @@ class Driver:
             entry.busy = True
             shard.busy += 1
             self._jobs.put(entry)
+
+    async def hold(self, entry: Entry) -> None:
+        """Put `held` into the log of a task that was taken over, and do all that follows."""
+        entry.inputs.append(Waiting(HeldIn()))
+        shard = self._shards.get(entry.shard)
+        if shard is not None and not entry.busy:
+            entry.busy = True
+            shard.busy += 1
+            await self.drive(entry)
 
     # turns
 
@@ -186,7 +197,8 @@ class Driver:
                 self._tasks.end(entry, entry.state, time.monotonic())
             elif entry.state.state == "unknown":
                 self._desk.forget(entry)
-        self._rang()
+        self.send_calls()
+        self._settled()
 
     async def _take_turn(self, entry: Entry, state: TaskState) -> None:
         turn = self._desk.turn(entry, time.monotonic())
@@ -210,7 +222,7 @@ class Driver:
 
     async def _follow_up(self, entry: Entry, turn: Turn) -> None:
         """The turn's changes are stored: do what follows, acknowledge, refuse."""
-        await self.do(entry.name, entry, turn.effects)
+        await self._do(entry, turn.effects)
         while turn.answered:
             waiting = turn.answered.popleft()
             if waiting.inbound is not None:
@@ -242,7 +254,7 @@ class Driver:
             await self._outbox.deliver_later(waiting.inbound)
             return
         self._counters["claims refused"] += 1
-        await self.do(entry.name, entry, refusal)
+        await self._do(entry, refusal)
         await self._outbox.acknowledge(waiting.inbound)
 
     # the log
@@ -270,7 +282,7 @@ class Driver:
         entry.senseless, entry.still_until = "", 0.0
         for waiting in entry.inputs:
             waiting.looked = True
-        await self.do(entry.name, entry, self._desk.adopt(entry, time.monotonic()))
+        await self._do(entry, self._desk.adopt(entry, time.monotonic()))
 
     def _stand_still(self, entry: Entry, error: AgentExecutorError) -> None:
         """Its log makes no sense: that is told once, and concerns this task alone."""
@@ -295,13 +307,13 @@ class Driver:
 
     # what follows from a decision
 
-    async def do(self, task: TaskName, entry: Entry | None, effects: list[Effect]) -> None:
+    async def _do(self, entry: Entry, effects: list[Effect]) -> None:
         """Send and fetch what a decision asks for, in order. What cannot be put together comes back as an input."""
-        state = None if entry is None else entry.state
+        task, state = entry.name, entry.state
         for effect in effects:
             if isinstance(effect, Send):
                 await self._outbox.send(task, effect, state)
-            elif entry is None or state is None:
+            elif state is None:
                 continue
             elif isinstance(effect, GiveAward):
                 await self._give_award(entry, state, effect)
@@ -335,7 +347,12 @@ class Driver:
         elif award is not None and not isinstance(award, m.Award):
             entry.inputs.append(Waiting(award))
 
-    async def send_call(self, call: SendCall) -> None:
+    def send_calls(self) -> None:
+        """Send the calls for proposals that turns and the market have brought."""
+        while self._desk.calls:
+            self.put(partial(self._send_call, self._desk.calls.pop(0)))
+
+    async def _send_call(self, call: SendCall) -> None:
         task = call.key.task
         entry = self._tasks.get(task)
         state = None if entry is None else entry.state

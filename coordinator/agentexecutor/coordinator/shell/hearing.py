@@ -1,4 +1,4 @@
-"""What agents say of themselves: offers, signs of life, bids. It goes to the market; what no award backs is compared with the log."""
+"""What agents say of themselves: offers, signs of life, bids. It goes to the market; who says again to run what no award backs is found out."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TWICE_S = 1.0
 DEAF_S = 2.0
 """Offers, or the server's beats in their place, come every second."""
 
-Stale = Callable[[str, TaskName, m.Running], None]
+Stale = Callable[[str, TaskName, int, m.Running], None]
 
 
 class Hearing:
     """Tells the market. `shards`: those that are held. `poll` (monotonic seconds) lets it work.
 
-    `stale` is told who says again to run what no award of ours backs.
+    `stale` is told who says again to run what no award of ours backs: the peer, task and shard.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Hearing:
             self._market.said(time.monotonic(), self._subjects.last_token(message.subject), heard.boot, heard.running)
 
     def _doubt(self, now: float, peer: str, running: m.Running) -> None:
-        """An agent names what no award of ours backs. When it says so again, that is compared with the log, and it is told to stop (2)."""
+        """An agent names what no award of ours backs. When it says so again, `stale` sees to it (2)."""
         try:
             task = TaskName.parse(running.task)
         except NameRefused:
             return
-        ours = shard_of(task, self._connection.shards) in self._shards
-        if ours and self._twice.said(now, (peer, running.task, running.subtask, running.epoch)):
-            self._stale(peer, task, running)
+        number = shard_of(task, self._connection.shards)
+        if number in self._shards and self._twice.said(now, (peer, running.task, running.subtask, running.epoch)):
+            self._stale(peer, task, number, running)
 
     async def bid_came(self, message: Msg) -> None:
         now = time.monotonic()

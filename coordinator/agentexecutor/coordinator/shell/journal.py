@@ -21,16 +21,14 @@ from agentexecutor.coordinator.entry import Entry
 from agentexecutor.coordinator.figures import Figures
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.shell.insisting import RETRY_S
 from agentexecutor.coordinator.spans import Spans
 from agentexecutor.coordinator.turns import Turn
 from agentexecutor.schemas.codec import H_ID, from_rfc3339
 
-__all__ = ["RETRY_S", "Journal"]
+__all__ = ["Journal"]
 
 logger = logging.getLogger("agentexecutor.coordinator")
-
-RETRY_S = 0.5
-"""After so long is tried again what the bus did not do."""
 
 
 class Journal:

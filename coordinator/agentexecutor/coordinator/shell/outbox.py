@@ -1,4 +1,4 @@
-"""What a coordinator sends: to agents and clients, and the acknowledgements of what it was given. Each with the trace context of its task.
+"""What tasks have a coordinator send, to agents and clients and with their trace context, and the acknowledgements of what came in.
 
 A loss is counted, not raised: what matters is sent again.
 """
@@ -18,7 +18,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import TYPE_OF, encode, headers
 from agentexecutor.schemas.names import TaskName
 
-__all__ = ["NAK_S", "Outbox"]
+__all__ = ["Outbox"]
 
 logger = logging.getLogger("agentexecutor.coordinator")
 

@@ -6,15 +6,18 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 from agentexecutor.bus import exporting, telemetry
 from agentexecutor.bus.errands import Errands
 from agentexecutor.bus.log import StoredRecord, TaskLog
 from agentexecutor.coordinator import errands
 from agentexecutor.coordinator.entry import Entry
+from agentexecutor.coordinator.shell.insisting import Insist
 from agentexecutor.coordinator.spans import Spans
 from agentexecutor.coordinator.states import ENDED
 from agentexecutor.coordinator.turns import Desk
@@ -30,39 +33,32 @@ FINDERS = 2
 """In so many shards at a time open tasks are looked for."""
 LOADERS = 16
 
-Insist = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
-
 
 class TakeOver:
     """Finds the open tasks of a shard. `hold` is awaited for each, no more than `LOADERS` at a time."""
 
-    def __init__(self, log: TaskLog, errands: Errands, desk: Desk, spans: Spans, hold: Callable[[Entry], Awaitable[None]]) -> None:
+    def __init__(
+        self, log: TaskLog, errands: Errands, desk: Desk, spans: Spans, hold: Callable[[Entry], Awaitable[None]], insist: Insist
+    ) -> None:
         self._log = log
         self._errands = errands
         self._desk = desk
         self._spans = spans
         self._hold = hold
+        self._insist = insist
         self._finding = anyio.Semaphore(FINDERS)
 
-    async def of(self, number: int, insist: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]], orphaned: bool) -> None:
-        """Take a shard's tasks over; `insist` does something until the bus does its part. `orphaned`: who held it before fell silent."""
+    async def of(self, number: int, *, orphaned: bool) -> None:
+        """Take a shard's tasks over. `orphaned`: who held it before fell silent."""
+        room = anyio.Semaphore(LOADERS)
         async with anyio.create_task_group() as group, self._finding:
-            room = anyio.Semaphore(LOADERS)
+            await self._insist(partial(self._find, number, group, room, orphaned=orphaned))
 
-            async def hold(entry: Entry) -> None:
-                await self._hold(entry)
-                room.release()
+    async def _hold_one(self, entry: Entry, room: anyio.Semaphore) -> None:
+        await self._hold(entry)
+        room.release()
 
-            async def found(task: TaskName) -> None:
-                await room.acquire()
-                group.start_soon(hold, self._desk.tasks.open(task, number))
-
-            async def find() -> None:
-                await self._find(number, found, orphaned=orphaned)
-
-            await insist(find)
-
-    async def _find(self, number: int, found: Callable[[TaskName], Awaitable[None]], *, orphaned: bool) -> None:
+    async def _find(self, number: int, group: TaskGroup, room: anyio.Semaphore, *, orphaned: bool) -> None:
         tells = telemetry.recording() and orphaned
         untold = Untold(self._desk.clock.now(time.monotonic()), exporting.delay_s()) if tells else None
         async with aclosing(cast("AsyncGenerator[tuple[TaskName, int, StoredRecord]]", self._log.heads(number))) as heads:
@@ -71,7 +67,8 @@ class TakeOver:
                     untold.head(head.stamp, task)
                 known = self._desk.tasks.get(task)
                 if head.state not in ENDED and not (known is not None and known.fenced):
-                    await found(task)
+                    await room.acquire()
+                    group.start_soon(self._hold_one, self._desk.tasks.open(task, number), room)
 
         if untold is not None:
             await self._tell_again(number, untold)

@@ -16,6 +16,8 @@ from agentexecutor.schemas.errors import DecodeFailed
 
 __all__ = ["SHOWN", "UnusableMessages"]
 
+logger = logging.getLogger("agentexecutor.coordinator")
+
 SHOWN = 1000
 """Of a message that cannot be used so many bytes, and of the reason so many characters, are kept."""
 KEPT = 100
@@ -26,7 +28,7 @@ M = TypeVar("M", bound=m.Message)
 class UnusableMessages:
     """`counters` are the coordinator's. `kept`: the last ones (subject, reason, first bytes)."""
 
-    def __init__(self, counters: Counter[str], figures: Figures, logger: logging.Logger) -> None:
+    def __init__(self, counters: Counter[str], figures: Figures) -> None:
         self.kept: deque[tuple[str, str, bytes]] = deque(maxlen=KEPT)
         self._counters = counters
         self._figures = figures

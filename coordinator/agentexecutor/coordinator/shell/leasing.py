@@ -20,7 +20,7 @@ from agentexecutor.bus.consumers import ShardConsumers
 from agentexecutor.bus.errors import AppendUnknown, BusError
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.coordinator.leases import Beat, Confirm, GiveUp, LeaseAction, Leases
-from agentexecutor.coordinator.shell.journal import RETRY_S
+from agentexecutor.coordinator.shell.insisting import RETRY_S
 from agentexecutor.schemas import messages as m
 
 __all__ = ["LeaseKeeper", "Shard", "draw"]
