@@ -116,7 +116,8 @@ async def _show(out: Output, nats: str | None, task: TaskName, version: int | No
 def watch(task: TaskName, nats: str | None, *, as_json: bool) -> None:
     """Print a task's events until it ends.
 
-    Begins with its first event. Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
+    Begins with its first record. Progress is told from now on; an accept is recorded with what comes next, so it may stand after the work's first
+    progress. Ends with 0 when the task completed, 1 when it failed, 4 when it was cancelled or missed its deadline.
     TASK is <owner>.<id>, or the id alone for a task of one's own.
     """
     code = run(_watch, Output(json=as_json), nats, task)
