@@ -277,6 +277,24 @@ def test_feedback_reaches_the_running_agent(place: Place) -> None:
     assert (ended.code, ended.object["result"]) == (0, f"{OWNER}: revise: use bigrams")
 
 
+def test_feedback_tells_whether_an_agent_has_it_or_a_new_version_runs_the_work_again(place: Place) -> None:
+    plan = {"subtasks": {"done": {"capability": "echo", "input": {"text": "a"}}, "runs": {"capability": "never"}}}
+    assert place.run("submit", "--plan", "-", "--id", "told", "--no-wait", text=json.dumps(plan)).code == 0
+    with place.start("watch", "told", "--json") as watching:
+        assert watching.stdout is not None
+        wanted = {("accepted", "runs"), ("completed", "done")}
+        while wanted and (line := watching.stdout.readline()):
+            wanted.discard((json.loads(line)["kind"], json.loads(line)["subtask"]))
+        running = place.run("feedback", "told", "--verdict", "revise", "--subtask", "runs", "--text", "faster")
+        has_it = f"{OWNER}.told has it: revise for runs.\n"
+        assert running.out == f"{has_it}Delivered to w1, which has runs in its hands and decides what to do with it.\n", running.err
+        done = place.run("feedback", "told", "--verdict", "revise", "--subtask", "done", "--text", "again")
+        assert "Version 2 of the plan answers it: retry done. It runs again" in done.out, done.err
+        until(watching, "replanned")
+    assert place.run("show", "told", "--json").object["plan_version"] == 2
+    assert place.run("cancel", "told").code == 0
+
+
 def test_feedback_that_cannot_be_used_is_refused(place: Place) -> None:
     assert place.run("submit", "echo", '{"text": "a"}', "--id", "talked-about", "--json").code == 0
     ran = place.run("feedback", "talked-about", "--verdict", "revise")
