@@ -102,6 +102,20 @@ def test_a_plan_comes_from_a_file_or_stdin(place: Place, tmp_path: Path) -> None
     assert place.run("submit", "--plan", "-", "--json", text=json.dumps(PLAN)).object["result"] == "one"
 
 
+def test_a_task_says_how_its_subtasks_are_to_be_done(place: Place) -> None:
+    how = ("--retries", "1", "--timeout", "50", "--label", "zone=eu", "--on-stall", "release", "--tailored")
+    ran = place.run("submit", "echo", '{"text": "a"}', "--id", "how", "--json", *how)
+    assert (ran.code, ran.object["subtasks"]["main"]["agent"]) == (0, "w1"), ran.err
+    assert [bid["source"] for bid in ran.object["subtasks"]["main"]["bids"]] == ["call"], "tailored"
+    said = place.run("watch", "how", "--json").lines[0]["data"]
+    wanted = {"retries": 1, "timeout_s": 50, "labels": {"zone": "eu"}, "on_stall": "release", "tailored": True}
+    assert {name: said[name] for name in wanted} == wanted
+    short = place.run("submit", "never", "{}", "--timeout", "0.2", "--retries", "1", "--json")
+    assert (short.code, len(short.object["subtasks"]["main"]["attempts"])) == (4, 2), short.err
+    nobody = place.run("plan", "--plan", "-", "--label", "zone=us", "--json", text=json.dumps(PLAN))
+    assert nobody.object["unserved"] == ["echo"], nobody.err
+
+
 def test_a_failed_task_ends_with_1(place: Place) -> None:
     ran = place.run("submit", "fail", "{}", "--json")
     assert (ran.code, ran.object["state"]) == (1, "failed")
