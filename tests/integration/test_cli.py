@@ -102,6 +102,20 @@ def test_a_plan_comes_from_a_file_or_stdin(place: Place, tmp_path: Path) -> None
     assert place.run("submit", "--plan", "-", "--json", text=json.dumps(PLAN)).object["result"] == "one"
 
 
+def test_a_task_says_how_its_subtasks_are_to_be_done(place: Place) -> None:
+    how = ("--retries", "1", "--timeout", "50", "--label", "zone=eu", "--on-stall", "release", "--tailored")
+    ran = place.run("submit", "echo", '{"text": "a"}', "--id", "how", "--json", *how)
+    assert (ran.code, ran.object["subtasks"]["main"]["agent"]) == (0, "w1"), ran.err
+    assert [bid["source"] for bid in ran.object["subtasks"]["main"]["bids"]] == ["call"], "tailored"
+    said = place.run("watch", "how", "--json").lines[0]["data"]
+    wanted = {"retries": 1, "timeout_s": 50, "labels": {"zone": "eu"}, "on_stall": "release", "tailored": True}
+    assert {name: said[name] for name in wanted} == wanted
+    short = place.run("submit", "never", "{}", "--timeout", "0.2", "--retries", "1", "--json")
+    assert (short.code, len(short.object["subtasks"]["main"]["attempts"])) == (4, 2), short.err
+    nobody = place.run("plan", "--plan", "-", "--label", "zone=us", "--json", text=json.dumps(PLAN))
+    assert nobody.object["unserved"] == ["echo"], nobody.err
+
+
 def test_a_failed_task_ends_with_1(place: Place) -> None:
     ran = place.run("submit", "fail", "{}", "--json")
     assert (ran.code, ran.object["state"]) == (1, "failed")
@@ -275,6 +289,24 @@ def test_feedback_reaches_the_running_agent(place: Place) -> None:
     assert (said.code, said.object["task"], said.object["verdict"]) == (0, f"{OWNER}.heard", "revise")
     ended = place.run("submit", "listen", "{}", "--id", "heard", "--json")
     assert (ended.code, ended.object["result"]) == (0, f"{OWNER}: revise: use bigrams")
+
+
+def test_feedback_tells_whether_an_agent_has_it_or_a_new_version_runs_the_work_again(place: Place) -> None:
+    plan = {"subtasks": {"done": {"capability": "echo", "input": {"text": "a"}}, "runs": {"capability": "never"}}}
+    assert place.run("submit", "--plan", "-", "--id", "told", "--no-wait", text=json.dumps(plan)).code == 0
+    with place.start("watch", "told", "--json") as watching:
+        assert watching.stdout is not None
+        wanted = {("accepted", "runs"), ("completed", "done")}
+        while wanted and (line := watching.stdout.readline()):
+            wanted.discard((json.loads(line)["kind"], json.loads(line)["subtask"]))
+        running = place.run("feedback", "told", "--verdict", "revise", "--subtask", "runs", "--text", "faster")
+        has_it = f"{OWNER}.told has it: revise for runs.\n"
+        assert running.out == f"{has_it}Delivered to w1, which has runs in its hands and decides what to do with it.\n", running.err
+        done = place.run("feedback", "told", "--verdict", "revise", "--subtask", "done", "--text", "again")
+        assert "Version 2 of the plan answers it: retry done. It runs again" in done.out, done.err
+        until(watching, "replanned")
+    assert place.run("show", "told", "--json").object["plan_version"] == 2
+    assert place.run("cancel", "told").code == 0
 
 
 def test_feedback_that_cannot_be_used_is_refused(place: Place) -> None:

@@ -79,9 +79,9 @@ class Task:
         """End the task."""
         self._portal.call(self._task.cancel, reason)
 
-    def feedback(self, feedback: Feedback, *, sender: str | None = None) -> None:
-        """Say something about the task or a subtask."""
-        self._portal.call(partial(self._task.feedback, feedback, sender=sender))
+    def feedback(self, feedback: Feedback, *, sender: str | None = None) -> tasks.Noted | None:
+        """Say something about the task or a subtask; gives what is on record."""
+        return self._portal.call(partial(self._task.feedback, feedback, sender=sender))
 
 
 class Bus:

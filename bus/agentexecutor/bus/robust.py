@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
@@ -41,6 +42,11 @@ class RobustClient(Client):
             self._pending = []
             self._pending_data_size = 0
         await super()._send_ping(future)
+
+    async def _attempt_reconnect(self) -> None:
+        """When a server is gone again at once, a second attempt finds the future of its end set by the first, and would leave a traceback at the close."""
+        with suppress(asyncio.InvalidStateError):
+            await super()._attempt_reconnect()
 
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         try:

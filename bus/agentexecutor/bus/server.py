@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -37,6 +37,8 @@ def wait_for_owner():
 orphaned = threading.Event()
 threading.Thread(target=wait_for_owner, daemon=True).start()
 code = server.wait()
+if code < 0:
+    code = 128 - code  # killed by a signal, as a shell tells it
 for folder in filter(None, sys.argv[1].split(os.pathsep) if orphaned.is_set() else ()):
     shutil.rmtree(folder, ignore_errors=True)
 sys.exit(code)
@@ -52,6 +54,16 @@ class EmbeddedServer:
     port: int
     store: Path
     pid: int
+    _keeper: anyio.abc.Process = field(repr=False, compare=False)
+
+    async def ended(self) -> int:
+        """Wait until it has ended, by itself or killed: its exit code, 128 and the signal's number when it was killed."""
+        if self._keeper.returncode is None:
+            await self._keeper.wait()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)  # a server whose keeper was killed would keep the port and the store
+        code = await self._keeper.wait()
+        return code if code >= 0 else 128 - code
 
 
 def find_server() -> Path:
@@ -100,7 +112,7 @@ async def embedded_server(store: str | Path | None = None, port: int = 0, *, syn
         try:
             address = await _ready(process, ports, log)
             number = int(address.rsplit(":", 1)[1])
-            yield EmbeddedServer(url=f"nats://127.0.0.1:{number}", port=number, store=folder, pid=process.pid)
+            yield EmbeddedServer(url=f"nats://127.0.0.1:{number}", port=number, store=folder, pid=process.pid, _keeper=process)
         finally:
             await _stop(process)
             shutil.rmtree(ports, ignore_errors=True)

@@ -20,6 +20,7 @@ from agentexecutor.bus.outcome import Outcome
 from agentexecutor.bus.versions import plan_versions
 from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import H_ID, H_STATE, INLINE_LIMIT, decode_as, decode_record, encode, headers
 from agentexecutor.schemas.errors import DecodeFailed, PlanRefused, TooLarge
@@ -29,7 +30,7 @@ from agentexecutor.schemas.plans import Feedback
 if TYPE_CHECKING:
     from agentexecutor.bus.client import Bus
 
-__all__ = ["Submitted", "Task"]
+__all__ = ["Noted", "Submitted", "Task"]
 
 T = TypeVar("T")
 ASK_AFTER_S = (2.0, 5.0, 15.0, 30.0, 60.0)
@@ -52,6 +53,13 @@ class Submitted(NamedTuple):
     payload: bytes
     headers: Headers
     at: float
+
+
+class Noted(NamedTuple):
+    """What a coordinator has recorded of feedback. `version`: of the plan, when the feedback has led to one in the same record."""
+
+    given: r.FeedbackGiven
+    version: int | None = None
 
 
 class Task:
@@ -226,27 +234,30 @@ class Task:
         if self._outcome.result is None:
             await self._say("cancel", "cancel-task", m.CancelTask(reason=reason), over=lambda: self._outcome.result is not None)
 
-    async def feedback(self, feedback: Feedback, *, sender: str | None = None) -> None:
+    async def feedback(self, feedback: Feedback, *, sender: str | None = None) -> Noted | None:
         """Say something about the task or a subtask, and wait up to 5 s until it is on record. Raises StoreTimeout, TaskRefused.
 
-        `sender`: who says it, the task's owner unless given (a critic says it under its own name).
+        `sender`: who says it, the task's owner unless given (a critic says it under its own name). Gives what is on record; None: nothing yet, or
+        so much at once that it stands in another record.
         """
-        await self._say("feedback", "feedback-claim", feedback.claim(), sender)
+        id, record = await self._say("feedback", "feedback-claim", feedback.claim(), sender)
+        return None if record is None else _noted(record, id)
 
     async def _say(
         self, kind: str, type: str, content: m.Message, sender: str | None = None, *, over: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Store a claim, and wait until a record answers it, a coordinator refuses it, or it is `over`."""
+    ) -> tuple[str, r.Record | None]:
+        """Store a claim, and wait until a record answers it, a coordinator refuses it, or it is `over`. Gives its id, and the record if one came."""
         connection = self._bus.connection
         payload = _encoded(kind, content)
         made = headers(type, t.inject())
         id = made[H_ID]
-        noted = False
+        noted: r.Record | None = None
 
         async def came(message: Msg) -> None:
             nonlocal noted
             with suppress(DecodeFailed):
-                noted = noted or id in decode_record(message.data).applied
+                record = decode_record(message.data)
+                noted = noted or (record if id in record.applied else None)
             if noted:
                 self._outcome.wake()
 
@@ -263,6 +274,7 @@ class Task:
                         await self._outcome.wait(NOTED_S)
             if (error := self._outcome.refusal(id)) is not None:
                 raise TaskRefused(f"The {kind} for task {self.name} was refused: {error.message}", task=self.name, error=error)
+            return id, noted
         finally:
             self._outcome.forget(id)
 
@@ -277,6 +289,15 @@ class Task:
                 self._outcome.wake()
 
         return listening(connection, connection.subjects.watch(self._task), came)
+
+
+def _noted(record: r.Record, id: str) -> Noted | None:
+    """What a record says about the feedback with this id."""
+    given = next((change for change in record.changes if isinstance(change, r.FeedbackGiven) and change.id == id), None)
+    if given is None:
+        return None
+    versions = [change for change in record.changes if isinstance(change, r.Planned) and change.cause == "replan"]
+    return Noted(given, next((made.version for made in versions if any(why.feedback == id for why in made.why)), None))
 
 
 def _encoded(kind: str, content: m.Message) -> bytes:

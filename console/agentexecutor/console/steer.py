@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
 
 import click
 
 from agentexecutor.bus.client import Bus, connect
-from agentexecutor.bus.errors import TaskTimeout
+from agentexecutor.bus.errors import BusError, TaskError, TaskTimeout
 from agentexecutor.bus.loop import run
-from agentexecutor.bus.task import Task
+from agentexecutor.bus.task import Noted, Task
 from agentexecutor.console.exits import UsageError
 from agentexecutor.console.options import command, read_given, task_argument
 from agentexecutor.console.output import Output
@@ -83,10 +84,10 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
 def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) -> None:
     """Say something about a task or a subtask.
 
-    The agent that runs it hears it. `accept` is also the word that a subtask or a new version of the plan waits for; when only one thing waits it need
-    not be named, of several the command tells the names and does nothing. `revise` runs again what was completed, or has the planner think again;
-    `reject` fails it, if the task's policy says nothing else. TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published
-    under the owner's name.
+    The agent that runs it hears it, and decides what to do with it. `accept` is also the word that a subtask or a new version of the plan waits
+    for; when only one thing waits it need not be named, of several the command tells the names and does nothing. `revise` runs again what was
+    completed, or has the planner think again; `reject` fails it, if the task's policy says nothing else. The command tells which of it happened.
+    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name.
     """
     if not any(said[name] not in (None, "") for name in ("verdict", "text", "data", "deadline_s", "priority")):
         raise UsageError("Nothing is said.", hint="Give --verdict, --text, --data, --deadline or --priority.")
@@ -106,7 +107,8 @@ async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedbac
             view = await task.view()
             said = _meant(view, said, version)
             proposed = view.proposed.version if view.proposed is not None and said.subtask is None else None
-        await task.feedback(said)
+        noted = await task.feedback(said)
+        led_to = None if noted is None else await _led_to(task, noted)
         again = said.verdict == "reject" and proposed is not None and (await task.state()).state not in ENDED
     if out.json:
         out.object({"task": str(name), "subtask": said.subtask, "verdict": said.verdict, "text": said.text})
@@ -115,6 +117,27 @@ async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedbac
     out.say(f"{name} has it: {said.verdict or 'noted'}{about}.")
     if again:
         out.say(f"The planner is asked for another version, and told why. `agentexecutor cancel {name}` ends the task instead.")
+    elif led_to is not None:
+        out.say(led_to)
+
+
+async def _led_to(task: Task, noted: Noted) -> str | None:
+    """What became of feedback, as far as its record tells; None: it is kept, or no more than noted."""
+    given, why = noted.given, noted.given.why
+    if why is not None and why.trigger != "changed":
+        if why.answer == "plan":
+            return "The planner is asked for another version of the plan."
+        answer = f"{why.answer}{f' {why.subtask}' if why.subtask else ''}"
+        if noted.version is None:
+            return f"The task's policy answers it: {answer}."
+        return f"Version {noted.version} of the plan answers it: {answer}. It runs again, and so does what depends on it and has started."
+    if given.subtask is None or given.epoch is None or given.verdict == "reject":
+        return None
+    agent = "its agent"
+    with suppress(BusError, TaskError):  # it is said already, only the name is missing
+        held = (await task.view()).subtasks.get(given.subtask)
+        agent = next((attempt.agent for attempt in held.attempts if attempt.epoch == given.epoch), agent) if held is not None else agent
+    return f"Delivered to {agent}, which has {given.subtask} in its hands and decides what to do with it."
 
 
 def _meant(view: TaskView, said: Feedback, version: int | None) -> Feedback:

@@ -39,6 +39,7 @@ LAST_EVENTS_S = 2.0
     'agentexecutor submit greet \'{"name": "Ada"}\'',
     "agentexecutor submit text.classify @texts.json --priority 5 --deadline 60",
     "agentexecutor submit --plan plan.json --award capacity",
+    "agentexecutor submit text.train @texts.json --label gpu=yes --retries 5 --timeout 600 --on-stall release",
     'echo \'{"name": "Ada"}\' | agentexecutor submit greet - --no-wait',
     'agentexecutor submit --goal summary \'{"text": "..."}\' --approve-plan',
     'agentexecutor submit --goal "find out which of our files mention Ada" --planner plan.model --budget tokens=50000',

@@ -17,9 +17,10 @@ from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import connect, own_name
 from agentexecutor.bus.connection import DEFAULT_URL, open_connection
 from agentexecutor.bus.loop import run_program
-from agentexecutor.bus.server import EmbeddedServer, embedded_server
+from agentexecutor.bus.server import EmbeddedServer
 from agentexecutor.console.coordinator import coordinate_until_stopped
 from agentexecutor.console.exits import UsageError
+from agentexecutor.console.keeping import kept_server
 from agentexecutor.console.options import command, log_to_stderr, unique_name
 from agentexecutor.console.output import Output
 
@@ -48,8 +49,8 @@ def _check_sync(_context: click.Context, _option: click.Parameter, sync: str | N
 def up(store: Path, port: int, sync: str | None, nats: str | None, *, no_planner: bool, as_json: bool) -> None:
     """Start a NATS server, a coordinator and a planner, until stopped.
 
-    The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time. The planner
-    needs no model: it reaches what a goal names by what the agents on offer take and give.
+    The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time. A server
+    that dies is started again. The planner needs no model: it reaches what a goal names by what the agents on offer take and give.
     """
     if nats is not None:
         port = _port_of(nats)
@@ -74,7 +75,7 @@ async def _up(out: Output, store: Path, port: int, sync: str | None, plans: bool
     peer = unique_name(planner.agent.name) if plans else None
     with _locked(store):
         async with (
-            embedded_server(store, port, sync=sync) as server,
+            kept_server(store, port, sync=sync) as server,
             open_connection(server.url, name=unique_name(own_name())) as connection,
             _planning(server.url, peer),
         ):

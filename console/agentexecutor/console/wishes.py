@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agentexecutor.console.choice import with_planner
 from agentexecutor.console.exits import UsageError
-from agentexecutor.schemas.messages import ApprovalPolicy, Replan, ReplanAnswer, Split
+from agentexecutor.schemas.messages import ApprovalPolicy, OnStall, Replan, ReplanAnswer, Split
 from agentexecutor.schemas.names import check_capability, check_name
 
 __all__ = ["bus_options", "task_options"]
@@ -23,13 +23,32 @@ ANSWERS: tuple[str, ...] = get_args(ReplanAnswer)
 AUCTIONS = ("standing", "call", "broadcast", "auto")
 OTHERWISE = ("accept", "reject")
 MAX_SHARES = 10_000
+MAX_RETRIES = 1000
 
 
 def task_options(function: F) -> F:
     """What a task is, and how it is to be done: CAPABILITY INPUT, --plan or --goal, and the options that `bus_options` reads."""
     for decorate in (
+        click.option(
+            "--tailored", is_flag=True, help="Ask the agents for bids made for this input, not only for what they offer to everybody."
+        ),
         click.option("--auction", type=click.Choice(AUCTIONS), metavar="MODE", help="standing, call, broadcast or auto."),
         click.option("--award", metavar="POLICY", help="fastest, capacity, round-robin, least-loaded, cheapest, two-choices."),
+        click.option("--label", multiple=True, metavar="NAME=VALUE", help="Only agents that have this label; may be given again."),
+        click.option(
+            "--on-stall",
+            type=click.Choice(get_args(OnStall)),
+            help="Work that stands still is only shown (wait, also when nobody says), or given to another agent, which uses up a retry (release).",
+        ),
+        click.option(
+            "--retries", type=click.IntRange(0, MAX_RETRIES), metavar="N", help="Tries of a subtask after the first; 2 when nobody says."
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="S",
+            help="Seconds for each attempt, from when an agent has taken it.",
+        ),
         click.option(
             "--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, metavar="N", help="Larger runs first; 0 when not given."
         ),
@@ -87,6 +106,11 @@ def bus_options(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "deadline_s": options["deadline"],
         "priority": options["priority"],
+        "retries": options["retries"],
+        "timeout_s": options["timeout"],
+        "labels": dict(_pairs("--label", options["label"])),
+        "on_stall": options["on_stall"],
+        "tailored": options["tailored"] or None,
         "award": options["award"],
         "auction": options["auction"],
         "replan": _policy(options["replan"], options["planner"], options["split"]),
@@ -118,7 +142,9 @@ def _pairs(option: str, given: Iterable[str]) -> Iterator[tuple[str, str]]:
     for text in given:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise UsageError(f"{option} {text!r} is no NAME=VALUE.", hint="For example: --budget tokens=10000, --replan failed=plan.")
+            raise UsageError(
+                f"{option} {text!r} is no NAME=VALUE.", hint="For example: --budget tokens=10000, --replan failed=plan, --label zone=eu."
+            )
         yield name, value
 
 
