@@ -37,7 +37,11 @@ MISTAKES = [
     ("runs-once", "runs-once", "expected `accept` again with the same Ae-Id"),
     ("says-it-until-it-is-stored", "says-it-until-it-is-stored", "expected an offer whose `running` names epoch 101"),
     ("survives-a-restart-of-the-server", "survives-a-restart-of-the-server", "expected an offer after the restart"),
-    ("ends-with-the-server", "survives-a-restart-of-the-server", "expected that the process runs until SIGTERM, but it ended with exit code 5"),
+    (
+        "ends-with-the-server",
+        "survives-a-restart-of-the-server",
+        "expected that the process runs until SIGTERM, but it ended with exit code 5",
+    ),
     ("large-bodies", "large-bodies", "expected `done` of epoch 101"),
     ("believes-any-body", "large-bodies", "expected an input that has not its digest told as `failed`"),
     ("carries-the-trace-on", "carries-the-trace-on", "expected a traceparent of trace 4bf9"),
@@ -126,6 +130,11 @@ def test_what_cannot_be_started_is_told_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("cannot be started: ") == 1
     assert "name what runs it: agentexecutor conformance -- python3 agent.py" in done.stderr
+
+
+def test_the_server_that_the_kit_restarts_is_not_told_to_be_away() -> None:
+    done = run("--patience", "5", "--scenario", "survives-a-restart-of-the-server", "--", *RAW)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_next_scenario_finds_the_server_when_one_was_broken_off_without_it() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import anyio
@@ -19,6 +20,7 @@ __all__ = ["Verdict", "play"]
 
 MOST_S = 120.0
 """No scenario takes longer, whatever the agent does."""
+BUS_LOGGER = "agentexecutor.bus"
 BACK_S = 30.0
 """So long the kit waits to be connected again."""
 
@@ -94,10 +96,25 @@ class _Restarting:
         await self.start()
 
 
+@contextmanager
+def _our_own_doing() -> Iterator[None]:
+    """The bus's warnings are not told; its errors are."""
+    logger = logging.getLogger(BUS_LOGGER)
+
+    def told(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    logger.addFilter(told)
+    try:
+        yield
+    finally:
+        logger.removeFilter(told)
+
+
 async def _restart(server: _Restarting, connection: Connection, away_s: float) -> None:
     """End the server, start it again after so many seconds, and wait until the kit is connected.
 
-    Not broken off when the agent ends meanwhile: the next scenario needs it.
+    That the connection is away is not told then. Not broken off when the agent ends meanwhile: the next scenario needs it.
     """
     back = anyio.Event()
 
@@ -106,7 +123,7 @@ async def _restart(server: _Restarting, connection: Connection, away_s: float) -
 
     forget = connection.on_reconnect(connected)
     try:
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), _our_own_doing():
             await server.restart(away_s)
             with anyio.move_on_after(BACK_S):
                 await back.wait()
