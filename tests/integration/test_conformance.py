@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_a_wrong_agent_fails(wrong: str, scenario: str, words: str) -> None:
 
 def test_there_is_a_wrong_agent_for_each_scenario() -> None:
     assert {scenario for _, scenario, _ in MISTAKES} == set(SCENARIOS)
+
+
+def test_the_commands_of_the_documents_work_as_they_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("AGENTEXECUTOR_NAME", raising=False)
+    typed = [line for name in ("protocol", "bridge") for line in (ROOT / "docs" / f"{name}.md").read_text().splitlines()]
+    commands = [line for line in typed if line.startswith("agentexecutor conformance") and "sh -c" in line]
+    assert len(commands) == 2
+    for command in commands:
+        code, verdicts = conformance("--patience", "5", "--scenario", "bids", *shlex.split(command)[2:])
+        assert (code, verdicts["bids"]["passed"]) == (0, True)
 
 
 def test_who_is_late_is_told_of_patience() -> None:
