@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -84,6 +85,9 @@ async def test_it_happens_as_foretold(server: EmbeddedServer, measured: Callable
             ("sum", "adder"),
         ]
         assert [line.start_s for line in forecast.subtasks] == [0.0, 0.0, 0.2, 0.4, 1.2]
+        printed = json.loads(str(forecast))
+        assert printed["subtasks"][0]["agent"] == "quick"
+        assert printed["plan"]["subtasks"]["sum"]["input"]["x"] == [1]
         started = anyio.current_time()
         task = await bus.submit(PLAN, auction="standing")
         awards = [(event.subtask, event.agent) async for event in task.events() if event.kind == "awarded"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
 from agentexecutor.schemas.messages import NULL, BlobRef, ErrorInfo, Message, PlanSpec, Running
@@ -225,6 +226,10 @@ class Forecast(View, frozen=True, kw_only=True):
     finish_s: float | None = None
     cost: float = 0.0
     unserved: list[str] = []
+
+    def __str__(self) -> str:
+        """For print(): the JSON of `agentexecutor plan --json`, indented."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
 
 
 class Event(View, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import time
 import uuid
 from datetime import UTC, datetime
@@ -226,8 +225,12 @@ class Agent:
 
 
 async def main() -> None:
-    once = WRONG == "survives-a-restart-of-the-server"
-    connection = await nats.connect(URL, allow_reconnect=not once, max_reconnect_attempts=-1, reconnect_time_wait=0.2)
+    async def closed() -> None:
+        if WRONG == "ends-with-the-server":
+            os._exit(5)
+
+    once = WRONG in ("survives-a-restart-of-the-server", "ends-with-the-server")
+    connection = await nats.connect(URL, allow_reconnect=not once, max_reconnect_attempts=-1, reconnect_time_wait=0.2, closed_cb=closed)
     agent = Agent(connection)
     await connection.subscribe(f"ae.v1.to.{ME}.>", cb=agent.came)
     await connection.subscribe(f"ae.v1.offer.{ME}", cb=agent.other_offer)
@@ -236,7 +239,7 @@ async def main() -> None:
     offering = asyncio.create_task(agent.keep_offering())
     await stopped.wait()
     if WRONG == "leaves-in-good-order":
-        sys.exit(0)
+        os._exit(0)
     agent.accepting = False
     await agent.offer()
     with contextlib.suppress(TimeoutError):

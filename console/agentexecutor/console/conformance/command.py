@@ -26,6 +26,7 @@ SLOW = 3.0
 @command(
     "agentexecutor conformance -- node examples/node/agent.mjs",
     "agentexecutor conformance --scenario obeys-cancel --scenario runs-once -- ./agent",
+    """agentexecutor conformance -- sh -c 'exec agentexecutor agent FILE.py:agent --no-coordinate --name "$AGENTEXECUTOR_NAME"'""",
     "agentexecutor conformance --list",
     bus=False,
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
@@ -282,18 +284,27 @@ async def _again(stage: Stage, award: Award, kind: str, within: float = 3.0) -> 
 async def says_it_until_it_is_stored(stage: Stage) -> None:
     """A claim that the server does not acknowledge is sent again, with the same Ae-Id, until it is; until then the offer names the work."""
     offer = await stage.ready()
-    name = stream_name(INBOX, stage.connection.prefix)
     award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1})
     await stage.claim("accept", award, within=2.0)
-    config = (await stage.connection.api(f"STREAM.INFO.{name}", {}))["config"]
-    await stage.connection.api(
-        f"STREAM.UPDATE.{name}", {**config, "subjects": [f"{stage.connection.prefix}.nowhere"], "subject_transform": None}
-    )
-    await stage.claim("done", award)
-    await stage.names(award)
-    await stage.connection.api(f"STREAM.UPDATE.{name}", config)
+    async with _nothing_stored(stage):
+        await stage.claim("done", award)
+        await stage.names(award)
     await _again(stage, award, "done", within=8.0)
     await stage.forgets(award, within=7.0)
+
+
+@asynccontextmanager
+async def _nothing_stored(stage: Stage) -> AsyncIterator[None]:
+    """Claims reach no stream; afterwards they do again, however it went: the next scenario needs it."""
+    name = stream_name(INBOX, stage.connection.prefix)
+    config = (await stage.connection.api(f"STREAM.INFO.{name}", {}))["config"]
+    nowhere = {**config, "subjects": [f"{stage.connection.prefix}.nowhere"], "subject_transform": None}
+    try:
+        await stage.connection.api(f"STREAM.UPDATE.{name}", nowhere)
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stage.connection.api(f"STREAM.UPDATE.{name}", config)
 
 
 @scenario
@@ -366,7 +377,7 @@ async def leaves_in_good_order(stage: Stage) -> None:
     offer = await stage.ready()
     award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1.5})
     await stage.claim("accept", award, within=2.0)
-    stage.terminate()
+    stage.process.terminate()
     await stage.offer("an offer with `accepting` false", lambda offer: not offer.accepting, within=2.0)
     late = await stage.award(offer, {"do": "echo", "value": "late"})
     call = await _call(stage)
@@ -383,6 +394,7 @@ async def gives_way_to_its_successor(stage: Stage) -> None:
     """When a process with a larger boot has its name, it stops with an error."""
     offer = await stage.ready()
     newer = replace(offer, boot="9999999999999-conforms")
+    stage.process.may_end = True
     await stage.connection.publish(stage.connection.subjects.offer(stage.name), encode(newer), headers("offer"))
     code = await stage.ended(within=5.0)
     if code == 0:

@@ -1,11 +1,8 @@
-"""The stage for one scenario: a coordinator played by hand, the agent under test as a process, and all that it says, each message checked."""
+"""The stage for one scenario: a coordinator played by hand, the agent under test, and all that it says, each message checked."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +12,6 @@ from typing import Any, TypeVar
 
 import anyio
 import msgspec
-from anyio.abc import Process, TaskGroup
 from msgspec import Raw
 from msgspec.structs import replace
 from nats.aio.msg import Msg
@@ -25,6 +21,7 @@ from agentexecutor.bus.blobs import load_body, store_body
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import INBOX
+from agentexecutor.console.conformance.process import AgentProcess
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_TYPE, TYPE_OF, decode, encode, from_rfc3339, headers
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
@@ -48,8 +45,6 @@ CLAIMS: dict[str, tuple[type, ...]] = {
 FITS = {**CLAIMS, OFFERS: (m.Offer,), "bid": (m.Bid, m.Refusal), "progress": (m.Progress,)}
 BOOT = re.compile(r"\d{13}-[A-Za-z0-9_-]{8}")
 ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
-STDERR_KEPT = 4000
-KILL_S = 5.0
 LOOK_S = 0.1
 T = TypeVar("T")
 
@@ -64,7 +59,7 @@ class Broken(AgentExecutorError):
 
 
 class Late(Broken):
-    """Something did not come in time; on a slow machine that need not be the agent's fault."""
+    """Something did not come in time though the agent ran; on a slow machine that need not be its fault."""
 
 
 @dataclass
@@ -85,7 +80,7 @@ class Stage:
     """One agent, one coordinator. `patience`: every time that the wire allows is so many times as long."""
 
     connection: Connection
-    command: Sequence[str]
+    process: AgentProcess
     name: str
     patience: float
     restart_server: Callable[[float], Awaitable[None]]
@@ -98,68 +93,27 @@ class Stage:
     """Who offers the capability, and has not the name that the agent was given."""
     _said: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """Each Ae-Id: where it was heard, with what."""
-    _group: TaskGroup | None = None
     _news: anyio.Event = field(default_factory=anyio.Event)
-    _stderr: bytes = b""
-    _process: Process | None = None
 
     # the agent's process
 
+    async def play(self, scenario: Callable[[Stage], Awaitable[None]]) -> None:
+        """Have a scenario played. Raises Broken: the scenario's, and at once when the process ends though nothing has told it to."""
+        await self.process.until_it_leaves(partial(scenario, self))
+        if self.process.left:
+            raise Broken("that the process runs until SIGTERM", self.process.end)
+
     async def start(self) -> None:
-        """Start the agent."""
-        environment = os.environ | {
-            "AGENTEXECUTOR_NATS_URL": self.connection.url,
-            "AGENTEXECUTOR_NAME": self.name,
-            "AGENTEXECUTOR_CAPABILITY": CAPABILITY,
-        }
-        self._process = await anyio.open_process(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-        if self._group is not None:
-            self._group.start_soon(self._read_stderr)
-
-    async def _read_stderr(self) -> None:
-        """Keep the end of what it prints."""
-        if self._process is None or self._process.stderr is None:
-            return
-        with suppress(anyio.ClosedResourceError):
-            async for chunk in self._process.stderr:
-                self._stderr = (self._stderr + chunk)[-STDERR_KEPT:]
-
-    @property
-    def stderr(self) -> str:
-        return self._stderr.decode(errors="replace").strip()
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
+        """Start the agent. Raises UsageError when there is no way to."""
+        named = {"NATS_URL": self.connection.url, "NAME": self.name, "CAPABILITY": CAPABILITY}
+        await self.process.start({f"AGENTEXECUTOR_{name}": value for name, value in named.items()})
 
     async def ended(self, within: float) -> int:
         """Its exit code. Raises Broken when it does not end."""
-        code: int | None = None
-        with anyio.move_on_after(within * self.patience):
-            code = None if self._process is None else await self._process.wait()
+        code = await self.process.ended(within * self.patience)
         if code is None:
             raise Late(f"that the process ends within {within:g} s", "it still runs")
         return code
-
-    async def kill(self) -> None:
-        """Whatever it does: SIGTERM, then SIGKILL, to all that it has started."""
-        if self._process is None:
-            return
-        with anyio.CancelScope(shield=True):
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, number)
-                with anyio.move_on_after(KILL_S):
-                    await self._process.wait()
-                    return
 
     # what it says
 
@@ -219,7 +173,7 @@ class Stage:
                     if fits(heard):
                         return heard
                 await self._news.wait()
-        raise Late(f"{what} within {within:g} s", self._seen())
+        raise self._late(what, within)
 
     async def never(self, what: str, fits: Callable[[Heard], bool], during: float) -> None:
         """For so many seconds nothing comes that fits. Raises Broken."""
@@ -228,6 +182,11 @@ class Stage:
                 await self._news.wait()
         if any(fits(heard) for heard in self.heard):
             raise Broken(f"no {what}", "there was one")
+
+    def _late(self, what: str, within: float) -> Broken:
+        """Patience would not help with a process that has ended."""
+        expected, end = f"{what} within {within:g} s", self.process.end
+        return Broken(expected, f"{self._seen()}, and {end}") if end else Late(expected, self._seen())
 
     def _seen(self) -> str:
         kinds = [heard.kind for heard in self.heard if heard.kind not in (OFFERS, "progress")]
@@ -270,7 +229,7 @@ class Stage:
             while await TaskLog(self.connection).last_of(INBOX, subject) is None:  # noqa: ASYNC110  # a stream tells nobody
                 await anyio.sleep(LOOK_S)
             return
-        raise Late(f"`{kind}` of epoch {award.epoch} stored within {within:g} s", self._seen())
+        raise self._late(f"`{kind}` of epoch {award.epoch} stored", within)
 
     async def names(self, award: m.Award, within: float = 2.0, why: str = "") -> m.Offer:
         """An offer that names the award as running."""
@@ -334,25 +293,25 @@ async def on_stage(
     connection: Connection, command: Sequence[str], patience: float, restart_server: Callable[[float], Awaitable[None]]
 ) -> AsyncIterator[Stage]:
     """A stage for one scenario; the agent is started by the scenario, and ends with it."""
-    stage = Stage(connection, command, f"agent-{new_id(6)}", patience, restart_server)
     subjects = connection.subjects
-    answering = Answering(connection, lambda: stage.problems.append("a question that cannot be read"))
+    async with anyio.create_task_group() as group:
+        stage = Stage(connection, AgentProcess(command, group), f"agent-{new_id(6)}", patience, restart_server)
+        answering = Answering(connection, lambda: stage.problems.append("a question that cannot be read"))
 
-    async def asked(question: Asked) -> None:
-        await answering.answer_chunk(question, of=1)
+        async def asked(question: Asked) -> None:
+            await answering.answer_chunk(question, of=1)
 
-    claims, bids, progress = subjects.all_by(stage.name)
-    listening = {claims: "claim", bids: "bid", progress: "progress"}
-    async with answering.hearing(asked, "blob"), anyio.create_task_group() as group:
-        stage._group = group  # noqa: SLF001  # its own
-        subscriptions = [await connection.subscribe(subject, partial(stage.hear, kind)) for subject, kind in listening.items()]
-        subscriptions.append(await connection.subscribe(subjects.all_offers(), stage.hear_offer))
-        await connection.nats.flush()
-        try:
-            yield stage
-        finally:
-            await stage.kill()
-            for subscription in subscriptions:
-                with suppress(Exception):
-                    await subscription.unsubscribe()
-            group.cancel_scope.cancel()
+        claims, bids, progress = subjects.all_by(stage.name)
+        listening = {claims: "claim", bids: "bid", progress: "progress"}
+        async with answering.hearing(asked, "blob"):
+            subscriptions = [await connection.subscribe(subject, partial(stage.hear, kind)) for subject, kind in listening.items()]
+            subscriptions.append(await connection.subscribe(subjects.all_offers(), stage.hear_offer))
+            await connection.nats.flush()
+            try:
+                yield stage
+            finally:
+                await stage.process.kill()
+                for subscription in subscriptions:
+                    with suppress(Exception):
+                        await subscription.unsubscribe()
+        group.cancel_scope.cancel()
