@@ -225,10 +225,12 @@ async def test_progress_comes_in_between(me: Bus, coordinator: Scripted) -> None
     assert heard[2].kind == "cancelled"
 
 
-async def test_progress_that_was_heard_is_told_before_an_end_that_the_log_tells(
-    me: Bus, coordinator: Scripted, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missed", [True, False], ids=["told by the log", "heard"])
+async def test_progress_that_was_heard_is_told_before_the_end(
+    me: Bus, coordinator: Scripted, monkeypatch: pytest.MonkeyPatch, *, missed: bool
 ) -> None:
-    miss(monkeypatch, 2)
+    if missed:
+        miss(monkeypatch, 2)
     monkeypatch.setattr(events, "SILENCES_S", (3600.0,))
     await coordinator.append(T1, SUBMITTED)
     progress = m.Progress(subtask="x", epoch=1, boot="b", at="2026-01-01T00:00:00Z", text="last words")

@@ -105,7 +105,7 @@ async def test_events_feedback_and_cancel(bus: Bus) -> None:
                 await task.cancel("enough")
     assert kinds[:4] == ["submitted", "planned", "ready", "awarded"]
     assert kinds[-1] == "cancelled"
-    assert {"accepted", "progress", "feedback"} < set(kinds)
+    assert {"progress", "feedback"} < set(kinds), "an accept that comes after the cancel is not on record"
     with pytest.raises(TaskCancelled, match="enough"):
         await task.result()
     with pytest.raises(TaskRefused, match="already"):

@@ -77,17 +77,18 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
                     live.put_back(item)
                     break
                 else:
-                    for entry in await _entries(bus, task, item):
-                        for event in story.tell(entry):
-                            yield event
+                    told = [event for entry in await _entries(bus, task, item) for event in story.tell(entry)]
+                    given = filter(answers.new, live.take_progress()) if story.ended else ()
+                    for event in (*given, *told):
+                        yield event
                     story.skip(item.seq)
 
 
 async def _past(bus: Bus, task: TaskName, story: Story, answers: _Answers, live: _Live) -> AsyncIterator[Event]:
     """What the log holds and was not told yet; with the task's end, what was heard of its progress comes before it."""
     async for entry in log_entries(bus, task, story.position):
-        given = [*answers.until(from_rfc3339(entry.time))]
         told = [*story.tell(entry)]
+        given = [*answers.until(math.inf if story.ended else from_rfc3339(entry.time))]
         if story.ended:
             given += filter(answers.new, live.take_progress())
         for event in (*given, *told):
