@@ -55,10 +55,15 @@ async def running(command: list[str], bus: Bus) -> AsyncIterator[Process]:
     await bus.connection.nats.flush()
     env = environment(bus.connection.url, "foreign", AGENTEXECUTOR_CAPABILITY="work")
     async with await anyio.open_process(command, env=env, stdout=None, stderr=None) as agent:
-        await offered.wait()
-        yield agent
-        agent.terminate()
-        assert await agent.wait() == 0
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                await offered.wait()
+            yield agent
+            agent.terminate()
+            assert await agent.wait() == 0
+        finally:  # who fails does not wait for it
+            if agent.returncode is None:
+                agent.kill()
 
 
 async def work(bus: Bus, **input: Any) -> Any:

@@ -8,13 +8,14 @@ import sys
 import sysconfig
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import Process
 from peers import Place, agent, client, coordinating, killable
 
 from agentexecutor.agents import Agent, Context, Fail
@@ -33,7 +34,7 @@ PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for what happens in another task or thread."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.sleep(0.02)
 
@@ -426,6 +427,17 @@ class Wire:
         self._cut = False
 
 
+@asynccontextmanager
+async def ended(process: Process) -> AsyncIterator[Process]:
+    """A process that is killed when the block fails: else the block would wait for it."""
+    async with process:
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
 FAR = """
 import asyncio
 from agentexecutor.agents import Agent, Context
@@ -462,27 +474,30 @@ async def test_an_agent_that_was_cut_off_stops_when_it_is_back(server: EmbeddedS
     program.write_text(FAR)
     listener = await asyncio.start_server(wire.came, "127.0.0.1")
     environment = os.environ | {"AGENTEXECUTOR_NATS_URL": f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"}
-    async with listener, coordinating(Place(server.url)), connect(server.url, name="me") as bus:
-        process = await anyio.open_process([sys.executable, str(program)], env=environment, stderr=None)
-        async with process:
-            assert process.stdout is not None
-            task = await bus.submit("parent", id="t1")
-            await until(lambda: set(named(offers, "me.t1")) == running)
-            wire.cut()
-            await task.cancel("while it is away")
-            with pytest.raises(TaskCancelled, match="while it is away"):
-                await task.result(timeout_s=20)
-            wire.mend()
-            said = b""
-            with anyio.fail_after(20):
-                while said.count(b"\n") < len(running):
-                    said += await process.stdout.receive()
-            assert {line.split()[1] for line in said.decode().splitlines()} == running
-            await until(lambda: not list(named(offers, "me.t1")))
-            assert await bus.run("quick") == "quick"
-            process.terminate()
-            with anyio.fail_after(20):
-                assert await process.wait() == 0
+    async with (
+        listener,
+        coordinating(Place(server.url)),
+        connect(server.url, name="me") as bus,
+        ended(await anyio.open_process([sys.executable, str(program)], env=environment, stderr=None)) as process,
+    ):
+        assert process.stdout is not None
+        task = await bus.submit("parent", id="t1")
+        await until(lambda: set(named(offers, "me.t1")) == running)
+        wire.cut()
+        await task.cancel("while it is away")
+        with pytest.raises(TaskCancelled, match="while it is away"):
+            await task.result(timeout_s=60)
+        wire.mend()
+        said = b""
+        with anyio.fail_after(60):
+            while said.count(b"\n") < len(running):
+                said += await process.stdout.receive()
+        assert {line.split()[1] for line in said.decode().splitlines()} == running
+        await until(lambda: not list(named(offers, "me.t1")))
+        assert await bus.run("quick") == "quick"
+        process.terminate()
+        with anyio.fail_after(60):
+            assert await process.wait() == 0
 
 
 async def cli(server: EmbeddedServer, *arguments: str, name: str = "me") -> tuple[int, str]:
