@@ -476,7 +476,7 @@ async def test_an_agent_that_was_cut_off_stops_when_it_is_back(server: EmbeddedS
     environment = os.environ | {"AGENTEXECUTOR_NATS_URL": f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"}
     async with (
         listener,
-        coordinating(Place(server.url)),
+        coordinating(Place(server.url), settings=Settings()),
         connect(server.url, name="me") as bus,
         ended(await anyio.open_process([sys.executable, str(program)], env=environment, stderr=None)) as process,
     ):
