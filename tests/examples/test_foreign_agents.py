@@ -9,6 +9,7 @@ import anyio
 import pytest
 from foreign import built, environment, tool
 from peers import Place, coordinating
+from programs import killed
 
 from agentexecutor.bus import TaskCancelled, TaskFailed, connect
 from agentexecutor.coordinator.settings import Settings
@@ -54,16 +55,12 @@ async def running(command: list[str], bus: Bus) -> AsyncIterator[Process]:
     await bus.connection.subscribe(bus.connection.subjects.offer("foreign"), heard)
     await bus.connection.nats.flush()
     env = environment(bus.connection.url, "foreign", AGENTEXECUTOR_CAPABILITY="work")
-    async with await anyio.open_process(command, env=env, stdout=None, stderr=None) as agent:
-        try:
-            with anyio.fail_after(PATIENCE_S):
-                await offered.wait()
-            yield agent
-            agent.terminate()
-            assert await agent.wait() == 0
-        finally:  # who fails does not wait for it
-            if agent.returncode is None:
-                agent.kill()
+    async with killed(await anyio.open_process(command, env=env, stdout=None, stderr=None)) as agent:
+        with anyio.fail_after(PATIENCE_S):
+            await offered.wait()
+        yield agent
+        agent.terminate()
+        assert await agent.wait() == 0
 
 
 async def work(bus: Bus, **input: Any) -> Any:

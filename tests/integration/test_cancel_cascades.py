@@ -8,15 +8,15 @@ import sys
 import sysconfig
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import Process
 from peers import Place, agent, client, coordinating, killable
+from programs import killed
 
 from agentexecutor.agents import Agent, Context, Fail
 from agentexecutor.bus import EmbeddedServer, Task, TaskCancelled, TaskFailed, connect
@@ -427,17 +427,6 @@ class Wire:
         self._cut = False
 
 
-@asynccontextmanager
-async def ended(process: Process) -> AsyncIterator[Process]:
-    """A process that is killed when the block fails: else the block would wait for it."""
-    async with process:
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-
-
 FAR = """
 import asyncio
 from agentexecutor.agents import Agent, Context
@@ -478,7 +467,7 @@ async def test_an_agent_that_was_cut_off_stops_when_it_is_back(server: EmbeddedS
         listener,
         coordinating(Place(server.url), settings=Settings()),
         connect(server.url, name="me") as bus,
-        ended(await anyio.open_process([sys.executable, str(program)], env=environment, stderr=None)) as process,
+        killed(await anyio.open_process([sys.executable, str(program)], env=environment, stderr=None)) as process,
     ):
         assert process.stdout is not None
         task = await bus.submit("parent", id="t1")

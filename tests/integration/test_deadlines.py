@@ -12,10 +12,10 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.abc import Process
-from peers import QUICK, Peer, Place, a_place, agent, client, coordinating, killable
+from peers import QUICK, Peer, Place, agent, client, coordinating, killable
+from programs import killed
 
 from agentexecutor.bus import EmbeddedServer, TaskFailed, connect
-from agentexecutor.bus.server import embedded_server
 from agentexecutor.schemas import Plan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import from_rfc3339
@@ -27,19 +27,6 @@ PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 
 NOTHING = b'{"unserved":[],"stalled":[]}'
 """What is unserved when all is over."""
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with embedded_server() as running:
-        yield running.url
-
-
-@pytest.fixture
-async def place(url: str) -> AsyncIterator[Place]:
-    """A bus of one's own, on a server for all tests of this file."""
-    async with a_place(url) as made:
-        yield made
 
 
 async def expired(me: Peer, task: TaskName, deadline_s: float, about: str = "The task") -> dict[str, str]:
@@ -158,12 +145,8 @@ async def test_another_coordinator_comes(place: Place, when: str) -> None:
 async def coordinator_program(url: str, name: str) -> AsyncIterator[Process]:
     """`agentexecutor coordinator` as a process; what is left of it is killed."""
     environment = os.environ | {"AGENTEXECUTOR_NATS_URL": url, "AGENTEXECUTOR_NAME": name}
-    async with await anyio.open_process([PROGRAM, "coordinator"], env=environment, stdout=None, stderr=None) as process:
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
+    async with killed(await anyio.open_process([PROGRAM, "coordinator"], env=environment, stdout=None, stderr=None)) as process:
+        yield process
 
 
 async def test_a_killed_process_and_the_next_one(server: EmbeddedServer) -> None:

@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import pytest
 from peers import QUICK, Place, coordinating
+from programs import killed
 
 from agentexecutor.bus import TaskFailed, connect
 from agentexecutor.bus.server import EmbeddedServer
@@ -42,15 +43,12 @@ class Pool:
         """One process after another."""
         while True:
             command = [PROGRAM, "agent", FRAGILE, "--no-coordinate", *options]
-            async with await anyio.open_process(
+            process = await anyio.open_process(
                 command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ) as process:
-                try:
-                    assert await process.wait() == -signal.SIGKILL
-                    self.deaths += 1
-                finally:
-                    if process.returncode is None:
-                        process.kill()
+            )
+            async with killed(process):
+                assert await process.wait() == -signal.SIGKILL
+                self.deaths += 1
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import pytest
+from programs import killed
 
 from agentexecutor.bus import EmbeddedServer, connect
 
@@ -73,12 +74,8 @@ class First:
 @asynccontextmanager
 async def first(command: Sequence[str], environment: dict[str, str]) -> AsyncIterator[First]:
     process = await anyio.open_process(command, env=environment, stderr=subprocess.STDOUT, cwd=ROOT)
-    async with process:
-        try:
-            yield First(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
+    async with killed(process):
+        yield First(process)
 
 
 async def test_an_agent_finishes_what_runs(server: EmbeddedServer, unshare: list[str], tmp_path: Path) -> None:

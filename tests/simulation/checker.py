@@ -46,9 +46,9 @@ BEATS = 4
 HEARD_S = 4.0
 EARLY_S = 0.5
 SETTLED_S = 1.0
+"""After a reconnect or a sleep."""
 OLD_WRITER = "coord-old"
 """Of records that an earlier version has left: they come while somebody else has the shard, and nobody of that name ever writes again."""
-"""After a reconnect or a sleep."""
 ASKED_S = 0.2
 """Longer than a question takes, and what follows from its answer."""
 LONG_S = 15.0

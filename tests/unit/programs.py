@@ -14,13 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.abc import Process
 from anyio.to_thread import run_sync
 
-__all__ = ["LONG", "Program", "Programs", "programs"]
+__all__ = ["LONG", "Program", "Programs", "killed", "programs"]
 
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "agentexecutor")
 LONG = 120
 """Seconds after which something hangs."""
+
+
+@asynccontextmanager
+async def killed(process: Process) -> AsyncIterator[Process]:
+    """A process of which nothing is left after the block; one that still ran would be waited for when the block fails."""
+    async with process:
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
 
 
 @dataclass

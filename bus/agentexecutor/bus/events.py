@@ -78,8 +78,7 @@ async def follow_events(bus: Bus, task: TaskName, outcome: Outcome, look: Callab
                     break
                 else:
                     told = [event for entry in await _entries(bus, task, item) for event in story.tell(entry)]
-                    given = filter(answers.new, live.take_progress()) if story.ended else ()
-                    for event in (*given, *told):
+                    for event in (*_last_words(story, answers, live), *told):
                         yield event
                     story.skip(item.seq)
 
@@ -88,14 +87,18 @@ async def _past(bus: Bus, task: TaskName, story: Story, answers: _Answers, live:
     """What the log holds and was not told yet; with the task's end, what was heard of its progress comes before it."""
     async for entry in log_entries(bus, task, story.position):
         told = [*story.tell(entry)]
-        given = [*answers.until(math.inf if story.ended else from_rfc3339(entry.time))]
-        if story.ended:
-            given += filter(answers.new, live.take_progress())
-        for event in (*given, *told):
+        for event in (*answers.until(from_rfc3339(entry.time)), *_last_words(story, answers, live), *told):
             yield event
         await answers.look(entry)
     for event in answers.until(math.inf) if not story.ended else ():
         yield event
+
+
+def _last_words(story: Story, answers: _Answers, live: _Live) -> Iterator[Event]:
+    """When the task has ended: what agents had said that was not told yet. It is told before the end."""
+    if story.ended:
+        yield from answers.until(math.inf)
+        yield from filter(answers.new, live.progress_left())
 
 
 class _Live:
@@ -122,7 +125,7 @@ class _Live:
         self._silences += 1
         return None
 
-    def take_progress(self) -> list[Event]:
+    def progress_left(self) -> list[Event]:
         """The progress that was heard and not told yet."""
         return [item for item in self._items if isinstance(item, Event)]
 

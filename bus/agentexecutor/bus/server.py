@@ -58,11 +58,11 @@ class EmbeddedServer:
 
     async def ended(self) -> int:
         """Wait until it has ended, by itself or killed: its exit code, 128 and the signal's number when it was killed."""
-        if self._keeper.returncode is None:
-            await self._keeper.wait()
+        code = self._keeper.returncode
+        if code is None:
+            code = await self._keeper.wait()
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)  # a server whose keeper was killed would keep the port and the store
-        code = await self._keeper.wait()
         return code if code >= 0 else 128 - code
 
 

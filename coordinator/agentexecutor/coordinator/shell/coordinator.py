@@ -28,12 +28,7 @@ from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
 from agentexecutor.coordinator.figures import Figures
 from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim, read_submit
-from agentexecutor.coordinator.inputs import (
-    ClaimIn,
-    LostIn,
-    Send,
-    SubmitIn,
-)
+from agentexecutor.coordinator.inputs import ClaimIn, LostIn, Send, SubmitIn
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import decide
 from agentexecutor.coordinator.market import Market, Suspect
@@ -419,7 +414,8 @@ class Coordinator:
                     shard.consumers = consumers
                     await self._admit(time.monotonic())
                     async with anyio.create_task_group() as group:
-                        group.start_soon(self._take_over_shard, shard.number)
+                        orphaned = bool(self._leases.orphaned(shard.number))
+                        group.start_soon(partial(self._take_over.of, shard.number, orphaned=orphaned))
                         await shard.leaving.wait()
                         group.cancel_scope.cancel()
                     shard.consumers = None
@@ -433,9 +429,6 @@ class Coordinator:
             await anyio.sleep(RETRY_S)
         finally:
             self._let_go(shard)
-
-    async def _take_over_shard(self, number: int) -> None:
-        await self._take_over.of(number, orphaned=bool(self._leases.orphaned(number)))
 
     def _drop(self, shard: Shard) -> None:
         """Move nothing of the shard any more, from now on; `_hold` ends, and lets it go."""
