@@ -195,6 +195,47 @@ async def test_streams_that_a_restart_lost_are_made_as_soon_as_the_server_answer
         await manager.__aexit__(None, None, None)
 
 
+def refusing_at_first(monkeypatch: pytest.MonkeyPatch, error: ApiError, times: int) -> None:
+    """JetStream of a cluster whose leader has just gone, say."""
+    api = Connection.api
+    left = times
+
+    async def refuse(connection: Connection, name: str, body: dict[str, Any], **options: Any) -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise error
+        return await api(connection, name, body, **options)
+
+    monkeypatch.setattr(Connection, "api", refuse)
+
+
+NO_ANSWER = ApiError("JetStream did not answer.", code=408, err_code=0, description="time-out")
+NO_LEADER = ApiError("JetStream refused.", code=503, err_code=10008, description="JetStream system temporarily unavailable")
+NO_JETSTREAM = ApiError("JetStream does not answer.", code=503, err_code=0, description="no responders")
+
+
+@pytest.mark.parametrize("error", [NO_ANSWER, NO_LEADER])
+async def test_who_connects_while_a_cluster_elects_asks_again(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: ApiError
+) -> None:
+    refusing_at_first(monkeypatch, error, 2)
+    async with open_connection(server.url, name="me") as connection:
+        assert connection.shards == 16
+    assert sum("it is tried again for 30 s" in message for message in caplog.messages) == 2
+
+
+@pytest.mark.parametrize(("error", "patience_s"), [(NO_ANSWER, 0), (NO_JETSTREAM, 30)])
+async def test_who_connects_is_told_when_waiting_is_of_no_use(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: ApiError, patience_s: float
+) -> None:
+    refusing_at_first(monkeypatch, error, 1)
+    with pytest.raises(ApiError):
+        async with open_connection(server.url, name="me", patience_s=patience_s):
+            pytest.fail("it is not connected")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(("deleted", "told"), [(["AE_LEASE", "AE_OFFERS"], 0), (["AE_LEASE", "AE_LOG"], 1)])
 async def test_streams_in_files_that_a_restart_lost_are_named(
     server: EmbeddedServer, caplog: pytest.LogCaptureFixture, deleted: list[str], told: int

@@ -322,7 +322,8 @@ async def connect(
 
     `url` None: AGENTEXECUTOR_NATS_URL, else nats://127.0.0.1:4222. `name` None: AGENTEXECUTOR_NAME, else ``<user>-<host>``.
     `credentials`: path of a credentials file. `shards` and `replicas` (None: AGENTEXECUTOR_REPLICAS, else 1) count only when the streams are
-    made. Reconnects for ever. Raises NoBus, ServerTooOld, StreamMismatch, NameRefused, ReplicasRefused. Errors of the body come out unwrapped.
+    made. Streams of a cluster that elects a leader are waited for, up to 30 s. Reconnects for ever. Raises NoBus, ServerTooOld,
+    StreamMismatch, ApiError, NameRefused, ReplicasRefused. Errors of the body come out unwrapped.
     """
     opened = open_connection(url, name=name or own_name(), prefix=prefix, credentials=credentials, shards=shards, replicas=replicas)
     async with opened as connection, attached(connection) as bus:

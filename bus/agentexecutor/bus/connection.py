@@ -56,6 +56,8 @@ ACK_S = 5.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 RESTORE_S = 0.5
+PATIENCE_S = 30.0
+"""So long a new connection asks for the streams again while JetStream is silent: a cluster elects leaders meanwhile."""
 LOOK_S = 1.0
 """Streams that are missed are looked after no more often."""
 PENDING_MESSAGES = 4_000_000
@@ -63,11 +65,14 @@ PENDING_BYTES = 1 << 30
 BUFFER_BYTES = 64 << 20
 """So much may wait to be sent."""
 TOO_LARGE = 10054
+TIME_OUT = 408
+NO_LEADER = 10008
 FEW_HEADERS = 8
-PASSING = frozenset({10077, 10023, 10047, 10008})
+PASSING = frozenset({10077, 10023, 10047, NO_LEADER})
 """Refusals that pass: stream full, resources, no leader (nats-server errors.json)."""
 FULL = 10077
 SILENT = "Is the server up? One whose disk was full stays silent until it is restarted: `agentexecutor doctor` tells."
+NO_ANSWER = "A server whose disk was full stays silent until it is restarted, a cluster while half of its machines are away."
 
 
 def default_url() -> str:
@@ -131,6 +136,21 @@ class Connection:
         anew = [name for name, created in found.created.items() if self._created.get(name, created) != created]
         self._created |= found.created
         return anew
+
+    async def begin(self, patience_s: float) -> None:
+        """`restore` on a new connection. JetStream that does not answer yet is asked again until `patience_s` have passed."""
+        give_up = time.monotonic() + patience_s
+        while True:
+            try:
+                await self.restore()
+            except ApiError as error:
+                passes = error.fields["code"] == TIME_OUT or error.fields["err_code"] == NO_LEADER
+                if not passes or time.monotonic() >= give_up:
+                    raise
+                logger.warning("The streams cannot be looked after yet, it is tried again for %g s: %s", patience_s, error)
+            else:
+                return
+            await anyio.sleep(RESTORE_S)
 
     def miss(self) -> None:
         """A stream seems to be gone: `keep_streams` looks after all of them."""
@@ -305,7 +325,9 @@ class Connection:
                 "JetStream does not answer.", hint="Start nats-server with -js.", code=503, err_code=0, description="no responders"
             ) from error
         except nats.errors.TimeoutError as error:
-            raise ApiError(f"JetStream did not answer {name}.", code=408, err_code=0, description="time-out") from error
+            raise ApiError(
+                f"JetStream did not answer {name}.", hint=NO_ANSWER, code=TIME_OUT, err_code=0, description="time-out"
+            ) from error
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
             raise BusClosed("The connection to the bus was closed.", hint="Connect again.", url=self.url) from error
         answer: dict[str, Any] = json.loads(reply.data)
@@ -347,12 +369,14 @@ async def open_connection(
     shards: int = 16,
     replicas: int | None = None,
     make_streams: bool = True,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Connection]:
     """Connect as peer `name`, make the streams when they are missing, and drain at the end.
 
     `url`: an address, or several of one cluster with commas between them: whichever answers is taken.
     `credentials`: path of a credentials file. `shards`, `replicas` (None: AGENTEXECUTOR_REPLICAS, else 1) count only when the streams
-    are made. Reconnects for ever. Raises NoBus, ServerTooOld, StreamMismatch, NameRefused, ReplicasRefused.
+    are made. Streams that JetStream tells nothing of yet, as in a cluster that elects a leader, are asked for again for `patience_s`.
+    Reconnects for ever. Raises NoBus, ServerTooOld, StreamMismatch, ApiError, NameRefused, ReplicasRefused.
     """
     check_name("peer", name)
     url = url or default_url()
@@ -373,7 +397,7 @@ async def open_connection(
                 needed="2.12",
             )
         await connection.listen()
-        await connection.restore()
+        await connection.begin(patience_s)
         keeping = asyncio.get_running_loop().create_task(connection.keep_streams())  # a task group would wrap the errors of the body
         yield connection
     finally:

@@ -80,7 +80,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 async def _bus(url: str) -> AsyncIterator[Check]:
     try:
-        async with open_connection(url, name=unique_name("doctor"), make_streams=False) as connection:
+        async with open_connection(url, name=unique_name("doctor"), make_streams=False, patience_s=0) as connection:
             yield Check(check="bus", ok=True, found=url)
             version = connection.nats.connected_server_version
             yield Check(check="server version", ok=True, found=f"{version.major}.{version.minor}.{version.patch}")
