@@ -120,7 +120,7 @@ async def no_more_is_held_than_is_open(coordinator: Coordinator) -> None:
     for complaints in (coordinator._unusable._complaints, coordinator._answering._complaints):
         assert len(complaints._told) <= KINDS
     market = coordinator._market
-    assert {key.task for key in market._holdings} | {key.task for key in market._orphans} | set(market._keys) <= open_tasks
+    assert {key.task for key in market.awards._holdings} | {key.task for key in market.awards._orphans} | set(market._keys) <= open_tasks
     assert set(coordinator._desk.timers._current) <= open_tasks
     assert len(market._rounds) <= len(open_tasks)
     assert set(market._book.agents) <= {"worker", "victim"}

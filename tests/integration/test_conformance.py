@@ -124,7 +124,7 @@ def test_what_it_printed_before_it_ended_is_shown() -> None:
 
 def test_the_signal_that_ended_it_is_named() -> None:
     _, verdicts = conformance("--scenario", "bids", "--", "sh", "-c", "kill -KILL $$")
-    assert verdicts["bids"]["seen"] == "it ended by signal SIGKILL"
+    assert verdicts["bids"]["seen"] == "it ended with signal SIGKILL"
     assert not verdicts["bids"]["late"]
 
 

@@ -72,7 +72,15 @@ async def test_an_ended_task_leaves_a_short_account(place: Place) -> None:
             while len(coordinator._tasks._ended) < 3:
                 await anyio.sleep(0.02)
         market, desk = coordinator._market, coordinator._desk
-        held = (list(coordinator._tasks), market._keys, market._holdings, market._orphans, desk.timers._current, desk.splits, desk.stalled)
+        held = (
+            list(coordinator._tasks),
+            market._keys,
+            market.awards._holdings,
+            market.awards._orphans,
+            desk.timers._current,
+            desk.splits,
+            desk.stalled,
+        )
         assert not any(held), held
 
 

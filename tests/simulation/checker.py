@@ -18,13 +18,13 @@ from truth import Rows, essence, expected_result, plain, same_work
 
 from agentexecutor.bus.streams import INBOX, LEASE, LOG, OFFERS, SUBMITS
 from agentexecutor.coordinator import claims, evolve, states
+from agentexecutor.coordinator.awards import Awards, Suspect
 from agentexecutor.coordinator.budgets import account, exceeded
 from agentexecutor.coordinator.errors import TransitionError
 from agentexecutor.coordinator.evolve import apply, fold
 from agentexecutor.coordinator.inputs import Key, SetTimer, Want
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import pending
-from agentexecutor.coordinator.market import Market, Suspect
 from agentexecutor.coordinator.model import TaskState, new_task
 from agentexecutor.coordinator.shell import Coordinator
 from agentexecutor.schemas import messages as m
@@ -402,19 +402,19 @@ class Checker:
 
     def watched_suspects(self) -> AbstractContextManager[Any]:
         """While it is entered, whoever is taken for silent has been silent since somebody listened."""
-        original = Market.suspects
+        original = Awards.suspects
 
-        def suspects(market: Market, now: float) -> list[Suspect]:
-            found = original(market, now)
+        def suspects(awards: Awards, now: float) -> list[Suspect]:
+            found = original(awards, now)
             silent = [suspect for suspect in found if suspect.reason.startswith("silent")]
             for coordinator in self.coordinators.values() if silent else ():
                 link: Any = coordinator._connection
                 listened = self.server.loop.now - max(link.up_at, link.process.woke_at)
-                if coordinator._market is market and listened < coordinator._settings.lost_after_s - EARLY_S:
+                if coordinator._market.awards is awards and listened < coordinator._settings.lost_after_s - EARLY_S:
                     self.fail("silence counts while somebody listens", f"{link.name} listens for {listened:.1f} s: {silent[0]}")
             return found
 
-        return mock.patch.object(Market, "suspects", suspects)
+        return mock.patch.object(Awards, "suspects", suspects)
 
     def what_is_held_is_fenced(self, calm_at: float) -> None:
         """A while after a shard was taken its new holder has written to every open task, so that the one before is refused."""
@@ -478,7 +478,7 @@ class Checker:
         connection: Any = coordinator._connection
         for effect in pending(state, desk.clock.now(self.server.loop.now + connection.process.boot_s), desk.settings):
             key = Key(state.name, getattr(effect, "subtask", None) or "")
-            there = key in market._ready.wanted or key in market._holdings
+            there = key in market._ready.wanted or key in market.awards._holdings
             follows_retry = isinstance(effect, Want) or (isinstance(effect, SetTimer) and effect.kind == "unserved")
             if follows_retry and desk.timers.has(state.name, "retry", key.subtask):
                 continue  # that is due, and has not been rung yet

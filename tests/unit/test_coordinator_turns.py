@@ -155,10 +155,10 @@ def test_no_accept_from_an_agent_that_is_gone_is_a_loss_or_comes_too_late(office
     office.at += SETTINGS.accept_timeout_s + 0.01
     office.desk.ring(office.at)
     assert office.turn().changes == [], "the market suspects it"
-    assert [suspect.key for suspect in office.desk.market.suspects(office.at)] == [Key(T1, "main")]
+    assert [suspect.key for suspect in office.desk.market.awards.suspects(office.at)] == [Key(T1, "main")]
     office.at += SETTINGS.heartbeat_s
     office.agent()
-    assert office.desk.market.suspects(office.at) == []
+    assert office.desk.market.awards.suspects(office.at) == []
     office.desk.ring(office.at)
     (change,) = office.turn().changes
     assert isinstance(change, FailedChange)

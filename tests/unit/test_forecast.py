@@ -144,7 +144,7 @@ def test_awards_of_ours_end_as_promised(market: Market) -> None:
     offers(market, "a", c=4.0)
     key = Key(TaskName("me", "t1"), "main")
     market.awarded(NOW, key, 7, "a", "1", 4.0)
-    market.accepted(NOW, key, 7)
+    market.awards.accepted(NOW, key, 7)
     assert who(forecast(market, plan(s=sub()), now=NOW + 1)) == [("s", "a", 3.0, 7.0)]
     assert who(forecast(market, plan(s=sub()))) == [("s", "a", 4.0, 8.0)]
     market.ended(NOW + 1, key, 7, "completed", took_s=4.0)

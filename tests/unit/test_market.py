@@ -157,7 +157,7 @@ def test_who_does_not_accept_is_suspended_longer_and_longer(market: Market) -> N
         market.ended(now, key(1), 1, "released")
     market.want(now, key(1), demand())
     assigned(market, now)
-    market.accepted(now, key(1), 1)
+    market.awards.accepted(now, key(1), 1)
     market.ended(now, key(1), 1, "declined")
     market.want(now, key(2), demand())
     assert assigned(market, now + 1.0) == [("t2", "a")], "an accept forgives"
@@ -168,10 +168,10 @@ def test_an_agent_that_is_lost_while_it_seems_to_live_gets_nothing_until_it_is_d
     market.want(0, key(1), demand())
     assert assigned(market, 0) == [("t1", "a")]
     market.awarded(0, key(1), 1, "a", "b1", None)
-    assert not market.is_silent(1.4, key(1))
-    assert market.is_silent(1.9, key(1))
-    assert market.suspects(1.9) == [], "its accept is not overdue"
-    assert [suspect.reason for suspect in market.suspects(2.0)] == ["it neither accepted nor was heard again"]
+    assert not market.awards.is_silent(1.4, key(1))
+    assert market.awards.is_silent(1.9, key(1))
+    assert market.awards.suspects(1.9) == [], "its accept is not overdue"
+    assert [suspect.reason for suspect in market.awards.suspects(2.0)] == ["it neither accepted nor was heard again"]
     market.ended(2.0, key(1), 1, "lost")
     market.want(2.0, key(1), demand())
     assert assigned(market, 3.9) == []
@@ -185,11 +185,11 @@ def test_who_names_an_award_has_it_though_its_accept_has_not_come(market: Market
     market.want(0, key(1), demand())
     assigned(market, 0)
     market.awarded(0, key(1), 7, "a", "b1", None)
-    assert not market.says_it_has_it(2.0, key(1))
+    assert not market.awards.says_it_has_it(2.0, key(1))
     for epoch, named in ((6, False), (7, True)):
         market.offer(2.1, "a", offer(running=[m.Running(task=str(key(1).task), subtask=key(1).subtask, epoch=epoch)]))
-        assert market.says_it_has_it(2.1, key(1)) == named
-    assert not market.says_it_has_it(40.0, key(1)), "it may not take for ever"
+        assert market.awards.says_it_has_it(2.1, key(1)) == named
+    assert not market.awards.says_it_has_it(40.0, key(1)), "it may not take for ever"
 
 
 def test_what_an_agent_is_heard_to_run_counts_though_the_stream_of_offers_takes_nothing(market: Market) -> None:
@@ -200,7 +200,7 @@ def test_what_an_agent_is_heard_to_run_counts_though_the_stream_of_offers_takes_
     running = Raw(encode([m.Running(task=str(key(1).task), subtask=key(1).subtask, epoch=7)]))
     for heard, named in ((Raw(b"null"), False), (Raw(b"[7]"), False), (running, True)):
         market.said(1.0, "a", "1", heard)
-        assert market.says_it_has_it(2.0, key(1)) == named
+        assert market.awards.says_it_has_it(2.0, key(1)) == named
 
 
 def test_an_award_to_an_older_life_is_silent(market: Market) -> None:
@@ -208,8 +208,8 @@ def test_an_award_to_an_older_life_is_silent(market: Market) -> None:
     market.want(0, key(1), demand())
     assigned(market, 0)
     market.offer(0.5, "a", offer(boot="b2"))
-    assert market.is_silent(0.6, key(1))
-    assert not market.is_silent(0.6, key(2)), "nobody has it"
+    assert market.awards.is_silent(0.6, key(1))
+    assert not market.awards.is_silent(0.6, key(2)), "nobody has it"
 
 
 def test_only_the_life_that_holds_an_award_keeps_it_alive(market: Market) -> None:
@@ -218,11 +218,11 @@ def test_only_the_life_that_holds_an_award_keeps_it_alive(market: Market) -> Non
     market.want(0, key(1), demand())
     assigned(market, 0)
     market.awarded(0, key(1), 1, "a", "b2", None)
-    market.accepted(0.1, key(1), 1)
+    market.awards.accepted(0.1, key(1), 1)
     market.said(4.0, "a", "b2")
     market.said(7.0, "a", "b1")
-    assert market.suspects(7.9) == []
-    assert len(market.suspects(8.1)) == 1
+    assert market.awards.suspects(7.9) == []
+    assert len(market.awards.suspects(8.1)) == 1
 
 
 def test_an_agent_that_takes_nothing_new_gets_nothing(market: Market) -> None:
@@ -372,15 +372,15 @@ def test_silence_makes_a_suspect(market: Market) -> None:
     market.offer(0, "a", offer())
     market.want(0, key(1), demand())
     assigned(market)
-    market.accepted(0.1, key(1), 1)
-    assert market.suspects(3.9) == []
-    (suspect,) = market.suspects(4.1)
+    market.awards.accepted(0.1, key(1), 1)
+    assert market.awards.suspects(3.9) == []
+    (suspect,) = market.awards.suspects(4.1)
     assert (suspect.key, suspect.epoch, suspect.agent) == (key(1), 1, "a")
     market.listen_again(4.1)
-    assert market.suspects(8.0) == []
-    assert len(market.suspects(8.2)) == 1
+    assert market.awards.suspects(8.0) == []
+    assert len(market.awards.suspects(8.2)) == 1
     market.ended(8.2, key(1), 1, "lost")
-    assert market.suspects(8.3) == []
+    assert market.awards.suspects(8.3) == []
 
 
 def test_who_has_missed_a_beat_is_given_nothing_before_it_is_heard_again(market: Market) -> None:
@@ -388,7 +388,7 @@ def test_who_has_missed_a_beat_is_given_nothing_before_it_is_heard_again(market:
     market.want(1.4, key(1), demand())
     assert [action.award.agent for action in market.poll(1.4, 0) if isinstance(action, Assign)] == ["a"]
     market.ended(1.5, key(1), 0, "released")
-    market.suspects(1.6)
+    market.awards.suspects(1.6)
     market.want(1.6, key(2), demand())
     assert market.poll(1.6, 0) == []
     assert market.survey.unserved(1.6) == [], "it waits, as for one that is busy"
@@ -398,7 +398,7 @@ def test_who_has_missed_a_beat_is_given_nothing_before_it_is_heard_again(market:
 
 def test_when_nobody_was_listened_to_nobody_has_missed_a_beat(market: Market) -> None:
     market.offer(0, "a", offer())
-    market.suspects(1.6)
+    market.awards.suspects(1.6)
     market.want(1.6, key(1), demand())
     assert market.poll(1.6, 0) == []
     market.listen_again(1.7)
@@ -409,13 +409,13 @@ def test_an_accepted_award_that_newer_offers_do_not_name_makes_a_suspect(market:
     market.offer(0, "a", offer())
     market.want(0, key(1), demand())
     assigned(market)
-    market.accepted(0.1, key(1), 1)
+    market.awards.accepted(0.1, key(1), 1)
     market.offer(0.5, "a", offer())
-    assert market.suspects(0.5) == [], "the offer may be older than the accept"
+    assert market.awards.suspects(0.5) == [], "the offer may be older than the accept"
     market.offer(1.5, "a", offer())
-    assert [suspect.key for suspect in market.suspects(1.5)] == [key(1)]
+    assert [suspect.key for suspect in market.awards.suspects(1.5)] == [key(1)]
     market.offer(2.0, "a", offer(running=[m.Running(task="me.t1", subtask="main", epoch=1)]))
-    assert market.suspects(2.0) == []
+    assert market.awards.suspects(2.0) == []
 
 
 def test_a_newer_boot_makes_suspects_of_the_older_ones_awards(market: Market) -> None:
@@ -423,7 +423,7 @@ def test_a_newer_boot_makes_suspects_of_the_older_ones_awards(market: Market) ->
     market.want(0, key(1), demand())
     assigned(market)
     market.offer(0.5, "a", offer(boot="2"))
-    (suspect,) = market.suspects(0.5)
+    (suspect,) = market.awards.suspects(0.5)
     assert suspect.boot == "1"
     market.offer(0.6, "a", offer(boot="1"))
     market.want(0.6, key(2), demand())
@@ -439,7 +439,7 @@ def test_entries_without_an_award_of_ours_are_told(market: Market) -> None:
     good = m.Running(task="me.t1", subtask="main", epoch=1)
     old = m.Running(task="me.t9", subtask="main", epoch=4)
     market.offer(1, "a", offer(capacity=3, running=[good, old]))
-    assert market.stale_running(1, "a") == [old]
+    assert market.awards.stale_running(1, "a") == [old]
 
 
 def test_an_award_known_from_the_log_occupies_its_holder(market: Market) -> None:

@@ -23,6 +23,7 @@ from agentexecutor.agents.agent import Agent
 from agentexecutor.agents.context import Context
 from agentexecutor.agents.errors import AgentError, Fail, Retry
 from agentexecutor.bus import telemetry
+from agentexecutor.bus.ends import how_it_ended, signal_name
 from agentexecutor.schemas.messages import Award
 
 __all__ = ["bridge"]
@@ -239,9 +240,7 @@ class _Program:
     def how(self) -> str:
         """How it ended."""
         code = self._process.get_returncode()
-        if code is None:
-            return "its stdout is closed"
-        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return "its stdout is closed" if code is None else how_it_ended(code)
 
     async def do(self, ctx: Context, input: dict[str, Any]) -> Any:
         """One subtask. Raises Fail or Retry for what the program says, _Broken when it is to be ended."""
@@ -316,7 +315,7 @@ class _Program:
         words = f" Its last words:\n{chr(10).join(self._tail)}" if self._tail else ""
         ended: dict[str, Any] = {}
         if code is not None:
-            ended = {"exit_code": code} if code >= 0 else {"signal": self.how}
+            ended = {"exit_code": code} if code >= 0 else {"signal": signal_name(-code)}
         return _Broken(f"The program ended ({self.how}) without a result.{words}", **ended, stderr=list(self._tail))
 
     async def _line(self) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 
+from agentexecutor.bus.ends import how_it_ended
 from agentexecutor.bus.errors import BusError
 
 __all__ = ["EmbeddedServer", "embedded_server", "find_server", "server_version"]
@@ -130,7 +131,8 @@ async def _ready(process: anyio.abc.Process, ports: Path, log: Path) -> str:
                     return str(json.loads(file.read_text())["nats"][0])
             await anyio.sleep(0.005)
     errors = [line for line in log.read_text().splitlines() if "[FTL]" in line or "[ERR]" in line] if log.is_file() else []
-    why = errors[-1].partition("] ")[2] if errors else f"it ended with code {process.returncode}"
+    end = f"nothing within {START_S:g} s" if process.returncode is None else f"it ended with {how_it_ended(process.returncode)}"
+    why = errors[-1].partition("] ")[2] if errors else end
     raise BusError(f"nats-server did not start: {why}.", hint="Is the port free, and the folder writable?", why=why)
 
 

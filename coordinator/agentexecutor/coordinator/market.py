@@ -1,8 +1,8 @@
 """The market: brings ready subtasks and agents together. Pure; `now` is monotonic seconds of the caller, `seed` an integer that it drew.
 
 How an award is found stands in `_serve`: from the standing offers, or by a call for bids; where bids are scored is `policies`. What an agent can still
-take is kept by `offers`, what waits by `ready`, a bidding round by `auction`; `survey` says who fits and who is there. Nothing here is recorded: what it
-proposes becomes true by a record.
+take is kept by `offers`, what waits by `ready`, what was given by `awards`, a bidding round by `auction`; `survey` says who fits and who is there. Nothing
+here is recorded: what it proposes becomes true by a record.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 
-import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from agentexecutor.coordinator.auction import Round, choose_bidders
+from agentexecutor.coordinator.awards import Awards
 from agentexecutor.coordinator.inputs import AwardIn, Demand, Key
 from agentexecutor.coordinator.offers import AgentBook, Holding, KnownAgent, Reputation
 from agentexecutor.coordinator.policies import Candidate, Context, Policy, Scored, fastest, load_policies, rank
@@ -27,22 +27,16 @@ from agentexecutor.coordinator.ready import Pool, ReadyQueue, Wanted
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.survey import AVOIDED, Survey, fits
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.errors import NameRefused
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.records import ScoredBid
 
-__all__ = ["Action", "Assign", "Market", "SendCall", "Snapshot", "Suspect"]
+__all__ = ["Action", "Assign", "Market", "SendCall", "Snapshot"]
 
 FIRST_ROUND_S = 0.005
 ROUNDS_WITHOUT_BIDS = 3
 """After so many calls that brought no bid the standing offers decide."""
 COUNTED = 64
 """Up to so many agents the reasons for which some were left out are counted."""
-_RUNNING = msgspec.json.Decoder(list[m.Running])
-ON_ITS_WAY_S = 30.0
-"""So long the accept of an agent that names the award in its offer may take: the inbox may be without a leader."""
-UNRECORDED_S = 10.0
-"""An assignment that was never recorded gives its slot back after so long."""
 
 
 class Assign(Struct, frozen=True):
@@ -63,16 +57,6 @@ class SendCall(Struct, frozen=True):
     peers: list[tuple[str, str]] | None
     reply_by_s: float
     demand: Demand
-
-
-class Suspect(Struct, frozen=True):
-    """An award whose holder seems to be gone; to be confirmed before it counts as lost."""
-
-    key: Key
-    epoch: int
-    agent: str
-    boot: str
-    reason: str
 
 
 Action = Assign | SendCall
@@ -107,9 +91,7 @@ class Market:
         self._ready = ReadyQueue()
         self.survey = Survey(self._book, self._ready)
         self._rounds: dict[str, Round] = {}
-        self._holdings: dict[Key, Holding] = {}
-        self._orphans: dict[Key, Holding] = {}
-        """Awards whose holder has died: a newer life of it is heard."""
+        self.awards = Awards(self._book, settings, self._refresh)
         self._dirty: dict[Pool, None] = {}
         self._keys: dict[TaskName, dict[Key, None]] = {}
         """The subtasks of each task that were wanted or awarded."""
@@ -117,15 +99,15 @@ class Market:
         """The latest time that a caller gave."""
         self._due: list[tuple[float, int, str, Key | None]] = []
         self._count = 0
-        self._awards = 0
+        self._award_count = 0
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Market:
         """A market with the agents of a snapshot, whose silence means nothing; what waits there is not wanted here yet."""
         market = cls(dataclasses.replace(snapshot.settings, lost_after_s=math.inf, heartbeat_s=math.inf), snapshot.policies)
-        market.share, market.reputation, market._awards = snapshot.share, snapshot.reputation, snapshot.awards
+        market.share, market.reputation, market._award_count = snapshot.share, snapshot.reputation, snapshot.awards
         for agent in snapshot.agents:
-            market._holdings.update(agent.ours)
+            market.awards.adopt(agent)
             market._book.adopt(agent, snapshot.at)
             if agent.suspended_until > snapshot.at:
                 market._at(agent.suspended_until, "agent", None, agent.name)
@@ -145,8 +127,7 @@ class Market:
     def offer(self, now: float, peer: str, offer: m.Offer) -> None:
         """An agent's standing offer; one of an older boot is ignored."""
         agent, orphans = self._book.take_offer(now, peer, offer)
-        for holding in orphans:
-            self._orphans[holding.key] = holding
+        self.awards.orphaned(orphans)
         if agent is not None:
             self._refresh(agent, now)
 
@@ -157,8 +138,7 @@ class Market:
             return
         agent.seen = now
         self._refresh(agent, now)
-        if any(holding.accepted_at is None for holding in agent.ours.values()):
-            agent.named = _named(running)
+        self.awards.named(agent, running)
 
     def bid(self, now: float, peer: str, bid: m.Bid) -> None:
         """An answer to a call."""
@@ -185,9 +165,9 @@ class Market:
         """A subtask is ready. Wanting it again unchanged changes nothing."""
         self._now = now
         self._keys.setdefault(key.task, {})[key] = None
-        holding = self._holdings.get(key)
+        holding = self.awards.get(key)
         if holding is not None and holding.epoch == 0:
-            self._release(now, holding)
+            self.awards.release(now, holding)
         wanted = self._ready.add(now, key, demand)
         if not_before > now:
             wanted.calling = True
@@ -198,16 +178,17 @@ class Market:
     def drop(self, key: Key) -> None:
         """It is not wanted any more."""
         self._ready.remove(key)
-        holding = self._holdings.get(key)
+        holding = self.awards.get(key)
         if holding is not None and holding.epoch == 0:
-            self._release(self._now, holding)
+            self.awards.release(self._now, holding)
 
     def forget(self, task: TaskName) -> None:
         """Everything about a task: it has ended, or another coordinator has it."""
         for key in self._keys.pop(task, {}):
             self._ready.remove(key)
-            if key in self._holdings:
-                self._release(self._now, self._holdings[key])
+            holding = self.awards.get(key)
+            if holding is not None:
+                self.awards.release(self._now, holding)
 
     # what became of awards
 
@@ -216,32 +197,18 @@ class Market:
         self._now = now
         self._keys.setdefault(key.task, {})[key] = None
         wanted = self._ready.remove(key)
-        holding = self._holdings.get(key)
+        holding = self.awards.get(key)
         if holding is None or (holding.agent, holding.boot) != (agent, boot) or holding.epoch not in (0, epoch):
             if holding is not None:
-                self._release(now, holding)
+                self.awards.release(now, holding)
             capability = wanted.demand.capability if wanted is not None else ""
-            holding = self._holdings[key] = Holding(key, agent, boot, capability, now)
-            self._refresh(self._book.hold(holding, now), now)
-        holding.epoch = epoch
-        holding.promised_s = promised_s
-        self._orphans.pop(key, None)
-        known = self._book.agents[agent]
-        if known.boot > boot:
-            self._orphans[key] = holding
-
-    def accepted(self, now: float, key: Key, epoch: int) -> None:
-        """The holder accepted."""
-        holding = self._holdings.get(key)
-        if holding is not None and holding.epoch == epoch:
-            holding.accepted_at = now
-            agent = self._book.agents.get(holding.agent)
-            if agent is not None:
-                agent.suspensions = 0
+            holding = Holding(key, agent, boot, capability, now)
+            self._refresh(self.awards.hold(now, holding), now)
+        self.awards.recorded(holding, epoch, promised_s)
 
     def ended(self, now: float, key: Key, epoch: int, how: str, took_s: float | None = None) -> None:
         """An attempt ended: completed, failed, timeout, declined, accept-timeout, lost, released, cancelled, ... Its slot is free again."""
-        holding = self._holdings.get(key)
+        holding = self.awards.get(key)
         if holding is None or holding.epoch not in (0, epoch):
             return
         if how == "completed" and holding.capability:
@@ -256,30 +223,7 @@ class Market:
         elif how == "lost" and agent is not None and self._book.overdue(agent, now):
             agent.suspended_until = agent.seen + self._settings.lost_after_s  # dead by then, or heard
             self._at(agent.suspended_until, "agent", None, agent.name)
-        self._release(now, holding)
-
-    def is_silent(self, now: float, key: Key) -> bool:
-        """Whether the life of an agent that got an award is over, or has missed a beat."""
-        holding = self._holdings.get(key)
-        agent = None if holding is None else self._book.agents.get(holding.agent)
-        return holding is not None and agent is not None and (agent.boot > holding.boot or self._book.overdue(agent, now))
-
-    def says_it_has_it(self, now: float, key: Key) -> bool:
-        """Whether the agent's offer names an award that it has not accepted: then its accept is on its way, for as long as it may take."""
-        holding = self._holdings.get(key)
-        agent = None if holding is None else self._book.agents.get(holding.agent)
-        if holding is None or agent is None or agent.offer is None or holding.since < now - ON_ITS_WAY_S:
-            return False
-        award = (str(key.task), key.subtask, holding.epoch)
-        return award in agent.named or any((entry.task, entry.subtask, entry.epoch) == award for entry in agent.offer.running)
-
-    def _release(self, now: float, holding: Holding) -> None:
-        """The slot is free again."""
-        self._holdings.pop(holding.key, None)
-        self._orphans.pop(holding.key, None)
-        agent = self._book.let_go(holding)
-        if agent is not None:
-            self._refresh(agent, now)
+        self.awards.release(now, holding)
 
     def _refresh(self, agent: KnownAgent, now: float) -> None:
         """An agent's room may have changed; what waits for it is looked at again."""
@@ -396,10 +340,9 @@ class Market:
         name, ranking = self._ranking(demand, bids, Context(share=demand.share, seed=seed, prefer=demand.prefer, avoid=demand.avoid))
         winner = ranking[0].bid
         dropped = {**dropped, **self._left_out(now, demand, bids)}
-        holding = self._holdings[wanted.key] = Holding(wanted.key, winner.agent, winner.boot, demand.capability, now)
-        agent = self._book.hold(holding, now)
-        self._awards += 1
-        agent.last_award = self._awards
+        agent = self.awards.hold(now, Holding(wanted.key, winner.agent, winner.boot, demand.capability, now))
+        self._award_count += 1
+        agent.last_award = self._award_count
         self._ready.remove(wanted.key)
         self._book.refresh(agent, now)
         self._book.used(agent)
@@ -491,64 +434,6 @@ class Market:
             last_award=agent.last_award,
         )
 
-    # who is gone
-
-    def suspects(self, now: float) -> list[Suspect]:
-        """Awards whose holder is silent, has a newer life, or does not name them; told each time until `ended`."""
-        self._book.bury(now)
-        for holding in [held for held in self._holdings.values() if held.epoch == 0 and now - held.since > UNRECORDED_S]:
-            self._release(now, holding)
-        doubtful = list(self._orphans.values())
-        for agent in self._book.agents.values():
-            if self._book.overdue(agent, now):
-                self._book.refresh(agent, now)
-            if agent.missing or self._book.overdue(agent, now):
-                doubtful += [holding for holding in agent.ours.values() if holding.key not in self._orphans]
-        reasons = ((holding, self._why_gone(now, holding)) for holding in doubtful if holding.epoch > 0)
-        return [Suspect(one.key, one.epoch, one.agent, one.boot, reason) for one, reason in reasons if reason]
-
-    def is_suspect(self, now: float, key: Key, epoch: int) -> bool:
-        """Whether the holder of an award still seems to be gone: it may have been heard since."""
-        holding = self._holdings.get(key)
-        return holding is not None and holding.epoch == epoch and self._why_gone(now, holding) != ""
-
-    def _why_gone(self, now: float, holding: Holding) -> str:
-        """Why the holder of an award seems to be gone; empty when it does not."""
-        if holding.key in self._orphans:
-            return "a newer process has its name"
-        agent = self._book.agents.get(holding.agent)
-        if agent is None:
-            return ""
-        if not self._book.alive(agent, now):
-            return f"silent for {now - agent.seen:.1f} s"
-        if holding.key in agent.missing:
-            return "its offer does not name the subtask"
-        overdue = holding.accepted_at is None and holding.since <= now - self._settings.accept_timeout_s
-        return "it neither accepted nor was heard again" if overdue and self._book.overdue(agent, now) else ""
-
-    def has_begun(self, key: Key, epoch: int) -> bool:
-        """Whether the holder's offer says that it works on an award (or says nothing about it)."""
-        holding = self._holdings.get(key)
-        agent = None if holding is None else self._book.agents.get(holding.agent)
-        named = [] if agent is None or agent.offer is None else agent.offer.running
-        return all(
-            entry.state == "running" for entry in named if (entry.task, entry.subtask, entry.epoch) == (str(key.task), key.subtask, epoch)
-        )
-
-    def stale_running(self, now: float, peer: str) -> list[m.Running]:
-        """Entries of an agent's last offer that no award of ours backs: an older epoch, or nothing we know of (perhaps another's)."""
-        agent = self._book.agents.get(peer)
-        if agent is None or agent.offer is None or not self._book.alive(agent, now):
-            return []
-        return [entry for entry in agent.offer.running if self._is_stale(agent, entry)]
-
-    def _is_stale(self, agent: KnownAgent, entry: m.Running) -> bool:
-        try:
-            holding = self._holdings.get(Key(TaskName.parse(entry.task), entry.subtask))
-        except NameRefused:
-            return False
-        return holding is None or holding.agent != agent.name or entry.epoch < holding.epoch
-
     def listen_again(self, now: float) -> None:
         """Silence counts from now on: offers are listened to (again), or this process was asleep."""
         for agent in self._book.agents.values():
@@ -570,19 +455,11 @@ class Market:
             settings=self._settings,
             policies=self.policies,
             share=self.share,
-            awards=self._awards,
+            awards=self._award_count,
             reputation=self.reputation.copy(),
             agents=sorted(living, key=lambda agent: agent.last_award),
             waiting=[(wanted.key, wanted.demand, wanted.since) for wanted in self._ready.wanted.values()],
         )
-
-
-def _named(running: Raw) -> set[tuple[str, str, int]]:
-    """The awards that an offer names; none when it cannot be read, which is told where it is read for good."""
-    try:
-        return {(entry.task, entry.subtask, entry.epoch) for entry in _RUNNING.decode(running)}
-    except (msgspec.MsgspecError, RecursionError):
-        return set()
 
 
 def _recorded(scored: Scored, won: bool) -> ScoredBid:

@@ -140,7 +140,7 @@ class Desk:
 
     def _is_heard_again(self, entry: Entry, input: Input, monotonic: float) -> bool:
         """Whether somebody was taken for lost and is there, after all: that may have waited for long."""
-        return isinstance(input, LostIn) and not self.market.is_suspect(monotonic, Key(entry.name, input.subtask), input.epoch)
+        return isinstance(input, LostIn) and not self.market.awards.is_suspect(monotonic, Key(entry.name, input.subtask), input.epoch)
 
     def _close(self, entry: Entry, state: TaskState, monotonic: float) -> None:
         entry.soft_due = False
@@ -236,7 +236,7 @@ class Desk:
             promised = next((bid.estimate_s for bid in change.bids if bid.won), None)
             market.awarded(monotonic, Key(task, change.subtask), change.epoch, change.agent, change.boot, promised)
         elif isinstance(change, r.Accepted):
-            market.accepted(monotonic, Key(task, change.subtask), change.epoch)
+            market.awards.accepted(monotonic, Key(task, change.subtask), change.epoch)
         elif isinstance(change, r.Completed | r.FailedChange) and change.subtask is not None:
             if state.subtasks[change.subtask].held:
                 self._free(Key(task, change.subtask), change, monotonic)
@@ -272,7 +272,7 @@ class Desk:
                 promised = next((bid.estimate_s for bid in subtask.bids if bid.won and bid.epoch == subtask.epoch), None)
                 self.market.awarded(monotonic, key, subtask.epoch, subtask.agent, subtask.boot or "", promised)
                 if subtask.state == "running":
-                    self.market.accepted(monotonic, key, subtask.epoch)
+                    self.market.awards.accepted(monotonic, key, subtask.epoch)
         entry.told = True
         self._follow_clock()
         later: list[Effect] = []
@@ -396,7 +396,7 @@ class Desk:
         key = Key(due.task, due.subtask or "")
         if due.kind == "accept":
             # A silent one may have died of its award, which counts: the market suspects it, or it is heard again.
-            undecided = self.market.is_silent(monotonic, key) or self.market.says_it_has_it(monotonic, key)
+            undecided = self.market.awards.is_silent(monotonic, key) or self.market.awards.says_it_has_it(monotonic, key)
             return self.settings.heartbeat_s if undecided else None
         if due.kind == "unserved" and self.market.wants(key) and self.market.survey.looked(monotonic, [key]).get(key.subtask) != "parked":
             return self.settings.stall_min_s  # somebody fits, or is being asked

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import Process, TaskGroup
 
+from agentexecutor.bus.ends import how_it_ended
 from agentexecutor.console.exits import UsageError
 
 __all__ = ["AgentProcess"]
@@ -87,14 +88,7 @@ class AgentProcess:
     @property
     def end(self) -> str:
         """How it ended, in words; nothing while it runs."""
-        code = self.code
-        if code is None:
-            return ""
-        if code >= 0:
-            return f"it ended with exit code {code}"
-        with suppress(ValueError):
-            return f"it ended by signal {signal.Signals(-code).name}"
-        return f"it ended by signal {-code}"  # a real-time signal has no name
+        return "" if self.code is None else f"it ended with {how_it_ended(self.code)}"
 
     def terminate(self) -> None:
         """Send SIGTERM."""

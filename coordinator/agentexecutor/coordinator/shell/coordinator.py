@@ -24,6 +24,7 @@ from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.coordinator import errands
+from agentexecutor.coordinator.awards import Suspect
 from agentexecutor.coordinator.clock import Clock
 from agentexecutor.coordinator.entry import Entry, Waiting
 from agentexecutor.coordinator.figures import Figures
@@ -31,7 +32,7 @@ from agentexecutor.coordinator.inbound import Unusable, large_result, read_claim
 from agentexecutor.coordinator.inputs import ClaimIn, LostIn, Send, SubmitIn
 from agentexecutor.coordinator.leases import Leases
 from agentexecutor.coordinator.machine import decide
-from agentexecutor.coordinator.market import Market, Suspect
+from agentexecutor.coordinator.market import Market
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.pulling import Pulling
 from agentexecutor.coordinator.settings import Settings, settings_of
@@ -324,7 +325,7 @@ class Coordinator:
         self._desk.cut_splits(now)
         if self._hearing.is_deaf(now):
             self._market.listen_again(now)  # nothing is heard of anybody, so nobody is silent (3)
-        for suspect in self._market.suspects(now):
+        for suspect in self._market.awards.suspects(now):
             if suspect not in self._checking:
                 self._checking.add(suspect)
                 self._driver.put(partial(self._confirm_lost, suspect))

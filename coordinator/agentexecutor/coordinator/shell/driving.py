@@ -334,7 +334,7 @@ class Driver:
     async def _last_sign(self, state: TaskState, need: NeedProgress) -> ProgressIn:
         """What the holder of an award said last about its progress."""
         subtask = state.subtasks[need.subtask]
-        queued = not self._market.has_begun(Key(state.name, need.subtask), need.epoch)
+        queued = not self._market.awards.has_begun(Key(state.name, need.subtask), need.epoch)
         said = await self._log.progress(state.name, subtask.agent or "", need.since)
         return read_progress(need, subtask.boot or "", said, queued=queued)
 

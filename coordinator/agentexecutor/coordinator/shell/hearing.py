@@ -79,7 +79,7 @@ class Hearing:
         now = time.monotonic()
         peer = self._subjects.last_token(followed.subject)
         self._market.offer(now, peer, offer)
-        for running in self._market.stale_running(now, peer):
+        for running in self._market.awards.stale_running(now, peer):
             self._doubt(now, peer, running)
         self._poll(now)
 
