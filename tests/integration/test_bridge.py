@@ -120,7 +120,7 @@ async def test_who_dies_or_is_not_understood_is_started_again(bus: Bus, do: str,
     assert (await bus.run("work", {"do": "echo"}))["pid"] != pid
     assert not lives(pid)
     left = re.search(r"left (\d+)", failed.value.error.message)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while left is not None and lives(int(left[1])):
             await anyio.sleep(0.02)
 
@@ -171,7 +171,7 @@ async def test_a_cancelled_one_is_ended(bus: Bus) -> None:
             break
     assert lives(pid)
     await task.cancel()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while lives(pid):
             await anyio.sleep(0.02)
     assert (await bus.run("work", {"do": "echo"}))["pid"] != pid

@@ -44,7 +44,7 @@ async def connection(server: EmbeddedServer) -> AsyncIterator[Connection]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.sleep(0.01)
 
@@ -200,7 +200,7 @@ async def test_a_pull_that_the_server_never_got_counts_for_a_while_only(connecti
             lost.setattr(connection, "publish", gets_lost)
             await consumers.pull(3, "high", 7, expires_s=0.05)
         assert consumers.outstanding(3, "high") == 7
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while consumers.outstanding(3, "high"):
                 await anyio.sleep(0.01)
 
@@ -220,7 +220,7 @@ async def test_a_consumer_that_is_gone_is_made_anew(connection: Connection) -> N
         await consumers.open(shard)
         await connection.api(f"CONSUMER.DELETE.AE_SUBMITS.submits-{shard}-high", {})
         await connection.store(connection.subjects.submit(TASK, "high"), b"{}", headers("submit"))
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while not made.is_set():
                 await consumers.pull(shard, "high", 1, expires_s=0.2)
                 await anyio.sleep(0.1)
@@ -251,7 +251,7 @@ async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Co
         await other.open(shard)
         await until(lambda: len(second) == 1)
         assert second[0].seq == first[0].seq
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while await log.inbox_has(shard, TASK, "a1"):
                 await anyio.sleep(0.01)
 

@@ -30,9 +30,9 @@ async def note(coordinator: Scripted, *changes: r.Change) -> None:
 async def test_feedback_is_stored_and_waited_for(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator, anyio.create_task_group() as group:
         group.start_soon(note, coordinator, GIVEN)
-        with anyio.fail_after(4):
+        with anyio.fail_after(60):
             await bus.task("me.t1").feedback(Feedback(verdict="revise", text="use bigrams", subtask="features", data={"n": 2}))
-        kind, task, made, message = coordinator.claims[0]
+        ((kind, task, made, message),) = coordinator.claims
         assert (kind, task, made["Ae-Type"]) == ("feedback", T1, "feedback-claim")
         assert message == m.FeedbackClaim(subtask="features", verdict="revise", text="use bigrams", data=msgspec.Raw(b'{"n":2}'))
 
@@ -81,11 +81,10 @@ async def test_cancel_ends_the_task(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator, anyio.create_task_group() as group:
         task = await bus.submit("a", id="t1")
         group.start_soon(note, coordinator, r.Cancelled(reason="enough"))
-        with anyio.fail_after(4):
+        with anyio.fail_after(60):
             await task.cancel("enough")
-        assert coordinator.claims[0][0] == "cancel"
-        assert coordinator.claims[0][2]["Ae-Type"] == "cancel-task"
-        assert coordinator.claims[0][3] == m.CancelTask(reason="enough")
+        ((kind, _, made, message),) = coordinator.claims
+        assert (kind, made["Ae-Type"], message) == ("cancel", "cancel-task", m.CancelTask(reason="enough"))
         end = m.Result(task="me.t1", state="cancelled", error=m.ErrorInfo(code="cancelled", message="enough"))
         await coordinator.say("me", T1, end)
         with pytest.raises(TaskCancelled, match="enough"):
@@ -101,7 +100,7 @@ async def test_cancelling_what_has_ended_is_over_when_its_result_comes_again(ser
 
         group.start_soon(tell)
         task = bus.task("me.t1")
-        with anyio.fail_after(4):
+        with anyio.fail_after(60):
             await task.cancel()
             assert await task.result() == 1
             await task.cancel()

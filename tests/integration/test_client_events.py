@@ -53,7 +53,7 @@ def label(event: v.Event) -> str:
 
 
 async def told(task: Task) -> list[v.Event]:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return [event async for event in task.events()]
 
 
@@ -61,7 +61,7 @@ async def test_the_history_first_then_what_comes_nothing_twice(me: Bus, coordina
     await coordinator.append(T1, SUBMITTED, PLANNED, READY)
     await coordinator.append(T1, AWARDED)
     heard: list[v.Event] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             heard.append(event)
             if event.kind == "awarded":
@@ -95,7 +95,7 @@ async def test_a_last_record_that_comes_live_tells_what_was_missed(
     miss(monkeypatch, 2, 3)
     await coordinator.append(T1, SUBMITTED, PLANNED, READY)
     heard: list[v.Event] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             heard.append(event)
             if event.kind == "ready":
@@ -121,7 +121,7 @@ async def test_a_gap_is_seen_and_the_log_asked_again(me: Bus, coordinator: Scrip
     monkeypatch.setattr(events, "SILENCES_S", (3600.0,))
     await coordinator.append(T1, SUBMITTED)
     heard: list[v.Event] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             heard.append(event)
             if event.kind == "submitted":
@@ -138,7 +138,7 @@ async def test_what_was_missed_at_the_end_is_found_after_a_silence(me: Bus, coor
     monkeypatch.setattr(events, "SILENCES_S", (0.2,))
     await coordinator.append(T1, SUBMITTED)
     kinds = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             kinds.append(event.kind)
             if event.kind == "submitted":
@@ -203,7 +203,7 @@ async def test_progress_comes_in_between(me: Bus, coordinator: Scripted) -> None
     await coordinator.append(T1, SUBMITTED)
     progress = m.Progress(subtask="x", epoch=1, boot="b", at="2026-01-01T00:00:00Z", step="s", state="started", fraction=0.5, text="half")
     heard = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             heard.append(event)
             if event.kind == "submitted":
@@ -235,7 +235,7 @@ async def test_progress_that_was_heard_is_told_before_the_end(
     await coordinator.append(T1, SUBMITTED)
     progress = m.Progress(subtask="x", epoch=1, boot="b", at="2026-01-01T00:00:00Z", text="last words")
     kinds = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             kinds.append(event.kind)
             if event.kind == "submitted":
@@ -251,7 +251,7 @@ async def test_messages_in_the_log_that_are_no_records_are_passed_over(me: Bus, 
     await coordinator.append_raw(T1, b'{"stream":"AE_INBOX","seq":1}', {})
     await coordinator.append(T1, SUBMITTED)
     kinds = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async for event in me.task("me.t1").events():
             kinds.append(event.kind)
             if event.kind == "submitted":

@@ -96,7 +96,7 @@ async def test_a_plan_with_large_bodies_on_its_way(bus: Bus) -> None:
 async def test_events_feedback_and_cancel(bus: Bus) -> None:
     task = await bus.submit("never", id="t1")
     kinds: list[str] = []
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async for event in task.events():
             kinds.append(event.kind)
             if event.kind == "progress":

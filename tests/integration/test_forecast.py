@@ -53,7 +53,7 @@ async def serving(server: EmbeddedServer, *agents: Agent) -> AsyncIterator[Bus]:
     async with a_place(server.url) as place, connect(server.url, name="me", prefix=place.prefix) as bus, AsyncExitStack() as stack:
         for number, agent in enumerate(agents):
             await stack.enter_async_context(agent.serve(bus, coordinate=number == 0))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while len(await bus.agents()) < len(agents):
                 await anyio.sleep(0.02)
         yield bus
