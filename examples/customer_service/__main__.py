@@ -25,8 +25,9 @@ from examples.customer_service.story import STORY, play
 from rich.console import Console
 
 from agentexecutor.bus import Bus, connect, embedded_server, telemetry
+from agentexecutor.bus.errors import only_of
 from agentexecutor.bus.loop import run
-from agentexecutor.console.exits import Exit, exit_code, root_of, sentence
+from agentexecutor.console.exits import Exit, exit_code, sentence
 from agentexecutor.schemas.errors import AgentExecutorError
 
 OWNER = "customers"
@@ -170,7 +171,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
-        root = root_of(error)
+        root = only_of(error)
         if not isinstance(root, AgentExecutorError):
             raise
         click.echo(sentence(root), err=True)

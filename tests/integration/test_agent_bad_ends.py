@@ -191,12 +191,16 @@ async def test_agents_go_on_after_an_outage(tmp_path: Path) -> None:
         port, url = first.port, first.url
         bus_context = connect(url, name="me")
         bus = await bus_context.__aenter__()
-        go = anyio.Event()
+        go, all_ready, ready = anyio.Event(), anyio.Event(), 0
         worker = Agent("worker", capacity=4)
 
         @worker.capability("wait")
         async def wait(n: int) -> str:
+            nonlocal ready
             await go.wait()
+            ready += 1
+            if ready == 4:
+                all_ready.set()
             return str(n) * 300_000
 
         serving = worker.serve(bus)
@@ -206,7 +210,7 @@ async def test_agents_go_on_after_an_outage(tmp_path: Path) -> None:
             while (await task.view()).subtasks["main"].state != "running":
                 await anyio.sleep(0.05)
     go.set()  # the results are ready while the server is away
-    await anyio.sleep(1)
+    await all_ready.wait()
     async with embedded_server(tmp_path, port=port):
         for n, task in enumerate(tasks):
             assert await task.result(str, timeout_s=60) == str(n) * 300_000

@@ -12,8 +12,9 @@ import pytest
 from agentexecutor.bus import BusError, embedded_server
 from agentexecutor.bus.blobs import load_body, load_chunk, store_body
 from agentexecutor.bus.connection import open_connection
-from agentexecutor.bus.consumers import Inbound, ShardConsumers, stamp_of
-from agentexecutor.bus.errors import AppendUnknown
+from agentexecutor.bus.consumers import Inbound, ShardConsumers
+from agentexecutor.bus.deliveries import delivery_of
+from agentexecutor.bus.errors import ApiError, AppendUnknown
 from agentexecutor.bus.follow import Followed, follow
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import OFFERS
@@ -236,7 +237,7 @@ async def test_claims_come_again_when_the_consumers_are_made_anew(connection: Co
 
     async def take(inbound: Inbound) -> None:
         second.append(inbound)
-        await other.ack(inbound)
+        await connection.publish(inbound.reply, b"+ACK", {})
 
     consumers = ShardConsumers(connection, on_claim=keep, on_submit=keep)
     other = ShardConsumers(connection, on_claim=take, on_submit=take)
@@ -262,7 +263,7 @@ async def test_submits_are_pulled_by_class(connection: Connection) -> None:
 
     async def submit(inbound: Inbound) -> None:
         got.append(connection.subjects.parse_new(inbound.subject)[1])
-        await (consumers.nak(inbound, 0.1) if len(got) == 1 else consumers.ack(inbound))
+        await connection.publish(inbound.reply, b'-NAK {"delay":100000000}' if len(got) == 1 else b"+ACK", {})
 
     consumers = ShardConsumers(connection, on_claim=submit, on_submit=submit)
     async with consumers.running():
@@ -310,10 +311,22 @@ async def test_followed_values_come_first_and_again_after_a_restart(tmp_path: Pa
             again.set()
 
 
+async def test_who_cannot_follow_leaves_nothing_behind(connection: Connection) -> None:
+    async def came(_followed: Followed) -> None:
+        pytest.fail("there is nothing to follow")
+
+    before = len(connection.nats._subs)
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            async with follow(connection, "AE_NONE", "x", came):
+                pytest.fail("there is no such stream")
+    assert len(connection.nats._subs) == before
+
+
 async def test_a_stamp_is_read_from_both_forms_of_the_reply() -> None:
     short = "$JS.ACK.AE_INBOX.claims-1.1.42.7.1700000000500000000.0"
     long = "$JS.ACK._.hash.AE_INBOX.claims-1.1.42.7.1700000000500000000.0.x"
-    assert stamp_of(short) == stamp_of(long) == (42, 1_700_000_000.5, 0)
+    assert delivery_of(short) == delivery_of(long) == (1, 42, 1_700_000_000.5, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 262_144, 262_145, 3_000_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentexecutor.bus import BusError, NoBus, ServerTooOld, connect, embedded_server
+from agentexecutor.bus import BusError, NoBus, ReplicasRefused, ServerTooOld, connect, embedded_server
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.bus.server import find_server, server_version
 
@@ -82,6 +83,26 @@ async def test_no_server_is_an_error_that_says_how_to_start_one() -> None:
         async with connect(url, name="me"):
             pytest.fail("there is none")
     assert raised.value.fields["url"] == url
+
+
+async def test_of_several_servers_the_one_that_answers_is_taken() -> None:
+    """Those that stay silent are tried for a while each, however they are shuffled."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        silent = ",".join(f"nats://127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two))
+        async with embedded_server() as server:
+            for _ in range(3):
+                async with connect(f"{silent},{server.url}", name="me") as bus:
+                    assert bus.connection.connected
+
+
+async def test_a_wrong_number_of_replicas_leaves_no_connection_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTEXECUTOR_REPLICAS", "many")
+    async with embedded_server() as server:
+        before = len(asyncio.all_tasks())
+        with pytest.raises(ReplicasRefused):
+            async with connect(server.url, name="me"):
+                pytest.fail("it cannot be connected")
+        assert len(asyncio.all_tasks()) == before
 
 
 async def test_a_server_that_is_too_old_is_refused() -> None:

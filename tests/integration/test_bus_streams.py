@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from agentexecutor.bus import ReplicasRefused, StoreTimeout, StreamMismatch, embedded_server
+from agentexecutor.bus.acks import Answer
 from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.errors import ApiError
 from agentexecutor.bus.server import find_server
@@ -135,7 +136,16 @@ async def test_a_submit_of_an_unknown_class_is_stored_nowhere(server: EmbeddedSe
         assert await connection.acknowledged(connection.subjects.submit(TASK, "urgent"), b"{}", headers("submit")) is None
 
 
-async def test_a_full_stream_is_waited_for(server: EmbeddedServer) -> None:
+async def test_a_full_stream_is_waited_for(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = anyio.Event()
+    acknowledged = Connection.acknowledged
+
+    async def noted(*arguments: Any, **options: Any) -> Answer | None:
+        answer = await acknowledged(*arguments, **options)
+        if answer is not None and "error" in answer:
+            refused.set()
+        return answer
+
     async with open_connection(server.url, name="me") as connection:
         config = (await connection.api("STREAM.INFO.AE_SUBMITS", {}))["config"]
         await connection.api("STREAM.UPDATE.AE_SUBMITS", {**config, "max_msgs": 1})
@@ -144,8 +154,9 @@ async def test_a_full_stream_is_waited_for(server: EmbeddedServer) -> None:
         with pytest.raises(StoreTimeout, match="maximum messages"):
             await connection.store(second, b"{}", headers("submit"), timeout_s=0.6)
         async with anyio.create_task_group() as group:
+            monkeypatch.setattr(Connection, "acknowledged", noted)
             group.start_soon(connection.store, second, b"{}", headers("submit"))
-            await anyio.sleep(0.3)
+            await refused.wait()
             await connection.api("STREAM.PURGE.AE_SUBMITS", {})
         info = await connection.api("STREAM.INFO.AE_SUBMITS", {})
         assert info["state"]["messages"] == 1

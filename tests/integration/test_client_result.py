@@ -123,6 +123,23 @@ async def test_a_lost_message_is_asked_for(server: EmbeddedServer) -> None:
         assert len(coordinator.submits) == 1
 
 
+async def test_who_is_woken_while_it_asks_asks_again(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection came back just then: what was sent meanwhile is lost, and so may be the answer."""
+    monkeypatch.setattr(tasks, "ASK_AFTER_S", (0.0, 3600.0))
+    async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator, anyio.create_task_group() as group:
+        coordinator.silent = 1
+        coordinator.states[T1] = v.StateView(state="completed", result=msgspec.Raw(b"1"))
+        task = await bus.submit("a", id="t1")
+
+        async def wake() -> None:
+            await coordinator.until(lambda: coordinator.asked)
+            await bus.look_again()
+
+        group.start_soon(wake)
+        assert await task.result(int, timeout_s=60) == 1
+        assert len(coordinator.asked) == 2
+
+
 @pytest.mark.usefixtures("asks_at_once")
 async def test_an_open_task_is_waited_for(server: EmbeddedServer) -> None:
     async with connect(server.url, name="me") as bus, scripted(server.url) as coordinator:

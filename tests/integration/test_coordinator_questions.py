@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -18,12 +18,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from peers import QUICK, Place, agent, client, coordinating
 
 from agentexecutor.bus import telemetry as t
+from agentexecutor.bus.answering import Asked
 from agentexecutor.bus.log import TaskLog
+from agentexecutor.bus.streams import BLOBS, stream_name
 from agentexecutor.bus.sweeping import sweep_bodies
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import encode, headers
 from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.subjects import NOBODY
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +37,9 @@ async def test_a_task_is_answered_by_its_holder_alone(place: Place) -> None:
         for n in range(10):
             answer = await me.ask("task", TaskName("me", f"t{n}"))
             assert (answer.of, msgspec.json.decode(answer.body)["state"]) == (2, "unknown")
-        await anyio.sleep(0.1)
-        assert me.count("answer") == 0, "each question was answered once"
+        await me.connection.publish(me.subjects.ask("me", "unserved"), encode(m.Ask()), headers("ask", id="both"))
+        assert {(await me.expect("answer", re="both")).coordinator for _ in range(2)} == {"one", "two"}
+        assert me.count("answer") == 0, "each question about a task was answered once"
 
 
 async def test_the_log_as_it_grows(place: Place) -> None:
@@ -97,6 +101,39 @@ async def test_agents_and_unserved(place: Place) -> None:
         assert sorted((line.capability, line.tasks[0]) for line in lines) == [("echo", "me.t1"), ("sing", "me.t2")]
 
 
+async def test_a_look_at_all_tasks_that_takes_long_is_done_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits asks again and again; the coordinator must not begin anew each time."""
+    heads, begun, go_on = TaskLog.heads, 0, anyio.Event()
+
+    async def slow(log: TaskLog, shard: int | None = None) -> AsyncIterator[Any]:
+        nonlocal begun
+        begun += shard is None
+        if shard is None:
+            await go_on.wait()
+        async for head in heads(log, shard):
+            yield head
+
+    async with coordinating(place) as coordinator, client(place) as me:
+        await me.until_held({"coord": 16})
+        monkeypatch.setattr(TaskLog, "heads", slow)
+        subject, heard = me.subjects.ask("me", "tasks"), anyio.Event()
+        answer = coordinator._questions.answer
+
+        async def noted(asked: Asked) -> None:
+            if asked.kind == "agents":
+                heard.set()
+            await answer(asked)
+
+        monkeypatch.setattr(coordinator._questions, "answer", noted)
+        for _ in range(5):
+            await me.connection.publish(subject, encode(m.Ask()), headers("ask", id="one-and-the-same"))
+        await me.connection.publish(me.subjects.ask("me", "agents"), encode(m.Ask()), headers("ask"))
+        await heard.wait()
+        go_on.set()
+        assert (await me.expect("answer", re="one-and-the-same")).error is None
+        assert (begun, me.count("answer")) == (1, 1), "of the agents"
+
+
 async def test_a_body_that_is_not_there(place: Place) -> None:
     async with coordinating(place), client(place) as me:
         answer = await me.ask("blob", TaskName("me", "t1"), digest="0" * 64)
@@ -140,6 +177,32 @@ async def test_bodies_of_tasks_that_are_gone_are_swept(place: Place) -> None:
         assert await me.fetch(TaskName("me", "young"), ref) == "x" * 300_000
         assert await me.fetch(kept, ref) == "x" * 300_000
         assert (await me.ask("blob", TaskName("me", "gone"), digest=ref.digest)).error.code == "lost"
+
+
+async def test_bodies_of_no_task_are_swept_one_by_one(place: Place) -> None:
+    """What belongs to questions, such as a forecast's: a new one does not keep the old."""
+    async with client(place) as me:
+        old = await me.put(NOBODY, "old")
+        stored = await TaskLog(me.connection).last_of(BLOBS, me.subjects.all_blobs(NOBODY, old.digest))
+        assert stored is not None
+        new = await me.put(NOBODY, "new")
+        assert await sweep_bodies(me.connection, TaskLog(me.connection), lambda _: True, before=stored.stamp + 1e-6) == 1
+        async with coordinating(place):
+            assert await me.fetch(NOBODY, new) == "new"
+            assert (await me.ask("blob", NOBODY, digest=old.digest)).error.code == "lost"
+
+
+async def test_a_large_answer_is_stored_once_for_who_asks_again(place: Place) -> None:
+    async with coordinating(place), client(place) as me:
+        names = [f"s{n}-{'x' * 50}" for n in range(2000)]
+        task = await me.submit("t1", plan=m.PlanSpec(subtasks={name: m.SubtaskSpec(capability="nobody.does") for name in names}))
+        await me.until_state(task, "running")
+        refs = [(await me.ask("task", task, what="view")).body_blob.digest for _ in range(5)]
+        assert len(set(refs)) < 5, "it is the same for most of them"
+        for one in set(refs):
+            asked = {"subjects_filter": me.subjects.all_blobs(task, one)}
+            info = await me.connection.api(f"STREAM.INFO.{stream_name(BLOBS, place.prefix)}", asked)
+            assert set(info["state"]["subjects"].values()) == {1}
 
 
 @pytest.fixture

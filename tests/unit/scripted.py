@@ -12,8 +12,8 @@ from nats.aio.msg import Msg
 
 from agentexecutor.bus.blobs import load_chunk, store_body
 from agentexecutor.bus.connection import Connection, open_connection
+from agentexecutor.bus.errors import first_of
 from agentexecutor.bus.log import TaskLog
-from agentexecutor.bus.queries import first_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v

@@ -28,11 +28,12 @@ from agentexecutor.bus.errors import (
     TaskLost,
     TaskRefused,
     TaskTimeout,
+    only_of,
 )
 from agentexecutor.console import checks
 from agentexecutor.console.agent import load_agent
 from agentexecutor.console.choice import with_best_planner, with_planner
-from agentexecutor.console.exits import UsageError, exit_code, of_task, root_of, sentence
+from agentexecutor.console.exits import UsageError, exit_code, of_task, sentence
 from agentexecutor.console.options import full_name, read_json, read_text, unique_name
 from agentexecutor.console.output import PIPE_WIDTH, Output, amount, make_console, seconds
 from agentexecutor.console.show import print_view
@@ -83,10 +84,10 @@ def test_what_a_tasks_end_becomes_for_a_script() -> None:
 
 def test_groups_of_one_are_opened() -> None:
     inner = UsageError("inner")
-    assert root_of(ExceptionGroup("a", [ExceptionGroup("b", [inner])])) is inner
+    assert only_of(ExceptionGroup("a", [ExceptionGroup("b", [inner])])) is inner
     two = ExceptionGroup("a", [inner, inner])
-    assert root_of(two) is two
-    assert root_of(inner) is inner
+    assert only_of(two) is two
+    assert only_of(inner) is inner
 
 
 def test_an_error_is_a_sentence() -> None:

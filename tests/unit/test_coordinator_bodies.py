@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -248,6 +249,37 @@ def test_a_log_is_loaded_with_all_that_it_names() -> None:
     body, next = store.run(errands.page_of_log([Stored(9, AT, last)], 0, more=False))
     assert [entry["seq"] for entry in msgspec.json.decode(body)["records"]] == [3, 5, 9]
     assert next is None
+
+
+def test_a_long_log_is_folded_where_it_does_not_hold_up_the_loop() -> None:
+    store = Store()
+    texts: list[r.Change] = [r.FeedbackGiven(id=f"f{n}", sender="me", text="x" * 1000) for n in range(1200)]
+    changes: list[r.Change] = [
+        r.Submitted(submit=m.Submit(capability="x"), digest="d", at=1.0),
+        r.Planned(add={"main": m.SubtaskSpec(capability="x")}),
+        *texts,
+    ]
+    entry = records.encode_entry(3, AT, encode(r.Record(coordinator="c1", at=AT, changes=changes)))
+    last = encode(r.Record(coordinator="c2", at=AT, changes=[r.Cancelled()], history_blob=store.put(records.encode_history([entry]))))
+    apart: list[str] = []
+
+    def run(errand: errands.Errand[T]) -> T:
+        def noted() -> errands.Errand[T]:
+            came: Any = None
+            while True:
+                try:
+                    need = errand.send(came)
+                except StopIteration as stop:
+                    done: T = stop.value
+                    return done
+                if isinstance(need, partial):
+                    apart.append(need.func.__name__)
+                came = yield need
+
+        return store.run(noted())
+
+    assert run(errands.load(T1, 0, [Stored(9, AT, last)])).state.state == "cancelled"
+    assert apart == ["decode_history", "_fold"]
 
 
 def test_a_large_proposal_and_long_lists_of_names_are_stored_and_read_again() -> None:

@@ -271,6 +271,8 @@ def test_a_policy_of_others_that_fails_is_replaced(market: Market) -> None:
         market.want(0, key(number), demand(policy=policy))
     awards = [action.award for action in market.poll(0, 1) if isinstance(action, Assign)]
     assert [(award.agent, award.policy) for award in awards] == [("a", "fastest"), ("a", "fastest")]
+    assert awards[0].bids[0].reason.endswith("(policy 'broken' failed: KeyError: 'gpu')")
+    assert awards[1].bids[0].reason.endswith("(policy 'nobody' failed: it ranked nobody)")
 
 
 def test_scores_without_a_json_form_are_bounded(market: Market) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from itertools import chain, repeat
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -84,17 +85,12 @@ class Child:
         return converted
 
     async def _wait(self, host: Host) -> None:
-        for delay in (2.0, 5.0, 15.0, 30.0):
+        for delay in chain((2.0, 5.0, 15.0, 30.0), repeat(60.0)):
             with anyio.move_on_after(delay):
                 await self._news.wait()
             if self._ended is not None:
                 return
             await host.extend(self.call, self._spec)
-        while self._ended is None:
-            with anyio.move_on_after(60.0):
-                await self._news.wait()
-            if self._ended is None:
-                await host.extend(self.call, self._spec)
 
 
 class Context:

@@ -25,6 +25,7 @@ from agentexecutor.agents.slots import Slots
 from agentexecutor.bus import telemetry
 from agentexecutor.bus.client import Bus, attached
 from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.errors import only_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_TYPE, decode, encode, headers
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, WireError
@@ -285,18 +286,11 @@ async def serve(agent: Agent, bus: Bus, *, name: str | None = None, coordinate: 
                     with anyio.CancelScope(shield=True):
                         await hosting.end()
         except BaseExceptionGroup as group_error:
-            raise (raised or _only(group_error)) from None
+            raise (raised or only_of(group_error)) from None
         if hosting is not None and hosting.over is not None:
             raise hosting.over
         if raised is not None:
             raise raised
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def _enter_lifespan(stack: AsyncExitStack, agent: Agent) -> Any:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 from typing import NamedTuple
 
-import anyio
 from msgspec import Raw
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from agentexecutor.bus.blobs import load_chunk, store_body
+from agentexecutor.bus.blobs import digest_of, load_chunk, store_body
 from agentexecutor.bus.complaints import Complaints
 from agentexecutor.bus.connection import Connection
+from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.codec import H_ID, H_RE, H_TYPE, INLINE_LIMIT, decode, encode, headers
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed
@@ -24,6 +27,9 @@ __all__ = ["Answering", "Asked"]
 
 logger = logging.getLogger("agentexecutor.bus")
 
+KEPT = 100
+KEPT_S = 30.0
+"""So many bodies, for so long, are not stored again when the same is answered to another question."""
 GROUP = "coordinators"
 """The queue group of those who share the questions that any one of them can answer."""
 
@@ -45,6 +51,8 @@ class Answering:
         self._connection = connection
         self._unreadable = unreadable
         self._complaints = Complaints(logger)
+        self._stored: OrderedDict[tuple[TaskName, str], tuple[float, m.BlobRef]] = OrderedDict()
+        """The bodies of the last answers, and when each was stored (monotonic)."""
 
     @asynccontextmanager
     async def hearing(self, handler: Callable[[Asked], Awaitable[None]], *kinds: str, shared: bool = False) -> AsyncIterator[None]:
@@ -58,7 +66,7 @@ class Answering:
         async with AsyncExitStack() as stack:
             for kind in kinds:
                 subject = self._connection.subjects.all_asks(kind)
-                await stack.enter_async_context(subscribed(self._connection, subject, heard, queue=GROUP if shared else ""))
+                await stack.enter_async_context(listening(self._connection, subject, heard, queue=GROUP if shared else ""))
             yield
 
     def _read(self, message: Msg) -> Asked | None:
@@ -79,10 +87,21 @@ class Answering:
         """Answer on the asker's own subject; a large body goes by reference. `of`: how many coordinators there are."""
         reply = m.Answer(re=asked.id, coordinator=self._connection.name, of=max(1, of), error=error, next=next)
         if body is not None and len(body) > INLINE_LIMIT:
-            reply = replace(reply, body_blob=await store_body(self._connection, asked.task, body))
+            reply = replace(reply, body_blob=await self._store(asked.task, body))
         elif body is not None:
             reply = replace(reply, body=Raw(body))
         await self._send(asked, "answer", encode(reply))
+
+    async def _store(self, task: TaskName, body: bytes) -> m.BlobRef:
+        """Who watches asks for the same again and again: then it is there already."""
+        key = task, await digest_of(body)
+        at, ref = self._stored.get(key, (-inf, None))
+        if ref is None or time.monotonic() > at + KEPT_S:
+            self._stored[key] = time.monotonic(), (ref := await store_body(self._connection, task, body))
+            self._stored.move_to_end(key)
+            if len(self._stored) > KEPT:
+                self._stored.popitem(last=False)
+        return ref
 
     async def answer_chunk(self, asked: Asked, *, of: int) -> None:
         """Answer with a chunk of a body."""
@@ -97,19 +116,3 @@ class Answering:
         made = headers(kind)
         made[H_RE] = asked.id
         await self._connection.publish(self._connection.subjects.to(asked.peer, "answer", asked.task), payload, made)
-
-
-@asynccontextmanager
-async def subscribed(
-    connection: Connection, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
-) -> AsyncIterator[None]:
-    """A subscription that lasts as long as the block."""
-    subscription = await connection.subscribe(subject, callback, queue=queue)
-    try:
-        yield
-    finally:
-        with anyio.CancelScope(shield=True):
-            try:
-                await subscription.unsubscribe()
-            except Exception:  # noqa: BLE001  # nats-py raises whatever its state suggests
-                logger.debug("A subscription on %s ended with its connection.", subject)

@@ -9,16 +9,15 @@ from typing import Any
 import anyio
 
 from agentexecutor.bus.connection import Connection
-from agentexecutor.bus.errors import ApiError, BusError
+from agentexecutor.bus.errors import NO_MESSAGE, ApiError, BusError, first_of
 from agentexecutor.bus.streams import BLOBS, stream_name
 from agentexecutor.schemas.codec import digest, headers
 from agentexecutor.schemas.messages import BlobRef
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.references import CHUNK, check_ref
 
-__all__ = ["chunks_of", "join", "load_body", "load_chunk", "store_body"]
+__all__ = ["chunks_of", "digest_of", "join", "load_body", "load_chunk", "store_body"]
 
-NO_MESSAGE = 10037
 PARALLEL = 8
 LARGE = 4 << 20
 """Bytes: above it a digest takes longer than to hand it to a thread."""
@@ -35,7 +34,7 @@ async def store_body(connection: Connection, task: TaskName, body: bytes, *, tim
 
     `timeout_s`: for each chunk, None: however long it takes. Raises StoreTimeout, StoreRefused.
     """
-    name = await _digest(body)
+    name = await digest_of(body)
     chunks = chunks_of(body)
     limit = anyio.CapacityLimiter(PARALLEL)
 
@@ -59,7 +58,7 @@ async def join(ref: BlobRef, read: Read) -> bytes:
 
     await _all(one, range(ref.chunks))
     body = b"".join(chunks[number] for number in range(ref.chunks))
-    if len(body) != ref.bytes or await _digest(body) != ref.digest:
+    if len(body) != ref.bytes or await digest_of(body) != ref.digest:
         raise BusError(
             f"A body of {ref.bytes} bytes does not have the digest that its reference names.",
             hint="It was stored wrongly; run the subtask again.",
@@ -68,7 +67,7 @@ async def join(ref: BlobRef, read: Read) -> bytes:
     return body
 
 
-async def _digest(body: bytes) -> str:
+async def digest_of(body: bytes) -> str:
     """The digest; of much, where it does not hold up the loop."""
     return await anyio.to_thread.run_sync(digest, body) if len(body) > LARGE else digest(body)
 
@@ -80,10 +79,7 @@ async def _all(work: Callable[[int, Any], Coroutine[Any, Any, None]], items: Ite
             for number, item in enumerate(items):
                 group.start_soon(work, number, item)
     except BaseExceptionGroup as errors:
-        error: BaseException = errors
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise first_of(errors) from None
 
 
 async def load_body(connection: Connection, task: TaskName, ref: BlobRef) -> bytes:

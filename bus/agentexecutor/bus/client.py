@@ -20,7 +20,7 @@ from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.connection import Connection, Headers, open_connection
 from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.outcome import Outcome
-from agentexecutor.bus.queries import Questions, first_of, merge_unserved
+from agentexecutor.bus.queries import Questions, merge_unserved
 from agentexecutor.bus.request import AuctionMode, What, encode_submit, fill_submit, options_of, plan_of
 from agentexecutor.bus.task import Submitted, Task
 from agentexecutor.bus.watch import listening
@@ -298,10 +298,7 @@ class Bus:
 
     async def put(self, task: TaskName, body: bytes, *, timeout_s: float | None = 60.0) -> m.BlobRef:
         """Store a body under a task. `timeout_s`: for each chunk of it, None: for ever. Raises StoreTimeout, StoreRefused, BusClosed."""
-        try:
-            return await store_body(self.connection, task, body, timeout_s=timeout_s)
-        except ExceptionGroup as group:
-            raise first_of(group) from None
+        return await store_body(self.connection, task, body, timeout_s=timeout_s)
 
     async def body(self, task: TaskName, inline: Raw, ref: m.BlobRef | None) -> bytes:
         """The JSON text of a body, wherever it is. Raises what `fetch` raises."""

@@ -52,6 +52,7 @@ NEEDED = (2, 12)
 MOST_REPLICAS = 5
 """JetStream takes no more of a stream."""
 CONNECT_S = 2.0
+"""A server may take so long to answer; the next of several is tried then."""
 ACK_S = 5.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
@@ -354,11 +355,6 @@ def _not_stored(subject: str, timeout_s: float | None, answer: Answer | None, *,
     return StoreTimeout(f"The bus did not store a message within {timeout_s:g} s: {why}.", hint=hint, subject=subject)
 
 
-def _version(text: str) -> tuple[int, int]:
-    numbers = text.lstrip("v").split("-")[0].split(".")
-    return int(numbers[0]), int(numbers[1])
-
-
 @asynccontextmanager
 async def open_connection(
     url: str | None = None,
@@ -380,9 +376,9 @@ async def open_connection(
     """
     check_name("peer", name)
     url = url or default_url()
+    streams = (shards, default_replicas() if replicas is None else replicas, make_streams)
     holder: list[Connection] = []
     client = await _connect(url, name, credentials, holder)
-    streams = (shards, default_replicas() if replicas is None else replicas, make_streams)
     connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials, streams=streams)
     holder.append(connection)
     keeping: asyncio.Task[None] | None = None
@@ -426,10 +422,12 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
     options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
     client = RobustClient()
     seen: list[Exception] = []
+    servers = url.split(",")
+    patience_s = CONNECT_S * len(servers)
     try:
-        with anyio.fail_after(CONNECT_S):
+        with anyio.fail_after(patience_s):
             await client.connect(
-                url.split(","),
+                servers,
                 name=name,
                 allow_reconnect=True,
                 connect_timeout=int(CONNECT_S),
@@ -448,7 +446,7 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
         with suppress(Exception):
             await client.close()
         last = seen[-1] if seen else error
-        reason = (last.strerror if isinstance(last, OSError) else str(last)) or f"nothing within {CONNECT_S:g} s"
+        reason = (last.strerror if isinstance(last, OSError) else str(last)) or f"nothing within {patience_s:g} s"
         raise NoBus(
             f"No NATS server answers at {url}: {reason}.",
             hint="Start one with `agentexecutor up`, or name another with --nats or AGENTEXECUTOR_NATS_URL.",

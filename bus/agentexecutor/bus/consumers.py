@@ -19,13 +19,13 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from agentexecutor.bus.connection import Connection, Headers
-from agentexecutor.bus.errors import ApiError, BusError
-from agentexecutor.bus.queries import first_of
+from agentexecutor.bus.deliveries import delivery_of
+from agentexecutor.bus.errors import ApiError, BusError, first_of
 from agentexecutor.bus.streams import INBOX, SUBMITS, stream_name
 from agentexecutor.schemas.names import new_id
 from agentexecutor.schemas.subjects import CLASSES
 
-__all__ = ["Inbound", "ShardConsumers", "stamp_of"]
+__all__ = ["Inbound", "ShardConsumers"]
 
 SECOND = 1_000_000_000
 BEAT_S = 1.0
@@ -58,7 +58,7 @@ class Inbound(NamedTuple):
     @property
     def deliveries(self) -> int:
         """How often it was delivered, this time included."""
-        return int(self.reply.split(".")[-5])
+        return delivery_of(self.reply).deliveries
 
     def is_current(self, connection: Connection) -> bool:
         """Whether it may be answered: after a reconnect it comes again, and (after a power cut) its number may be another message's."""
@@ -66,17 +66,6 @@ class Inbound(NamedTuple):
 
 
 Handler = Callable[[Inbound], Awaitable[None]]
-
-
-def stamp_of(reply: str) -> tuple[int, float, int]:
-    """Stream sequence, server stamp (seconds since 1970) and how many more wait for the consumer, out of a JetStream reply subject.
-
-    ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>``, in the longer form two tokens and a
-    random one more.
-    """
-    tokens = reply.split(".")
-    first = 7 if len(tokens) > 9 else 5  # noqa: PLR2004  # the short form has 9 tokens
-    return int(tokens[first]), int(tokens[first + 2]) / SECOND, int(tokens[first + 3])
 
 
 @dataclass(slots=True)
@@ -185,16 +174,6 @@ class ShardConsumers:
         """How many submits of a class wait in the stream, as far as the last one that came has told."""
         return self._backlog.get((shard, klass), 0)
 
-    async def ack(self, inbound: Inbound) -> None:
-        """Done with it: the server forgets it."""
-        if inbound.is_current(self._connection):
-            await self._connection.publish(inbound.reply, b"+ACK", {})
-
-    async def nak(self, inbound: Inbound, delay_s: float) -> None:
-        """Have it delivered again after a while."""
-        if inbound.is_current(self._connection):
-            await self._connection.publish(inbound.reply, b'-NAK {"delay":%d}' % int(delay_s * SECOND), {})
-
     # what arrives
 
     async def _claim_came(self, shard: int, message: Msg) -> None:
@@ -202,7 +181,7 @@ class ShardConsumers:
             self._heard[shard] = time.monotonic()  # beats come only while nothing else does
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp, _ = stamp_of(message.reply)
+            _, seq, stamp, _ = delivery_of(message.reply)
             await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
         else:
             await self._control(message, headers)
@@ -216,7 +195,7 @@ class ShardConsumers:
     async def _submit_came(self, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp, more = stamp_of(message.reply)
+            _, seq, stamp, more = delivery_of(message.reply)
             shard, klass, _ = self._connection.subjects.parse_new(message.subject)
             self._count_down(shard, klass)
             self._backlog[shard, klass] = more

@@ -26,6 +26,7 @@ from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.messages import ErrorInfo
 
 __all__ = [
+    "NO_MESSAGE",
     "ApiError",
     "AppendUnknown",
     "BusAway",
@@ -43,7 +44,12 @@ __all__ = [
     "TaskLost",
     "TaskRefused",
     "TaskTimeout",
+    "first_of",
+    "only_of",
 ]
+
+NO_MESSAGE = 10037
+"""JetStream's code for a subject or sequence without a message (ApiError's `err_code`)."""
 
 
 class BusError(AgentExecutorError):
@@ -113,10 +119,25 @@ class TaskTimeout(TaskError):
 
 
 class TaskRefused(TaskError):
-    """The submit cannot be used; `error` says why."""
+    """The submit, cancel or feedback cannot be used; `error` says why."""
 
     error: ErrorInfo
 
 
 class TaskLost(TaskError):
     """Nobody knows the task (any more)."""
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, out of the group that a task group puts around it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def only_of(error: BaseException) -> BaseException:
+    """The error inside of groups that hold no other."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -27,7 +27,7 @@ from agentexecutor.bus.watch import listening
 from agentexecutor.schemas import large
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_TYPE, decode, decode_as, decode_record, from_rfc3339
+from agentexecutor.schemas.codec import H_TYPE, RawEntry, decode, decode_as, decode_record, from_rfc3339
 from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.views import Event
@@ -202,14 +202,8 @@ async def _live(connection: Connection, task: TaskName, outcome: Outcome) -> Asy
         yield live
 
 
-class _Entry(msgspec.Struct):
-    seq: int
-    time: str
-    record: msgspec.Raw
-
-
 class _Page(msgspec.Struct):
-    records: list[_Entry]
+    records: list[RawEntry]
 
 
 async def log_entries(bus: Bus, task: TaskName, after: int = 0) -> AsyncGenerator[r.LogEntry, None]:
@@ -246,17 +240,17 @@ async def _unfolded(bus: Bus, task: TaskName, entry: r.LogEntry) -> list[r.LogEn
     record = entry.record
     history = record.history
     if record.history_blob is not None:
-        history = _usable(decode_as(list[_Entry], await _insist(bus, task, record.history_blob, b"[]")))
+        history = _usable(decode_as(list[RawEntry], await _insist(bus, task, record.history_blob, b"[]")))
     own = replace(entry, record=replace(record, history=[], history_blob=None)) if history else entry
     return [await _whole(bus, task, one) for one in (*history, own)]
 
 
-def _usable(entries: list[_Entry]) -> list[r.LogEntry]:
+def _usable(entries: list[RawEntry]) -> list[r.LogEntry]:
     """Entries decoded; one that cannot be read is left out."""
     usable = []
     for entry in entries:
         with suppress(DecodeFailed):
-            usable.append(r.LogEntry(seq=entry.seq, time=entry.time, record=decode_record(entry.record)))
+            usable.append(entry.decoded())
     return usable
 
 

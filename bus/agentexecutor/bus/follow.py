@@ -11,7 +11,7 @@ import anyio
 from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
-from agentexecutor.bus.consumers import stamp_of
+from agentexecutor.bus.deliveries import delivery_of
 from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.streams import stream_name
 from agentexecutor.schemas.names import new_id
@@ -77,7 +77,7 @@ class Follower:
         self._heard = self.heard_at = time.monotonic()
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
-            seq, stamp, _ = stamp_of(message.reply)
+            _, seq, stamp, _ = delivery_of(message.reply)
             await self._callback(Followed(message.subject, message.data, headers, seq, stamp))
             return
         answer_to = message.reply or headers.get("Nats-Consumer-Stalled", "")
@@ -108,9 +108,9 @@ async def follow(
     After a reconnect the last messages come again. `stream` is a name of `agentexecutor.bus.streams`. Raises ApiError.
     """
     follower = Follower(connection, stream, subject, callback)
-    await follower.start()
     forget = connection.on_reconnect(follower.again)
     try:
+        await follower.start()
         async with anyio.create_task_group() as group:
             group.start_soon(follower.watch)
             yield follower

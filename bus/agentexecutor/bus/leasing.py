@@ -27,7 +27,7 @@ Unusable = Callable[[str, str, bytes], None]
 
 
 class LeaseStream:
-    """The leases of all shards, written in the name of this connection's peer and `boot`. `log` must be running."""
+    """The leases of all shards, written in the name of this connection's peer and `boot`; `log` reads them."""
 
     def __init__(self, connection: Connection, log: TaskLog, boot: str) -> None:
         self._connection = connection

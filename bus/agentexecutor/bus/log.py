@@ -16,9 +16,12 @@ import anyio
 from nats.aio.msg import Msg
 
 from agentexecutor.bus.connection import Connection, Headers
-from agentexecutor.bus.errors import ApiError, AppendUnknown, BusError
+from agentexecutor.bus.deliveries import delivery_of
+from agentexecutor.bus.errors import NO_MESSAGE, ApiError, AppendUnknown, BusError
 from agentexecutor.bus.streams import INBOX, LEASE, LOG, PROGRESS, SUBMITS, mark_start, stream_name
+from agentexecutor.bus.watch import listening
 from agentexecutor.schemas.codec import H_EXPECTED, H_ID, H_PRIORITY, H_STATE, H_TYPE, from_rfc3339, to_rfc3339
+from agentexecutor.schemas.messages import ENDED
 from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.subjects import shard_of
 
@@ -28,12 +31,9 @@ APPEND_S = 5.0
 BATCH = 256
 NO_MORE = ("404", "408")
 """Statuses of a pull that found nothing, or less than it asked for."""
-NO_MESSAGE = 10037
 ANSWER_BATCHES = 32
 RESTART_S = 1.0
 """All streams are made within less; what is made later was made anew."""
-ENDED = ("completed", "failed", "cancelled")
-"""A record with such a state was rolled up: it is the only message of its subject."""
 
 
 class StoredRecord(NamedTuple):
@@ -91,7 +91,7 @@ class TaskLog:
             last = await self.last(shard, task)
             if last is None:
                 return []
-            if last.state in ENDED:
+            if last.state in ENDED:  # it was rolled up: the only message of its subject
                 return [last]
             records = await self._range(subject, 0, None)
             if records and records[-1].seq >= last.seq:
@@ -136,15 +136,12 @@ class TaskLog:
             else:
                 records.append(record)
 
-        subscription = await self._connection.subscribe(inbox, collect)
-        try:
+        async with listening(self._connection, inbox, collect):
             await self._connection.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(asked).encode(), {}, reply=inbox)
-            with anyio.fail_after(APPEND_S):
+            with anyio.move_on_after(APPEND_S):
                 await done.wait()
-        except TimeoutError as error:
-            raise ApiError(f"JetStream did not answer a read of {stream}.", code=408, err_code=0, description="time-out") from error
-        finally:
-            await _unsubscribe(subscription)
+        if not done.is_set():
+            raise ApiError(f"JetStream did not answer a read of {stream}.", code=408, err_code=0, description="time-out")
         return records
 
     async def last(self, shard: int, task: TaskName) -> StoredRecord | None:
@@ -245,34 +242,33 @@ class TaskLog:
         """
         inbox = f"_INBOX.{new_id()}"
         send, receive = anyio.create_memory_object_stream[Msg](float("inf"))
-        subscription = await self._connection.subscribe(inbox, send.send)
         name = ""
         try:
-            consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard))
-            name, left, came = consumer["name"], int(consumer.get("num_pending", 0)), 0
-            while left > 0:
-                batch = min(BATCH, left)
-                request = json.dumps({"batch": batch, "no_wait": True}).encode()
-                await self._connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self._log}.{name}", request, {}, reply=inbox)
-                for got in range(batch):
-                    with anyio.fail_after(APPEND_S):
-                        message = await receive.receive()
-                    status = (message.headers or {}).get("Status")
-                    if status in NO_MORE:  # fewer are left: some tasks have ended meanwhile
-                        left = left if got else 0
-                        break
-                    if status is not None:
-                        raise BusError(f"JetStream ended a read of the log's heads: status {status}.", hint="Ask again.")
-                    came, left = came + 1, int(message.reply.rpartition(".")[2])
-                    if (head := self._head(message)) is not None:
-                        yield head
-            info = await self._connection.api(f"CONSUMER.INFO.{self._log}.{name}", {})
-            if (lost := info["delivered"]["consumer_seq"] - came) > 0:
-                raise BusError(f"{lost} heads of the log were lost on the way.", hint="Ask again.")
+            async with listening(self._connection, inbox, send.send):
+                consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard))
+                name, left, came = consumer["name"], int(consumer.get("num_pending", 0)), 0
+                while left > 0:
+                    batch = min(BATCH, left)
+                    request = json.dumps({"batch": batch, "no_wait": True}).encode()
+                    await self._connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self._log}.{name}", request, {}, reply=inbox)
+                    for got in range(batch):
+                        with anyio.fail_after(APPEND_S):
+                            message = await receive.receive()
+                        status = (message.headers or {}).get("Status")
+                        if status in NO_MORE:  # fewer are left: some tasks have ended meanwhile
+                            left = left if got else 0
+                            break
+                        if status is not None:
+                            raise BusError(f"JetStream ended a read of the log's heads: status {status}.", hint="Ask again.")
+                        came, left = came + 1, delivery_of(message.reply).more
+                        if (head := self._head(message)) is not None:
+                            yield head
+                info = await self._connection.api(f"CONSUMER.INFO.{self._log}.{name}", {})
+                if (lost := info["delivered"]["consumer_seq"] - came) > 0:
+                    raise BusError(f"{lost} heads of the log were lost on the way.", hint="Ask again.")
         except TimeoutError as error:
             raise ApiError("JetStream did not answer a read of the log's heads.", code=408, err_code=0, description="time-out") from error
         finally:
-            await _unsubscribe(subscription)
             await self._delete_consumer(name)
             send.close()
             receive.close()
@@ -306,13 +302,12 @@ class TaskLog:
         if message.subject != self._connection.subjects.log(shard_of(task, self._connection.shards), task):
             return None
         headers = message.headers or {}
-        tokens = message.reply.split(".")
-        seq, nanoseconds = int(tokens[-4]), int(tokens[-2])
+        told = delivery_of(message.reply)
         priority = headers.get(H_PRIORITY, "0")
         record = StoredRecord(
-            seq,
+            told.seq,
             "",
-            nanoseconds / 1e9,
+            told.stamp,
             headers.get(H_STATE, ""),
             headers.get(H_ID, ""),
             None,
@@ -344,11 +339,3 @@ def _parse_headers(raw: bytes) -> dict[str, str]:
     lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {name: value.strip() for name, _, value in pairs}
-
-
-async def _unsubscribe(subscription: Any) -> None:
-    """Unsubscribe; a connection that is gone has forgotten it anyway."""
-    try:
-        await subscription.unsubscribe()
-    except Exception:  # noqa: BLE001  # nats-py raises whatever its state suggests
-        return

@@ -84,7 +84,7 @@ class Outcome:
             self._wakers.discard(waker)
 
     @contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """A block that is left as soon as something is told."""
+    def interrupting(self) -> Iterator[anyio.CancelScope]:
+        """A block that is left as soon as something is told; its scope says whether it was."""
         with anyio.CancelScope() as scope, self.waking(scope.cancel):
-            yield
+            yield scope

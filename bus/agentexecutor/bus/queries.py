@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 
 import anyio
 
@@ -18,9 +19,10 @@ from agentexecutor.schemas.errors import DecodeFailed
 from agentexecutor.schemas.names import TaskName, new_id
 from agentexecutor.schemas.subjects import NOBODY
 
-__all__ = ["NoAnswer", "Questions", "first_of", "merge_unserved"]
+__all__ = ["NoAnswer", "Questions", "merge_unserved"]
 
-AGAIN_S = 1.0
+AGAIN_S = (1.0, 2.0, 4.0)
+"""A question is asked again after so many seconds, the last for ever: an answer may take its coordinator a while."""
 TASKS_NAMED = 8
 """So many tasks are named in a line of unserved demand."""
 
@@ -59,10 +61,11 @@ class Questions:
 
     async def ask_all(self, kind: str, question: m.Ask, timeout_s: float) -> list[m.Answer]:
         """One answer of each coordinator, of as many as they say there are; of those that answered when the time is over. Raises NoAnswer."""
+        pauses = chain(AGAIN_S, repeat(AGAIN_S[-1]))
         with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
             while not _all_answered(waiting):
                 await self._send(kind, None, question, id)
-                with anyio.move_on_after(AGAIN_S):
+                with anyio.move_on_after(next(pauses)):
                     while not _all_answered(waiting):
                         await waiting.news.wait()
         answers = _by_coordinator(waiting)
@@ -80,16 +83,14 @@ class Questions:
             _usable(type, payload)
             raise DecodeFailed("The answer to a question for a chunk holds none.", kind=type, reason="another type")
 
-        try:
-            return await join(ref, read)
-        except ExceptionGroup as group:
-            raise first_of(group) from None
+        return await join(ref, read)
 
     async def _first(self, kind: str, task: TaskName | None, question: m.Ask, timeout_s: float) -> tuple[str, bytes]:
+        pauses = chain(AGAIN_S, repeat(AGAIN_S[-1]))
         with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
             while not waiting.answers:
                 await self._send(kind, task, question, id)
-                with anyio.move_on_after(AGAIN_S):
+                with anyio.move_on_after(next(pauses)):
                     while not waiting.answers:
                         await waiting.news.wait()
         if not waiting.answers:
@@ -144,14 +145,6 @@ def _no_answer(kind: str, timeout_s: float) -> NoAnswer:
         hint="Is one running? Agents coordinate by default; `agentexecutor coordinator` starts one without an agent.",
         kind=kind,
     )
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first, out of the group that a task group puts around it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def merge_unserved(views: list[v.UnservedView]) -> list[v.UnservedLine]:

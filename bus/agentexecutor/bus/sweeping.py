@@ -8,7 +8,7 @@ from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import BLOBS, stream_name
 from agentexecutor.schemas.names import TaskName
-from agentexecutor.schemas.subjects import shard_of
+from agentexecutor.schemas.subjects import NOBODY, shard_of
 
 __all__ = ["sweep_bodies"]
 
@@ -16,33 +16,36 @@ __all__ = ["sweep_bodies"]
 async def sweep_bodies(connection: Connection, log: TaskLog, mine: Callable[[int], bool], *, before: float) -> int:
     """Purge the bodies of tasks without a log whose newest chunk was stored before `before` (seconds since 1970).
 
-    Only tasks of shards that are `mine`. Gives the number of tasks whose bodies went. Raises ApiError.
+    Bodies that belong to no task (questions and their answers) go one by one. Only of shards that are `mine`. Gives how many went, those of a task
+    taken for one. Raises ApiError.
     """
     stream = stream_name(BLOBS, connection.prefix)
     swept = 0
-    async for task in _tasks(connection, stream):
+    async for task, bodies in _bodies(connection, stream):
         shard = shard_of(task, connection.shards)
         if not mine(shard) or await log.last(shard, task) is not None:
             continue
-        newest = await log.last_of(BLOBS, connection.subjects.all_blobs(task))
+        newest = await log.last_of(BLOBS, bodies)
         if newest is not None and newest.stamp < before:
-            await connection.api(f"STREAM.PURGE.{stream}", {"filter": connection.subjects.all_blobs(task)})
+            await connection.api(f"STREAM.PURGE.{stream}", {"filter": bodies})
             swept += 1
     return swept
 
 
-async def _tasks(connection: Connection, stream: str) -> AsyncIterator[TaskName]:
-    """Every task that has bodies, once."""
-    seen: set[TaskName] = set()
+async def _bodies(connection: Connection, stream: str) -> AsyncIterator[tuple[TaskName, str]]:
+    """What is swept together, once: the task and the subject of all of it."""
+    subjects = connection.subjects
+    seen: set[str] = set()
     offset = 0
     while True:
-        info = await connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": connection.subjects.all_blobs(), "offset": offset})
+        info = await connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subjects.all_blobs(), "offset": offset})
         found: dict[str, int] = info["state"].get("subjects") or {}
         for subject in found:
-            task = connection.subjects.parse_blob(subject)
-            if task not in seen:
-                seen.add(task)
-                yield task
+            task, digest = subjects.parse_blob(subject)
+            bodies = subjects.all_blobs(task, digest) if task == NOBODY else subjects.all_blobs(task)
+            if bodies not in seen:
+                seen.add(bodies)
+                yield task, bodies
         offset += len(found)
         if not found or offset >= int(info.get("total", 0)):
             return

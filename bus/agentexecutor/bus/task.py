@@ -43,7 +43,6 @@ DAY_S = 24 * 3600
 STORE_S = 60.0
 NOTED_S = 5.0
 """Seconds to wait until a cancel or feedback is on record, or refused."""
-ENDED = ("completed", "failed", "cancelled")
 
 
 class Submitted(NamedTuple):
@@ -121,10 +120,7 @@ class Task:
         async with self._noticing_the_end():
             while (ended := self._told()) is None:
                 await self._outcome.wait(next(delays))
-                if (ended := self._told()) is not None:
-                    break
-                with self._outcome.interrupting():
-                    await self._look()
+                await self._look_until_told()
         return ended
 
     def _told(self) -> m.Result | None:
@@ -137,6 +133,14 @@ class Task:
             )
         return self._outcome.result
 
+    async def _look_until_told(self) -> None:
+        """Look, unless the end is told meanwhile; again when something else was, such as that the connection is back. Raises what `_told` raises."""
+        interrupted = True
+        while interrupted and self._told() is None:
+            with self._outcome.interrupting() as scope:
+                await self._look()
+            interrupted = scope.cancelled_caught
+
     async def _look(self) -> None:
         """Ask how the task stands, and submit it again when nobody knows it. Raises TaskLost; without an answer nothing happens."""
         try:
@@ -145,7 +149,7 @@ class Task:
             raise
         except (BusError, DecodeFailed):
             return
-        if state.state in ENDED:
+        if state.state in m.ENDED:
             end = m.Result(
                 task=self.name,
                 state=state.state,  # type: ignore[arg-type]  # one of the three
@@ -222,9 +226,7 @@ class Task:
         return follow_events(self._bus, self._task, self._outcome, self._look_for_it)
 
     async def _look_for_it(self) -> None:
-        self._told()
-        with self._outcome.interrupting():
-            await self._look()
+        await self._look_until_told()
         self._told()
 
     # acting
@@ -285,7 +287,7 @@ class Task:
             return nullcontext()
 
         async def came(message: Msg) -> None:
-            if (message.headers or {}).get(H_STATE) in ENDED:
+            if (message.headers or {}).get(H_STATE) in m.ENDED:
                 self._outcome.wake()
 
         return listening(connection, connection.subjects.watch(self._task), came)

@@ -1,4 +1,4 @@
-"""Listening to a subject for the length of a block: watched records, progress."""
+"""Listening to a subject for the length of a block."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ __all__ = ["listening"]
 
 
 @asynccontextmanager
-async def listening(connection: Connection, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
-    """Have `callback` awaited for each message of `subject` while the block runs."""
-    subscription = await connection.subscribe(subject, callback)
+async def listening(
+    connection: Connection, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
+) -> AsyncIterator[None]:
+    """Have `callback` awaited for each message of `subject` while the block runs; of those with the same `queue` one hears each."""
+    subscription = await connection.subscribe(subject, callback, queue=queue)
     try:
         yield
     finally:

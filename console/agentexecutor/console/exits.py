@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from agentexecutor.bus.errors import BusError, ReplicasRefused, StoreTimeout, TaskCancelled, TaskError, TaskFailed, TaskTimeout
+from agentexecutor.bus.errors import BusError, ReplicasRefused, StoreTimeout, TaskCancelled, TaskFailed, TaskTimeout
 from agentexecutor.coordinator.errors import SettingRefused
 from agentexecutor.schemas.errors import AgentExecutorError, NameRefused, PlanRefused
 
-__all__ = ["Exit", "UsageError", "exit_code", "of_task", "root_of", "sentence"]
+__all__ = ["Exit", "UsageError", "exit_code", "of_task", "sentence"]
 
 
 class Exit(IntEnum):
@@ -38,8 +38,6 @@ def exit_code(error: BaseException) -> Exit:
         return Exit.USAGE
     if isinstance(error, BusError):
         return Exit.NO_BUS
-    if isinstance(error, TaskError):
-        return Exit.FAILED
     return Exit.FAILED
 
 
@@ -48,13 +46,6 @@ def of_task(state: str, error: Any = None) -> Exit:
     if state == "cancelled" or (state == "failed" and getattr(error, "code", None) == "deadline"):
         return Exit.TIMEOUT
     return Exit.FAILED if state == "failed" else Exit.DONE
-
-
-def root_of(error: BaseException) -> BaseException:
-    """The error inside of groups that hold no other."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def sentence(error: BaseException) -> str:

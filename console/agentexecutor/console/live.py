@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agentexecutor.bus.errors import BusClosed, BusError, TaskLost
+from agentexecutor.bus.errors import BusClosed, BusError, TaskLost, first_of
 from agentexecutor.bus.task import Task
 from agentexecutor.console.lines import line_of
 from agentexecutor.console.output import cell, make_console, seconds
@@ -42,6 +42,7 @@ NARROW = ("capability",)
 """What a narrow window does without."""
 NAMES_SHOWN = 8
 QUIET_S = 1.5
+LONGEST_QUIET_S = 60.0
 NOBODY_COORDINATES = (
     "No coordinator has taken the task yet; it is stored and waits. "
     "Agents coordinate by default; `agentexecutor coordinator` starts one without an agent."
@@ -112,18 +113,21 @@ async def follow(task: Task, view: LivePlan) -> PlanState:
 
     Raises BusClosed, DecodeFailed.
     """
-    async with anyio.create_task_group() as group:
-        group.start_soon(view.keep_drawing)
-        group.start_soon(_explain_silence, task, view)
-        while not view.state.ended:
-            try:
-                await _follow_once(task, view)
-            except BusClosed:
-                raise
-            except BusError as error:
-                view.note(str(error))
-                await anyio.sleep(AGAIN_S)
-        group.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(view.keep_drawing)
+            group.start_soon(_explain_silence, task, view)
+            while not view.state.ended:
+                try:
+                    await _follow_once(task, view)
+                except BusClosed:
+                    raise
+                except BusError as error:
+                    view.note(str(error))
+                    await anyio.sleep(AGAIN_S)
+            group.cancel_scope.cancel()
+    except ExceptionGroup as errors:
+        raise first_of(errors) from None
     view.redraw()
     return view.state
 
@@ -138,10 +142,12 @@ async def _follow_once(task: Task, view: LivePlan) -> None:
 
 
 async def _explain_silence(task: Task, view: LivePlan) -> None:
-    """When nothing happens for a while, say what is waited for."""
+    """When nothing happens for a while, say what is waited for; the longer nothing does, the seldomer it is looked."""
+    quiet_s = QUIET_S
     while True:
         before = view.state.last_seq
-        await anyio.sleep(QUIET_S)
+        await anyio.sleep(quiet_s)
+        quiet_s = min(2 * quiet_s, LONGEST_QUIET_S) if before == view.state.last_seq else QUIET_S
         if before == 0 and view.state.last_seq == 0:
             view.note(NOBODY_COORDINATES)
         elif before == view.state.last_seq and view.state.counts()["ready"]:

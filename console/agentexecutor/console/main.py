@@ -8,7 +8,8 @@ import sys
 
 import click
 
-from agentexecutor.console.exits import Exit, exit_code, root_of, sentence
+from agentexecutor.bus.errors import only_of
+from agentexecutor.console.exits import Exit, exit_code, sentence
 from agentexecutor.console.output import print_error
 from agentexecutor.schemas.errors import AgentExecutorError
 
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         code = Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last place that can say what happened
-        code = _report(root_of(error))
+        code = _report(only_of(error))
     sys.exit(code if isinstance(code, int) else Exit.DONE)
 
 

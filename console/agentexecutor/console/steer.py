@@ -16,14 +16,12 @@ from agentexecutor.console.exits import UsageError
 from agentexecutor.console.options import command, read_given, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.tasks import unknown
-from agentexecutor.schemas.messages import Verdict
+from agentexecutor.schemas.messages import ENDED, Verdict
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.plans import Feedback
 from agentexecutor.schemas.views import TaskView
 
 __all__ = ["cancel", "feedback"]
-
-ENDED = ("completed", "failed", "cancelled")
 
 
 @command(

@@ -30,7 +30,8 @@ __all__ = ["show", "tasks", "unknown", "watch"]
 def unknown(task: TaskName) -> UsageError:
     """The error for a task that nobody knows."""
     return UsageError(
-        f"Nobody knows a task {task}.", hint="`agentexecutor tasks` lists those that are known; ended ones are kept for 7 days."
+        f"Nobody knows a task {task}.",
+        hint="`agentexecutor tasks` lists those that are known; ended ones are kept for a time (7 days, unless the coordinators keep them otherwise).",
     )
 
 

@@ -99,6 +99,14 @@ def _store(body: bytes) -> Errand[m.BlobRef]:
     return ref
 
 
+def _apart(size: int, work: Callable[[], T]) -> Errand[T]:
+    """What `work` gives; done where it does not hold up the loop, which has leases to renew, when it is about so many bytes that it takes long."""
+    if size <= bodies.LARGE:
+        return work()
+    done: T = yield work
+    return done
+
+
 # what comes in
 
 
@@ -131,10 +139,7 @@ def _complete_input(state: TaskState, subtask: str, raw: Raw, ref: m.BlobRef | N
     """A subtask's complete input: inline, or by reference when it is large; and what the agent fills in itself."""
     if ref is not None:
         raw = Raw((yield from _read(ref)))
-    if len(raw) > bodies.LARGE:
-        filled, fill = yield partial(bodies.fill_input, state, subtask, raw)
-    else:
-        filled, fill = bodies.fill_input(state, subtask, raw)
+    filled, fill = yield from _apart(len(raw), partial(bodies.fill_input, state, subtask, raw))
     if filled is raw and ref is not None:
         return m.EMPTY, ref, fill
     if len(filled) > INLINE_LIMIT:
@@ -197,7 +202,7 @@ def list_to_split(state: TaskState, need: NeedSplit) -> Errand[int | SplitIn]:
         held, fill = bodies.list_of_split(state, raw, need.split.over)
         if fill is not None:
             held = Raw((yield from _read(fill.blob)))
-        length: int = (yield partial(bodies.list_length, held, fill)) if len(held) > bodies.LARGE else bodies.list_length(held, fill)
+        length = yield from _apart(len(held), partial(bodies.list_length, held, fill))
     except UNFIT as error:
         return SplitIn(need.subtask, 0, [], bodies.refusal_of(error), version=need.demand.version)
     return length
@@ -228,7 +233,7 @@ def compose(need: NeedCompose) -> Errand[ComposedIn]:
         for name, part in need.parts.items():
             parts[name] = (yield from _read(part)) if isinstance(part, m.BlobRef) else part
         put_together = partial(bodies.join_lists if need.join else bodies.gather, parts)
-        body = (yield put_together) if sum(map(len, parts.values())) > bodies.LARGE else put_together()
+        body = yield from _apart(sum(map(len, parts.values())), put_together)
     except UNFIT as error:
         return ComposedIn(need.subtask, error=bodies.refusal_of(error))
     if len(body) > INLINE_LIMIT:
@@ -276,15 +281,18 @@ def load(name: TaskName, shard: int, stored: Sequence[Stored]) -> Errand[Loaded]
     found: list[tuple[int, r.Record]] = []
     history: list[Raw] = []
     unreadable: list[tuple[int, str]] = []
+    size = 0
     for item in stored:
         if item.payload is None:
             continue
         try:
-            found.append((item.seq, (yield from _hydrate(decode_record(item.payload)))))
+            record = decode_record(item.payload)
+            size += len(item.payload) + (0 if record.history_blob is None else record.history_blob.bytes)
+            found.append((item.seq, (yield from _hydrate(record))))
             history.append(records.encode_entry(item.seq, item.time, item.payload))
         except DecodeFailed as error:
             unreadable.append((item.seq, str(error)))
-    state = _fold(name, shard, found)
+    state = yield from _apart(size, partial(_fold, name, shard, found))
     if stored:
         state.head = stored[-1].seq
     return Loaded(state, history, unreadable, found)
@@ -308,7 +316,8 @@ def _fold(name: TaskName, shard: int, found: list[tuple[int, r.Record]]) -> Task
 def _hydrate(record: r.Record) -> Errand[r.Record]:
     """A record with all that it names by reference."""
     if record.history_blob is not None:
-        history = records.decode_history((yield from _read(record.history_blob)))
+        body = yield from _read(record.history_blob)
+        history = yield from _apart(len(body), partial(records.decode_history, body))
         record = replace(record, history=history, history_blob=None)
     for part in [*(entry.record for entry in record.history), record]:
         for index, change in enumerate(part.changes):

@@ -35,6 +35,8 @@ __all__ = ["Action", "Assign", "Market", "SendCall", "Snapshot"]
 FIRST_ROUND_S = 0.005
 ROUNDS_WITHOUT_BIDS = 3
 """After so many calls that brought no bid the standing offers decide."""
+SHOWN = 200
+"""So many characters are told of what a policy raised."""
 COUNTED = 64
 """Up to so many agents the reasons for which some were left out are counted."""
 
@@ -361,13 +363,16 @@ class Market:
         actions.append(Assign(wanted.key, award))
 
     def _ranking(self, demand: Demand, bids: list[Candidate], context: Context) -> tuple[str, list[Scored]]:
-        """The policy that judged, and how. One from another package that fails, or ranks nobody, is replaced by `fastest`."""
+        """The policy that judged, and how. One from another package that fails, or ranks nobody, is replaced by `fastest`, which the winning bid tells."""
         name = demand.policy or "fastest"
+        why = "it ranked nobody"
         try:
-            ranking = rank(self.policies[name], bids, context)
-        except Exception:  # noqa: BLE001  # the code of others
-            ranking = []
-        return (name, ranking) if ranking else ("fastest", rank(fastest, bids, context))
+            if ranking := rank(self.policies[name], bids, context):
+                return name, ranking
+        except Exception as error:  # noqa: BLE001  # the code of others
+            why = f"{type(error).__name__}: {error}"
+        best, *others = rank(fastest, bids, context)
+        return "fastest", [replace(best, reason=f"{best.reason} (policy {name!r} failed: {why[:SHOWN]})"), *others]
 
     def _left_out(self, now: float, demand: Demand, bids: list[Candidate]) -> dict[str, int]:
         """Why the others of the capability were not considered, counted."""

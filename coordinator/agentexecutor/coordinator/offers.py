@@ -18,6 +18,8 @@ __all__ = ["AgentBook", "Holding", "KnownAgent", "Reputation"]
 A = TypeVar("A", bound="dict[str, KnownAgent]")
 SMOOTH = 0.3
 """Weight of the newest measurement in a moving ratio."""
+REMEMBERED = 10_000
+"""Of so many agents and capabilities it is known how they kept their promises: a pool that grows and shrinks has new names every day."""
 SILENT_BEATS = 1.5
 """An agent that was not heard for so many beats has missed one."""
 
@@ -90,18 +92,22 @@ class Reputation:
 
     def __init__(self) -> None:
         self._ratio: dict[tuple[str, str], float] = {}
-        self._mean: dict[tuple[str, str], float] = {}
+        self._mean: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """Whoever completed something last comes last; whoever comes first is forgotten first."""
 
     def copy(self) -> Reputation:
         """The same, for somebody else to go on with."""
         other = Reputation()
-        other._ratio, other._mean = dict(self._ratio), dict(self._mean)
+        other._ratio, other._mean = dict(self._ratio), OrderedDict(self._mean)
         return other
 
     def learn(self, agent: str, capability: str, took_s: float, promised_s: float | None) -> None:
         """A completed subtask."""
         key = agent, capability
         self._mean[key] = took_s if key not in self._mean else (1 - SMOOTH) * self._mean[key] + SMOOTH * took_s
+        self._mean.move_to_end(key)
+        if len(self._mean) > REMEMBERED:
+            self._ratio.pop(self._mean.popitem(last=False)[0], None)
         if promised_s is not None and promised_s > 0.001:  # noqa: PLR2004  # below a millisecond a ratio is noise
             ratio = min(max(took_s / promised_s, 0.1), 10.0)
             self._ratio[key] = (1 - SMOOTH) * self._ratio.get(key, 1.0) + SMOOTH * ratio

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import H_PRIORITY, H_ROLLUP, H_STATE, H_TTL, INLINE_LIMIT, decode_as, decode_record, headers
+from agentexecutor.schemas.codec import H_PRIORITY, H_ROLLUP, H_STATE, H_TTL, INLINE_LIMIT, RawEntry, decode_as, headers
 from agentexecutor.schemas.messages import BlobRef
 
 __all__ = [
@@ -80,16 +80,9 @@ def encode_history(history: Sequence[Raw]) -> bytes:
     return _encode(list(history))
 
 
-class _Entry(msgspec.Struct):
-    seq: int
-    time: str
-    record: Raw
-
-
 def decode_history(body: bytes) -> list[r.LogEntry]:
     """The history behind a `history_blob`; changes of unknown kinds are left out. Raises DecodeFailed."""
-    entries = decode_as(list[_Entry], body)
-    return [r.LogEntry(seq=entry.seq, time=entry.time, record=decode_record(entry.record)) for entry in entries]
+    return [entry.decoded() for entry in decode_as(list[RawEntry], body)]
 
 
 def pages(changes: Sequence[Raw], limit: int = INLINE_LIMIT) -> list[list[Raw]]:

@@ -29,6 +29,7 @@ __all__ = [
     "INLINE_LIMIT",
     "TYPES",
     "TYPE_OF",
+    "RawEntry",
     "decode",
     "decode_as",
     "decode_record",
@@ -142,7 +143,7 @@ def _decode_loosely(payload: bytes | msgspec.Raw, reason: str) -> r.Record:
     try:
         loose = _loose.decode(payload)
         changes = [change for raw in loose.changes if (change := _known_change(raw)) is not None]
-        history = [_loose_entry(raw) for raw in loose.history]
+        history = [msgspec.json.decode(raw, type=RawEntry).decoded() for raw in loose.history]
     except _UNREADABLE as error:
         raise DecodeFailed(f"not a record: {reason}.", kind="record", reason=reason) from error
     return r.Record(
@@ -172,15 +173,16 @@ def _known_change(raw: msgspec.Raw) -> r.Change | None:
     return change
 
 
-class _LooseEntry(msgspec.Struct):
+class RawEntry(msgspec.Struct):
+    """A LogEntry whose record is not decoded yet."""
+
     seq: int
     time: str
     record: msgspec.Raw
 
-
-def _loose_entry(raw: msgspec.Raw) -> r.LogEntry:
-    entry = msgspec.json.decode(raw, type=_LooseEntry)
-    return r.LogEntry(seq=entry.seq, time=entry.time, record=decode_record(entry.record))
+    def decoded(self) -> r.LogEntry:
+        """With its record; changes of unknown kinds are left out. Raises DecodeFailed."""
+        return r.LogEntry(seq=self.seq, time=self.time, record=decode_record(self.record))
 
 
 def headers(kind: str, trace: dict[str, str] | None = None, *, id: str | None = None) -> dict[str, str]:

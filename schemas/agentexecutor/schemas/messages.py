@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 __all__ = [
     "EMPTY",
+    "ENDED",
     "NULL",
     "Accept",
     "Answer",
@@ -58,6 +59,8 @@ __all__ = [
 
 EMPTY = Raw(b"{}")
 NULL = Raw(b"null")
+ENDED = ("completed", "failed", "cancelled")
+"""The states in which a task stays."""
 
 Verdict = Literal["accept", "revise", "reject"]
 OnStall = Literal["wait", "release"]

@@ -136,8 +136,8 @@ class Subjects:
     def all_progress(self, task: TaskName | None = None) -> str:
         return f"{self.prefix}.progress.*.*.*" if task is None else f"{self.prefix}.progress.*.{task.owner}.{task.id}"
 
-    def all_blobs(self, task: TaskName | None = None) -> str:
-        return f"{self.prefix}.blob.*.*.*.*" if task is None else f"{self.prefix}.blob.{task.owner}.{task.id}.*.*"
+    def all_blobs(self, task: TaskName | None = None, digest: str = "*") -> str:
+        return f"{self.prefix}.blob.*.*.*.*" if task is None else f"{self.prefix}.blob.{task.owner}.{task.id}.{digest}.*"
 
     def all_to(self, peer: str) -> str:
         return f"{self.prefix}.to.{peer}.*.*.*"
@@ -214,10 +214,10 @@ class Subjects:
         _, peer, shard, owner, task_id = self._tokens(subject, 5)
         return peer, int(shard), TaskName(owner, task_id)
 
-    def parse_blob(self, subject: str) -> TaskName:
-        """``blob.<owner>.<id>.<digest>.<n>`` → task."""
-        _, owner, task_id, _, _ = self._tokens(subject, 5)
-        return TaskName(owner, task_id)
+    def parse_blob(self, subject: str) -> tuple[TaskName, str]:
+        """``blob.<owner>.<id>.<digest>.<n>`` → task, digest."""
+        _, owner, task_id, digest, _ = self._tokens(subject, 5)
+        return TaskName(owner, task_id), digest
 
     def parse_progress(self, subject: str) -> tuple[str, TaskName]:
         """``progress.<peer>.<owner>.<id>`` → peer, task."""

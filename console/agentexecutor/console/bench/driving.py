@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from agentexecutor.bus.queries import first_of
+from agentexecutor.bus.errors import first_of
 from agentexecutor.console.bench.figures import Figures, figures_of
 
 __all__ = ["Drive"]

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
 from agentexecutor.bus import telemetry
-from agentexecutor.bus.answering import Answering, Asked, subscribed
+from agentexecutor.bus.answering import Answering, Asked
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.consumers import Inbound, ShardConsumers
 from agentexecutor.bus.errands import Errands
@@ -23,6 +23,7 @@ from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.leasing import LeaseStream
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.sweeping import sweep_bodies
+from agentexecutor.bus.watch import listening
 from agentexecutor.coordinator import errands
 from agentexecutor.coordinator.awards import Suspect
 from agentexecutor.coordinator.clock import Clock
@@ -142,7 +143,7 @@ class Coordinator:
         self._keeper = LeaseKeeper(connection, self._leases, self._lease_stream, self._shards, self._match_shards)
         self._take_over = TakeOver(self._log, self._errands, self._desk, self._spans, self._driver.hold, self._insist)
         self._hearing = Hearing(connection, self._market, self._shards, self._unusable, counters, self._poll, self._stale_said)
-        self._questions = Questions(self._answering, self._desk, self._log, self._errands, self._settings, self._members)
+        self._questions = Questions(self._answering, self._desk, self._log, self._errands, self._settings, self._members, self._driver.put)
 
     # life
 
@@ -410,7 +411,7 @@ class Coordinator:
         try:
             with shard.scope:
                 consumers = ShardConsumers(self._connection, on_claim=self._claim_came, on_submit=self._submit_came, holds=self._holds)
-                async with consumers.running(), subscribed(self._connection, self._subjects.all_bids(shard.number), self._hearing.bid_came):
+                async with consumers.running(), listening(self._connection, self._subjects.all_bids(shard.number), self._hearing.bid_came):
                     await self._insist(partial(consumers.open, shard.number))  # (10)
                     shard.consumers = consumers
                     await self._admit(time.monotonic())

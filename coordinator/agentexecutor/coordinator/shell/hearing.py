@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 
 from nats.aio.msg import Msg
 
-from agentexecutor.bus.answering import subscribed
 from agentexecutor.bus.connection import Connection
 from agentexecutor.bus.follow import Followed, Follower, follow
 from agentexecutor.bus.streams import OFFERS
+from agentexecutor.bus.watch import listening
 from agentexecutor.coordinator.entry import Twice
 from agentexecutor.coordinator.inbound import heard_of
 from agentexecutor.coordinator.market import Market
@@ -67,7 +67,7 @@ class Hearing:
         """Offers are heard while the block runs."""
         async with (
             follow(self._connection, OFFERS, self._subjects.all_offers(), self._offer_came) as self._offers,
-            subscribed(self._connection, self._subjects.all_offers(), self._offer_said),
+            listening(self._connection, self._subjects.all_offers(), self._offer_said),
         ):
             self._market.listen_again(time.monotonic())
             yield

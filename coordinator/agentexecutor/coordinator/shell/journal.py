@@ -84,8 +84,8 @@ class Journal:
             try:
                 seq = await self._log.append(entry.shard, entry.name, payload, made, expected=state.head)
                 self._figures.appended(time.monotonic() - sent, "stored")
-            except AppendUnknown:
-                self._figures.appended(time.monotonic() - sent, "unknown")
+            except AppendUnknown as error:
+                self._figures.appended(time.monotonic() - sent, "refused" if error.fields["refused"] else "unknown")
                 self._counters["appends unknown"] += 1
                 seq = await self._find(entry, made[H_ID])
         if seq is None:

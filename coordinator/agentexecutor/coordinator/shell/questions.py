@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from agentexecutor.bus.log import TaskLog
 from agentexecutor.coordinator import answers, errands
 from agentexecutor.coordinator.model import TaskState
 from agentexecutor.coordinator.settings import Settings
+from agentexecutor.coordinator.shell.driving import Job
 from agentexecutor.coordinator.shell.unusable import SHOWN
 from agentexecutor.coordinator.states import UNPLANNED
 from agentexecutor.coordinator.turns import Desk
@@ -24,15 +26,43 @@ from agentexecutor.schemas.codec import INLINE_LIMIT, encode
 
 __all__ = ["Questions"]
 
-FORECASTS = 16
-"""So many questions for a forecast wait for their turn at most; who gets no answer asks again."""
+WAITING = 16
+"""So many questions that take long wait for their turn at most; who gets no answer asks again."""
+
+
+class _OneByOne:
+    """Questions that take long: one is answered after another, and one that is asked again meanwhile is answered once."""
+
+    def __init__(self) -> None:
+        self._waiting: set[str] = set()
+        self._turn = anyio.Semaphore(1)
+
+    async def answer(self, asked: Asked, work: Callable[[Asked], Awaitable[None]]) -> None:
+        if asked.id in self._waiting or len(self._waiting) >= WAITING:
+            return
+        self._waiting.add(asked.id)
+        try:
+            async with self._turn:
+                await work(asked)
+        finally:
+            self._waiting.discard(asked.id)
 
 
 class Questions:
-    """Answers from the stored states, the market and the log. `members`: how many coordinators there are."""
+    """Answers from the stored states, the market and the log.
+
+    `members`: how many coordinators there are. `later`: has a worker do what may take long, so that no task's turn waits for it.
+    """
 
     def __init__(
-        self, answering: Answering, desk: Desk, log: TaskLog, errands: Errands, settings: Settings, members: Callable[[], int]
+        self,
+        answering: Answering,
+        desk: Desk,
+        log: TaskLog,
+        errands: Errands,
+        settings: Settings,
+        members: Callable[[], int],
+        later: Callable[[Job], None],
     ) -> None:
         self._answering = answering
         self._desk = desk
@@ -41,16 +71,16 @@ class Questions:
         self._errands = errands
         self._settings = settings
         self._members = members
-        self._answers = {
-            "tasks": self._tasks,
+        self._later = later
+        self._scans, self._forecasts = _OneByOne(), _OneByOne()
+        """A look at every task reads the whole log's heads; a forecast is work for a thread, which takes time from the loop."""
+        self._answers: dict[str, Callable[[Asked], Awaitable[None]]] = {
+            "tasks": partial(self._scans.answer, work=self._tasks),
             "agents": self._agents,
             "unserved": self._unserved,
             "blob": self._blob,
-            "forecast": self._forecast,
+            "forecast": partial(self._forecasts.answer, work=self._forecast),
         }
-        self._forecasts: set[str] = set()
-        """Questions for a forecast that are being answered, one after another: each is work for a thread, which takes time from the loop."""
-        self._forecasting = anyio.Semaphore(1)
 
     async def answer(self, asked: Asked) -> None:
         """A question that is not about one task."""
@@ -69,7 +99,7 @@ class Questions:
             body = task_view(state, self._desk.looked(state, time.monotonic()))
         if state.state in UNPLANNED:  # who waits submits again what was never planned
             body = replace(body, state="waiting" if await self._log.submit_waits(asked.task) else "unknown")
-        await self._answer(asked, encode(body))
+        self._later(partial(self._answer, asked, encode(body)))
 
     async def of_log(self, asked: Asked) -> None:
         """A page of a task's log."""
@@ -92,15 +122,8 @@ class Questions:
         await self._answer(asked, encode(v.UnservedView(unserved=lines, stalled=stalled)))
 
     async def _forecast(self, asked: Asked) -> None:
-        if asked.id in self._forecasts or len(self._forecasts) >= FORECASTS:
-            return
-        self._forecasts.add(asked.id)
-        try:
-            async with self._forecasting:
-                errand = errands.forecast(asked.ask.submit, self._market.snapshot(time.monotonic()), self._settings)
-                made = await self._errands.run(asked.task, errand)
-        finally:
-            self._forecasts.discard(asked.id)
+        errand = errands.forecast(asked.ask.submit, self._market.snapshot(time.monotonic()), self._settings)
+        made = await self._errands.run(asked.task, errand)
         error = made if isinstance(made, m.ErrorInfo) else None
         await self._answering.answer(asked, None if error else encode(made), of=self._members(), error=error)
 
