@@ -200,7 +200,7 @@ def test_names_are_the_capabilities_last_words_and_unique() -> None:
             ["n"],
         ),
         ("x", [offer("a", "y", "x"), offer("b", "x", "y")], {}, "Each of a, b needs what another of them gives.", ["x"]),
-        (None, TEXT, DATA, "The task has no goal to plan for. On offer are", []),
+        (None, TEXT, DATA, "The task has no goal to plan for: submit it with one", []),
         ("accuracy", TEXT, {"texts": ref("other")}, "The goal's input cannot be used: it refers to 'other'.", []),
     ],
 )  # fmt: skip
@@ -429,6 +429,15 @@ def test_what_is_late_lost_or_not_served_is_replaced_when_there_is_another_way(t
 def test_what_was_lost_for_good_runs_again_when_there_is_no_other_way() -> None:
     revision = answer("accuracy", TEXT, DATA, failed("train"), why=why("lost", "train"))
     assert (revision.add, revision.again, revision.remove) == ({}, ["train"], [])
+
+
+@pytest.mark.parametrize(("trigger", "state"), [("late", "failed"), ("lost", "failed"), ("late", "ready")])
+def test_without_a_goal_what_was_taken_from_an_agent_runs_again(trigger: str, state: str) -> None:
+    plan = {**DONE, "train": there("text.train", CHAIN["train"][1], state)}
+    revision = answer(None, TEXT, DATA, plan, why=why(trigger, "train"))
+    assert (revision.add, revision.again, revision.remove, revision.finish) == ({}, ["train"], [], True)
+    with pytest.raises(Unplannable, match="no goal to plan for"):
+        answer(None, TEXT, DATA, failed("train"), why=why("failed", "train"))
 
 
 # feedback

@@ -208,6 +208,11 @@ def test_several_changes_and_subtasks_come_in_order() -> None:
     ]
 
 
+def test_a_number_that_is_out_of_range_is_told_as_text() -> None:
+    (event,) = tell(r.FeedbackGiven(id="f", sender="me", data=msgspec.Raw(b'{"accuracy":1e400}')))
+    assert event.data["data"] == {"accuracy": "1e400"}
+
+
 def test_an_accept_is_of_the_agent_that_the_award_named() -> None:
     story = Story(TASK)
     story.tell(entry(1, AWARDED))

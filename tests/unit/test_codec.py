@@ -13,7 +13,7 @@ from wire_samples import SAMPLES, kind_of
 from agentexecutor.schemas import codec
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.bodies import MAX_DEPTH
+from agentexecutor.schemas.bodies import MAX_DEPTH, readable
 from agentexecutor.schemas.codec import TYPES, decode, decode_as, decode_record, encode, from_rfc3339, headers, to_rfc3339
 from agentexecutor.schemas.errors import DecodeFailed
 
@@ -138,6 +138,14 @@ def test_wide_bodies_are_fine() -> None:
 def test_a_body_that_is_no_utf8_is_refused(body: bytes) -> None:
     with pytest.raises(DecodeFailed, match="UTF-8"):
         decode("done", b'{"subtask":"main","epoch":1,"boot":"b","result":%s}' % body)
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" * 5000])
+def test_a_number_that_is_out_of_range_is_refused(number: bytes) -> None:
+    for kind, fields in (("done", b'"subtask":"main","epoch":1,"boot":"b","result"'), ("feedback-claim", b'"data"')):
+        with pytest.raises(DecodeFailed, match="out of range"):
+            decode(kind, b"{%s:[%s]}" % (fields, number))
+    assert readable(b'{"a":[1.5,%s,7]}' % number) == {"a": [1.5, number.decode(), 7]}, "what was let in once can be read"
 
 
 def test_a_body_keeps_its_text() -> None:

@@ -11,6 +11,7 @@ from agentexecutor.coordinator.inputs import NeedProgress, ProgressIn, SetTimer,
 from agentexecutor.coordinator.lateness import expected_end
 from agentexecutor.schemas import Replan
 from agentexecutor.schemas import messages as m
+from agentexecutor.schemas import records as r
 
 SCHEDULE = [
     m.Step(name="load", duration_s=10.0),
@@ -36,13 +37,19 @@ def said(at: float, **more: Any) -> ProgressIn:
     ("schedule", "progress", "now", "end"),
     [
         (SCHEDULE, None, 0.0, 45.0),
-        (SCHEDULE, None, 50.0, 50.0),
+        (SCHEDULE, None, 50.0, 55.0),  # overdue for 5 s: as long again
         (SCHEDULE, said(20.0, fraction=0.25), 20.0, 80.0),
         (SCHEDULE, said(20.0, fraction=0.25), 30.0, 80.0),
-        (SCHEDULE, said(20.0, step="fit"), 20.0, 55.0),
+        (SCHEDULE, said(20.0, fraction=0.25), 90.0, 100.0),
+        (SCHEDULE, said(10.0, step="fit"), 20.0, 45.0),
+        (SCHEDULE, said(5.0, step="fit"), 20.0, 40.0),  # earlier than promised
+        (SCHEDULE, said(20.0, step="fit"), 20.0, 90.0),  # twice as slow as promised: 60 and 10 s more
+        (SCHEDULE, said(30.0, step="fit", since=START + 10.0), 30.0, 45.0),  # it said so again
+        (SCHEDULE, said(0.0, step="load"), 14.0, 18.0 + 1.8 * 35.0),  # overdue for 4 s: 18 s in the place of 10
         (SCHEDULE, said(20.0, step="fit", fraction=0.5), 20.0, 40.0),
-        (SCHEDULE, said(20.0, step="save"), 28.0, 28.0),
+        (SCHEDULE, said(40.0, step="save"), 48.0, 51.0),
         (SCHEDULE, said(20.0, step="nothing known"), 20.0, 45.0),
+        (SCHEDULE, said(20.0, queued=True), 20.0, 65.0),
         (SCHEDULE, said(20.0, step="fit", schedule=[m.Step(name="fit", duration_s=2.0)]), 20.0, 22.0),
         ([], said(20.0, fraction=0.0), 20.0, None),
         ([], None, 20.0, None),
@@ -53,7 +60,16 @@ def test_the_end_is_expected_by_fraction_then_step_then_schedule(
 ) -> None:
     table = running(schedule=schedule)
     expected = expected_end(table.state.subtasks["main"], progress, START + now)
-    assert expected == (None if end is None else pytest.approx(START + end))
+    assert expected == (None if end is None else pytest.approx(START + end, abs=0.001))
+
+
+def test_a_promise_counts_as_its_agent_has_kept_others() -> None:
+    table = running(schedule=SCHEDULE)
+    subtask = table.state.subtasks["main"]
+    subtask.bids = [r.ScoredBid(agent="a1", boot="b1", epoch=1, won=True, queue_s=5.0, estimate_s=10.0, factor=4.0)]
+    assert expected_end(subtask, None, START) == START + 180.0
+    subtask.schedule = []
+    assert expected_end(subtask, None, START) == START + 60.0
 
 
 def test_what_will_be_late_leaves_its_agent_and_is_told_once() -> None:

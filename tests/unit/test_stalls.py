@@ -127,7 +127,9 @@ def test_the_last_sign_of_the_award_is_found_among_others() -> None:
         (5.0, said(subtask="x")),
         (6.0, b"{"),
     ]
-    assert read_progress(need, "b1", others, queued=False) == ProgressIn("main", 1, 2.0, "load", SCHEDULE)
+    assert read_progress(need, "b1", others, queued=False) == ProgressIn("main", 1, 2.0, "load", SCHEDULE, since=2.0)
+    again = [*others, (7.0, said(step="load", state="started", fraction=0.5))]
+    assert read_progress(need, "b1", again, queued=False) == ProgressIn("main", 1, 7.0, "load", SCHEDULE, 0.5, since=2.0)
     finished = [*others, (7.0, said(step="load", state="finished"))]
     assert read_progress(need, "b1", finished, queued=False) == ProgressIn("main", 1, 7.0, None, SCHEDULE)
     assert read_progress(need, "b1", [], queued=True) == ProgressIn("main", 1, queued=True)

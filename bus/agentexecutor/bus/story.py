@@ -12,6 +12,7 @@ import msgspec
 
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.bodies import readable
 from agentexecutor.schemas.codec import to_microseconds
 from agentexecutor.schemas.names import TaskName
 from agentexecutor.schemas.parts import Parts
@@ -169,7 +170,7 @@ def _rest(change: r.Change) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """In the types of JSON, a body inside decoded."""
-    return msgspec.json.decode(msgspec.json.encode(value))
+    return readable(msgspec.json.encode(value))
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from rich.json import JSON
 from rich.table import Table
 from rich.text import Text
 
+from agentexecutor.schemas.bodies import readable
+
 __all__ = ["STYLES", "Output", "amount", "cell", "make_console", "print_error", "seconds"]
 
 PIPE_WIDTH = 10_000
@@ -131,7 +133,7 @@ class Output:
     def value(self, raw: bytes) -> None:
         """JSON for people: indented, coloured on a terminal."""
         if not self.json:
-            self.console.print(JSON(raw.decode(), ensure_ascii=False, highlight=self.console.is_terminal), soft_wrap=True)
+            self.console.print(JSON.from_data(readable(raw), ensure_ascii=False, highlight=self.console.is_terminal), soft_wrap=True)
 
 
 def print_error(text: str) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from rich.text import Text
 
 from agentexecutor.console.output import Output, amount, cell
+from agentexecutor.schemas.codec import from_rfc3339, to_rfc3339
+from agentexecutor.schemas.messages import NULL, ErrorInfo
 from agentexecutor.schemas.plans import dependencies
-from agentexecutor.schemas.views import PlanVersion, ProposedView, SubtaskView, TaskView
+from agentexecutor.schemas.views import AskedView, PlanVersion, ProposedView, SubtaskView, TaskView
 
 __all__ = ["print_version", "print_view"]
 
 BIDS = "Bids (smaller scores are better; who is asked for by name goes first)"
 NAMES = 10
 """So many subtasks of a proposed version are named."""
+STORY_SHOWN = 20
+"""So many lines of the story of a plan that went round in circles."""
 RESULT_SHOWN = 20_000
 """Bytes of a result that are printed for people; --json prints all of it."""
 
@@ -30,8 +35,12 @@ def print_view(out: Output, view: TaskView, versions: Sequence[PlanVersion] = ()
     out.say(head)
     if view.proposed is not None:
         _proposal(out, view, view.proposed)
+    for name, subtask in view.subtasks.items():
+        if subtask.asked is not None:
+            _asked(out, view, name, subtask.asked)
     if view.error is not None:
         out.say(Text(f"{view.error.code}: {view.error.message}", style="red"))
+        _account(out, view.error)
     if view.subtasks:
         _subtasks(out, view)
         _bids(out, view)
@@ -49,6 +58,46 @@ def _proposal(out: Output, view: TaskView, made: ProposedView) -> None:
     out.say(Text(f"{what} waits for your word since {made.since[:19]}Z{f': {text}' if text else ''}", style="yellow"))
     out.say(f"  agentexecutor show {view.task} --plan-version {made.version}")
     out.say(f"  agentexecutor feedback {view.task} --plan-version {made.version} --verdict accept")
+
+
+def _asked(out: Output, view: TaskView, name: str, asked: AskedView) -> None:
+    """What a person is asked about a subtask, and how the word is said."""
+    out.say(Text(f"{name} waits for your word since {asked.since[:19]}Z{f': {asked.text}' if asked.text else ''}", style="yellow"))
+    if asked.input != NULL:
+        out.say(f"  its input: {bytes(asked.input).decode()}")
+    if asked.timeout_s is not None:
+        until = to_rfc3339(from_rfc3339(asked.since) + asked.timeout_s)
+        out.say(f"  without a word until {until[:19]}Z it is {'agreed to' if asked.otherwise == 'accept' else 'rejected'}")
+    out.say(f"  agentexecutor feedback {view.task} --subtask {name} --verdict accept")
+
+
+class _Account(msgspec.Struct):
+    """What the error of a budget, or of a plan that goes round in circles, tells."""
+
+    spent: dict[str, float]
+    budget: dict[str, float] = {}
+    exceeded: str = ""
+    by: dict[str, dict[str, float]] = {}
+    story: list[str] = []
+
+
+def _account(out: Output, error: ErrorInfo) -> None:
+    """Where a budget went, and what to do."""
+    if error.code != "budget":
+        return
+    try:
+        told = msgspec.convert(error.details, _Account)
+    except msgspec.ValidationError:
+        return  # it was said by somebody else
+    if told.budget:
+        out.say("  spent: " + ", ".join(f"{name} {told.spent.get(name, 0):g} of {limit:g}" for name, limit in told.budget.items()))
+    parts = sorted(((mine.get(told.exceeded, 0), name) for name, mine in told.by.items()), reverse=True)
+    if parts and parts[0][0] > 0:
+        out.say(f"  {told.exceeded} by subtask: " + ", ".join(f"{name} {number:g}" for number, name in parts[:NAMES] if number > 0))
+    for line in told.story[-STORY_SHOWN:]:
+        out.say(f"  {line}")
+    if told.exceeded:
+        out.say(f"  Submit it again with more: --budget {told.exceeded}=...")
 
 
 def print_version(out: Output, made: PlanVersion) -> None:

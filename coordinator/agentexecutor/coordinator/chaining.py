@@ -44,9 +44,13 @@ def next_plan(told: Briefing) -> r.Revision:
     stock = _Stock(told, offers)
     if goal:
         return _Chain(told, offers, stock, goal).answer()
-    if not stock.again:
-        raise _unplannable("The task has no goal to plan for.", [], offers)
-    return r.Revision(again=stock.again, finish=True, text=f"{', '.join(stock.again)} again, as was asked.")
+    if not (again := [*stock.again, *stock.taken]):
+        raise _unplannable(
+            "The task has no goal to plan for: submit it with one, or let another planner, or another answer than `plan`, repair it.",
+            [],
+            offers,
+        )
+    return r.Revision(again=again, finish=True, text=f"{', '.join(again)} again: there is no goal to plan another way to.")
 
 
 def _unplannable(text: str, missing: list[str], offers: Sequence[str] | dict[str, OfferLine]) -> Unplannable:
@@ -59,8 +63,9 @@ def _unplannable(text: str, missing: list[str], offers: Sequence[str] | dict[str
 class _Stock:
     """The present plan: which of its subtasks can be used.
 
-    `again`: they are to run again, somebody wants it. `out`: they have failed or were rejected. `trouble`: they, or what they wait for, are late, lost or
-    not served; better without them. `broken`: those that are out, whose input has changed since, and all that needs one of them.
+    `again`: they are to run again, somebody wants it. `taken`: they were taken from an agent that was late or lost. `out`: they have failed or were
+    rejected. `trouble`: they, or what they wait for, are late, lost or not served; better without them. `broken`: those that are out, whose input has
+    changed since, and all that needs one of them.
     """
 
     def __init__(self, told: Briefing, offers: dict[str, OfferLine]) -> None:
@@ -73,6 +78,7 @@ class _Stock:
         }
         about = [(why.trigger, why.subtask or told.plan.result) for why in told.why]
         self.again = [name for name in self.plan if ("revise", name) in about]
+        self.taken = [name for name in self.plan if {("late", name), ("lost", name)} & {*about} and self.plan[name].state not in _DONE]
         self.troubled = [name for name in self.plan if any((trigger, name) in about for trigger in _TROUBLE)]
         self.out = [
             name

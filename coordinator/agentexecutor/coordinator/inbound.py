@@ -70,6 +70,7 @@ def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, byt
     """The last sign of the award that is asked about, among messages (server's stamp, payload) of its agent, oldest first."""
     found = ProgressIn(need.subtask, need.epoch, queued=queued, late=need.late)
     schedule: list[m.Step] | None = None
+    since: float | None = None
     for stamp, payload in said:
         try:
             sign = decode("progress", payload)
@@ -78,7 +79,8 @@ def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, byt
         if isinstance(sign, m.Progress) and (sign.subtask, sign.epoch, sign.boot) == (need.subtask, need.epoch, boot):
             schedule = sign.schedule or schedule
             step = sign.step if sign.state == "started" else None
-            found = ProgressIn(need.subtask, need.epoch, stamp, step, schedule, sign.fraction, queued, need.late)
+            since = None if step is None else since if step == found.step else stamp
+            found = ProgressIn(need.subtask, need.epoch, stamp, step, schedule, sign.fraction, queued, need.late, since)
     return found
 
 

@@ -144,7 +144,7 @@ class TimerIn(Struct, frozen=True):
 class ProgressIn(Struct, frozen=True):
     """The answer to `NeedProgress`: the agent's last sign, `at` by the server's clock (None: there is none), the step and the schedule that it named.
 
-    `queued`: its offer says that it has not begun. `late`: asked because of a deadline.
+    `since`: when it named this step first. `queued`: its offer says that it has not begun. `late`: asked because of a deadline.
     """
 
     subtask: str
@@ -155,6 +155,7 @@ class ProgressIn(Struct, frozen=True):
     fraction: float | None = None
     queued: bool = False
     late: bool = False
+    since: float | None = None
     id: str = ""
 
 

@@ -1,7 +1,8 @@
 """Lateness: told from progress against the schedule, before a deadline is missed. Pure.
 
 An attempt is looked at when it is accepted, and again as its deadline comes nearer, by what its agent said last: a fraction, else the step that is under
-way and what the schedule has after it, else the schedule, else the winning bid's estimate.
+way and what the schedule has after it, else the schedule, else the winning bid's estimate, these two corrected by how the agent has kept its promises. What
+is slower than promised is taken to stay so (docs/protocol.md section 11).
 """
 
 from __future__ import annotations
@@ -29,19 +30,39 @@ def _watched(state: TaskState, subtask: SubtaskState) -> float | None:
 
 def expected_end(subtask: SubtaskState, said: ProgressIn | None, now: float) -> float | None:
     """When the attempt will end, in seconds since 1970; None: nothing is known."""
-    began = now if subtask.accepted_at is None else subtask.accepted_at
+    queued = said is not None and said.queued
+    began = now if queued or subtask.accepted_at is None else subtask.accepted_at
     schedule = subtask.schedule if said is None or said.schedule is None else said.schedule
     if said is not None and said.at is not None:
         if said.fraction:
-            return began + (said.at - began) / said.fraction
-        names = [step.name for step in schedule]
-        if said.step in names:
-            return max(now, said.at + sum(step.duration_s for step in schedule[names.index(said.step) :]))
+            return _overdue(began + (said.at - began) / said.fraction, now)
+        for index, step in enumerate(schedule):
+            if step.name == said.step:
+                return _by_step(schedule, index, began, said.at if said.since is None else said.since, now)
+    bid = next((bid for bid in subtask.bids if bid.won and bid.epoch == subtask.epoch), None)
+    promised = 0.0
     if schedule:
         promised = max(step.start_s + step.duration_s for step in schedule)
-    else:
-        promised = next((bid.queue_s + bid.estimate_s for bid in subtask.bids if bid.won and bid.epoch == subtask.epoch), 0.0)
-    return max(now, began + promised) if promised > 0 else None
+    elif bid is not None:
+        promised = bid.queue_s + bid.estimate_s
+    pace = 1.0 if bid is None else max(1.0, bid.factor)
+    return _overdue(began + pace * promised, now) if promised > 0 else None
+
+
+def _overdue(due: float, now: float) -> float:
+    """When something ends that was to end at `due`: what is overdue is expected to take as long again as it is that."""
+    return due if now <= due else now + (now - due)
+
+
+def _by_step(schedule: list[m.Step], index: int, began: float, since: float, now: float) -> float:
+    """A step is under way `since`. It, and those after it, take longer than promised in the proportion in which those so far do."""
+    before = sum(step.duration_s for step in schedule[:index])
+    here = schedule[index].duration_s
+    pace = max(1.0, (since - began) / before) if before > 0 else 1.0
+    end = _overdue(since + pace * here, now)
+    if before + here > 0:
+        pace = max(pace, (end - began) / (before + here))
+    return end + pace * sum(step.duration_s for step in schedule[index + 1 :])
 
 
 def _timer(subtask: SubtaskState, now: float, deadline: float) -> SetTimer:

@@ -16,6 +16,7 @@ from agentexecutor.coordinator.errors import NoRoom, RepeatedWork
 from agentexecutor.coordinator.model import SubtaskState, TaskState
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.bodies import readable
 from agentexecutor.schemas.codec import digest
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.plans import MAX_SUBTASKS, check_plan, dependencies
@@ -80,7 +81,7 @@ def work_digests(
 
 
 def _digest(spec: m.SubtaskSpec, upstream: list[str], said: list[str], anew: str) -> str:
-    input = msgspec.json.encode(msgspec.json.decode(spec.input), order="sorted")
+    input = msgspec.json.encode(readable(spec.input), order="sorted")
     blob = "" if spec.input_blob is None else spec.input_blob.digest
     return digest(msgspec.json.encode([spec.capability, input.decode(), blob, spec.split, upstream, said, anew]))
 

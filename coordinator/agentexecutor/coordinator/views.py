@@ -5,12 +5,16 @@ from __future__ import annotations
 from msgspec import UNSET, Raw
 
 from agentexecutor.coordinator.model import SubtaskState, TaskState
+from agentexecutor.coordinator.policy import approval_of
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import to_rfc3339
 
 __all__ = ["state_view", "task_view"]
+
+INPUT_SHOWN = 4096
+"""Bytes of an input that a person is shown who is asked for a word."""
 
 
 def _body(result: Raw | m.BlobRef | None) -> tuple[Raw, m.BlobRef | None]:
@@ -24,7 +28,17 @@ def _trace_id(state: TaskState) -> str | None:
     return parts[1] if len(parts) == 4 else None  # noqa: PLR2004  # W3C: version-trace-span-flags
 
 
-def subtask_view(subtask: SubtaskState, looked: str | None = None) -> v.SubtaskView:
+def _asked(state: TaskState, subtask: SubtaskState) -> v.AskedView | None:
+    approval = approval_of(state, subtask) if subtask.state == "approval" else None
+    if approval is None:
+        return None
+    input = subtask.spec.input if subtask.spec.input_blob is None and len(subtask.spec.input) <= INPUT_SHOWN else m.NULL
+    return v.AskedView(
+        since=to_rfc3339(subtask.asked_at), text=approval.text, input=input, timeout_s=approval.timeout_s, otherwise=approval.otherwise
+    )
+
+
+def subtask_view(state: TaskState, subtask: SubtaskState, looked: str | None = None) -> v.SubtaskView:
     """A subtask as ``show`` prints it; `looked`: calling or parked, as the market sees a ready one, or stalled, as a running one may be."""
     result, blob = _body(subtask.result)
     last = subtask.attempts[-1] if subtask.attempts else None
@@ -42,6 +56,7 @@ def subtask_view(subtask: SubtaskState, looked: str | None = None) -> v.SubtaskV
         result=result,
         result_blob=blob,
         error=subtask.error,
+        asked=_asked(state, subtask),
     )
 
 
@@ -77,7 +92,7 @@ def task_view(state: TaskState, looked: dict[str, str] | None = None) -> v.TaskV
         error=state.error,
         trace_id=_trace_id(state),
         proposed=_proposed(state),
-        subtasks={name: subtask_view(subtask, (looked or {}).get(name)) for name, subtask in state.subtasks.items()},
+        subtasks={name: subtask_view(state, subtask, (looked or {}).get(name)) for name, subtask in state.subtasks.items()},
     )
 
 

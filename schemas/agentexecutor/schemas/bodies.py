@@ -7,11 +7,13 @@ is fixed here. Knows bytes only, no messages.
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_BODY_DEPTH", "MAX_DEPTH", "lost_number", "why_unreadable"]
+__all__ = ["MAX_BODY_DEPTH", "MAX_DEPTH", "lost_number", "readable", "why_unreadable"]
 
 MAX_DEPTH = 200
 """Levels of objects and lists in a message."""
@@ -21,7 +23,7 @@ MAX_BODY_DEPTH = 190
 
 
 def why_unreadable(payload: bytes | msgspec.Raw, limit: int) -> str | None:
-    """What keeps others from reading this JSON text: no UTF-8, or more than `limit` levels. None: nothing.
+    """What keeps others from reading this JSON text: no UTF-8, a number that is out of range, more than `limit` levels. None: nothing.
 
     The syntax was checked before, by the decoder that took the text out of its message.
     """
@@ -31,15 +33,29 @@ def why_unreadable(payload: bytes | msgspec.Raw, limit: int) -> str | None:
             text.decode()
         except UnicodeDecodeError as error:
             return f"not UTF-8: {error.reason} at byte {error.start}"
-    if text.count(b"[") + text.count(b"{") <= limit:
-        return None
     try:
         value = msgspec.json.decode(text)
     except RecursionError:
         return f"nested more than {limit} levels deep"
     except msgspec.MsgspecError as error:
         return str(error)
-    return None if _levels(value, limit + 1) <= limit else f"nested more than {limit} levels deep"
+    shallow = text.count(b"[") + text.count(b"{") <= limit
+    return None if shallow or _levels(value, limit + 1) <= limit else f"nested more than {limit} levels deep"
+
+
+def readable(text: bytes | msgspec.Raw) -> Any:
+    """What a JSON text says; a number that is out of range as text, for a log may hold what was let in once, and a large result may."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return json.loads(bytes(text), parse_float=_number, parse_int=_number)
+
+
+def _number(digits: str) -> float | int | str:
+    number = float(digits)
+    if math.isinf(number):
+        return digits
+    return int(digits) if digits.lstrip("-").isdigit() else number
 
 
 def lost_number(value: object, encoded: bytes) -> str | None:

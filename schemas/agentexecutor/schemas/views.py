@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -57,8 +57,21 @@ class AttemptView(View, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
+class AskedView(View, frozen=True, kw_only=True):
+    """What a person is asked before a subtask starts: `text`, and its `input` as it was planned (null when it is large).
+
+    Without a word within `timeout_s` from `since` (None: it waits for ever) it is taken for `otherwise`.
+    """
+
+    since: str
+    text: str = ""
+    input: Raw = NULL
+    timeout_s: float | None = None
+    otherwise: Literal["accept", "reject"] = "reject"
+
+
 class SubtaskView(View, frozen=True, kw_only=True):
-    """A subtask as ``show`` prints it."""
+    """A subtask as ``show`` prints it. `asked`: it waits for a person's word."""
 
     capability: str
     state: str
@@ -70,6 +83,7 @@ class SubtaskView(View, frozen=True, kw_only=True):
     result: Raw = NULL
     result_blob: BlobRef | None = None
     error: ErrorInfo | None = None
+    asked: AskedView | None = None
 
 
 class ProposedView(View, frozen=True, kw_only=True):
