@@ -93,3 +93,27 @@ def test_critics_and_how_to_split_go_with_the_task(place: Place, split: str, wan
     told = first_event(place, name)
     assert told["critics"] == ["bob", "eve"]
     assert told["replan"] == {"late": "split", "split": wanted}
+
+
+def test_what_is_asked_is_shown_and_a_word_that_comes_too_early_is_none(place: Place, tmp_path: Path) -> None:
+    plan = {"subtasks": {"a": {"capability": "never", "input": {}}, "b": {"capability": "echo", "input": {"text": "b"}, "after": ["a"]}}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    how = ("--approve", "echo", "--approve-text", "May I?", "--critic", "eve")
+    assert place.run("submit", "--plan", str(tmp_path / "plan.json"), "--id", "early", *how, "--no-wait").code == 0
+    early = place.run("feedback", "early", "--subtask", "b", "--verdict", "accept")
+    assert (early.code, "b does not wait for a word now" in early.out) == (0, True)
+    assert place.run("feedback", "early", "--as", "eve", "--text", "take your time").code == 0
+    stranger = place.run("feedback", "early", "--as", "mallory", "--verdict", "reject")
+    assert (stranger.code, "mallory" in stranger.err) == (1, True)
+    assert place.run("cancel", "early").code == 0
+    given = [event["data"]["sender"] for event in place.run("watch", "early", "--json").lines if event["kind"] == "feedback"]
+    assert given == [OWNER, "eve"]
+    assert place.run("submit", "echo", '{"text": "x"}', "--id", "shown", *how, "--no-wait").code == 0
+    with place.start("watch", "shown", "--json") as watching:
+        until(watching, "asked")
+        shown = place.run("show", "shown").out
+        assert "main waits for your word" in shown
+        assert "May I?" in shown
+        assert 'its input: {"text":"x"}' in shown
+        assert place.run("feedback", "shown", "--as", "eve", "--verdict", "accept").code == 0
+        watching.communicate(timeout=60)

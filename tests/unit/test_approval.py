@@ -15,7 +15,8 @@ from agentexecutor.coordinator.views import task_view
 from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Replan, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
-from agentexecutor.schemas.codec import to_rfc3339
+from agentexecutor.schemas import views as v
+from agentexecutor.schemas.codec import encode, to_rfc3339
 
 WEEK_S = 7 * 24 * 3600.0
 VERSIONS = ApprovalPolicy(versions=True)
@@ -55,6 +56,19 @@ def proposing(**policy: Any) -> Table:
     answer(table, add={"x": spec("x"), "y": spec("y")}, finish=True, text="two steps")
     assert table.state.state == "waiting"
     return table
+
+
+def test_what_a_person_is_asked_is_shown() -> None:
+    table = paying()
+    asked = task_view(table.state).subtasks["pay"].asked
+    assert asked == v.AskedView(since=to_rfc3339(table.now), input=Raw(b"{}"))
+    large = Table()
+    policy = ApprovalPolicy(capabilities=["*"], text="May it?", timeout_s=60.0, otherwise="accept")
+    large.submit("big", input=Raw(encode({"text": "x" * 5000})), approval=policy)
+    asked = task_view(large.state).subtasks["main"].asked
+    assert asked == v.AskedView(since=to_rfc3339(large.now), text="May it?", timeout_s=60.0, otherwise="accept"), (
+        "its input is too large to be read here"
+    )
 
 
 # who

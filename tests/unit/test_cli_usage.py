@@ -106,6 +106,11 @@ def test_every_command_explains_itself_with_examples_and_takes_nats_and_json(nam
         (("submit", "greet", "{}", "--priority", "high"), "--priority"),
         (("submit", "greet", "{}", "--retries", "1001"), "--retries"),
         (("submit", "greet", "{}", "--timeout", "0"), "--timeout"),
+        (("submit", "greet", "{}", "--deadline", "nan"), "'nan' is no number of seconds"),
+        (("submit", "greet", "{}", "--timeout", "inf"), "'inf' is no number of seconds"),
+        (("submit", "greet", '{"name": 1, "name": 2}'), "has 'name' twice"),
+        (("feedback", "me.t1", "--deadline", "nan"), "'nan' is no number of seconds"),
+        (("feedback", "me.t1", "--as", "a b", "--text", "x"), "cannot name a peer"),
         (("submit", "greet", "{}", "--label", "eu"), "--label zone=eu"),
         (("submit", "greet", "{}", "--on-stall", "pray"), "pray"),
         (("submit", "--goal", "be happy", "--plan", "p.json"), "--goal"),
@@ -184,6 +189,9 @@ PLANS = [
     ('{"subtasks": {"a": {"capability": "x"}}, "result": "b"}', "result names 'b'"),
     ('{"subtasks": {"a": {"capability": "x"}},}', "line 1"),
     ("[]", "does not fit"),
+    ('{"subtasks": {"a": {"capability": "x", "retries": "many"}}}', "subtask 'a', does not fit"),
+    ('{"subtasks": {"a": {"capability": "x"}, "a": {"capability": "y"}}}', "has 'a' twice"),
+    ('\ufeff{"subtasks": {"a": {"capability": "x", "after": ["b"]}}}', "needs 'b', which the plan does not have"),
 ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from json_schema import problems
+from msgspec import Raw
 from wire_samples import SAMPLES, document, kind_of
 
 from agentexecutor.bus import exporting
@@ -40,7 +41,7 @@ from agentexecutor.console.show import print_view
 from agentexecutor.schemas import NameRefused, PlanRefused
 from agentexecutor.schemas.messages import ErrorInfo, PlanSpec, Replan
 from agentexecutor.schemas.names import TaskName, check_name
-from agentexecutor.schemas.views import AgentsView, AgentView, AttemptView, BidView, SubtaskView, TaskView
+from agentexecutor.schemas.views import AgentsView, AgentView, AskedView, AttemptView, BidView, SubtaskView, TaskView
 
 # exits
 
@@ -203,6 +204,41 @@ def test_a_pipe_gets_whole_lines_without_colours(capsys: pytest.CaptureFixture[s
     rows = [line.split() for line in text.splitlines()]
     assert ["main", "greet", "completed", "a1", "2", "2"] in rows
     assert ["main", "1", "a2", "failed", "handler:", "it", "[red]broke[/red]"] in rows
+
+
+def test_what_a_person_is_asked_and_how_it_is_answered_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = AskedView(since="2026-01-01T00:00:00.000000Z", text="5 EUR?", input=Raw(b'{"to":"Ada"}'), timeout_s=90.0, otherwise="reject")
+    waits = SubtaskView(capability="pay", state="approval", asked=asked)
+    again = SubtaskView(capability="llm", state="ready", not_before="2026-01-01T00:01:00.000000Z", attempts=[
+        AttemptView(agent="a1", boot="b", epoch=1, state="failed", error=ErrorInfo(code="handler", message="429")),
+    ])  # fmt: skip
+    print_view(Output(json=False), TaskView(task="ada.t1", state="waiting", subtasks={"pay": waits, "ask": again}))
+    text = capsys.readouterr().out
+    assert "pay waits for your word since 2026-01-01T00:00:00Z: 5 EUR?" in text
+    assert 'its input: {"to":"Ada"}' in text
+    assert "without a word until 2026-01-01T00:01:30Z it is rejected" in text
+    assert "agentexecutor feedback ada.t1 --subtask pay --verdict accept" in text
+    assert "it failed, and is tried again at 2026-01-01T00:01:00Z" in text
+    assert "handler: 429" in text
+
+
+def test_where_a_budget_went_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    details: dict[str, Any] = {
+        "exceeded": "tokens", "budget": {"tokens": 15, "replans": 3}, "spent": {"tokens": 20}, "by": {"a": {"tokens": 12}, "b": {"tokens": 8}, "c": {}}
+    }  # fmt: skip
+    print_view(
+        Output(json=False), TaskView(task="ada.t1", state="failed", error=ErrorInfo(code="budget", message="spent", details=details))
+    )
+    text = capsys.readouterr().out
+    assert "spent: tokens 20 of 15, replans 0 of 3" in text
+    assert "tokens by subtask: a 12, b 8\n" in text
+    assert "--budget tokens=..." in text
+    story = {"story": ["task ada.t1 is running", "  a (x) is failed"], "spent": {}}
+    print_view(Output(json=False), TaskView(task="ada.t1", state="failed", error=ErrorInfo(code="budget", message="round", details=story)))
+    assert "  a (x) is failed" in capsys.readouterr().out
+    odd = {"story": 5, "spent": "much"}
+    print_view(Output(json=False), TaskView(task="ada.t1", state="failed", error=ErrorInfo(code="budget", message="odd", details=odd)))
+    assert "budget: odd" in capsys.readouterr().out
 
 
 def test_json_is_one_object_a_line_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

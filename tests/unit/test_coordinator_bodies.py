@@ -207,6 +207,8 @@ def test_a_planners_answer_that_is_too_large_is_not_read() -> None:
         made = store.run(errands.read_revision(state, NeedRevision("plan-1", 1, body), []))
         assert made.revision is None
         assert "more than" in made.error
+    nonsense = store.run(errands.read_revision(state, NeedRevision("plan-1", 1, Raw(b'"hello"')), []))
+    assert nonsense.error.startswith("not a Revision: Expected `object`, got `str`")
 
 
 def test_a_large_result_goes_by_reference() -> None:

@@ -71,6 +71,16 @@ def test_a_capability_goes_to_the_best_offer(market: Market) -> None:
     assert [(line.agent, line.cost) for line in cheap.subtasks] == [("slow", 1.0)]
 
 
+def test_an_input_that_does_not_fit_is_told(market: Market) -> None:
+    takes = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": False}
+    say(market, "a", [m.Capability(name="greet", takes=takes)])
+    made = forecast(
+        market, plan(good=sub("greet", {"name": "Ada"}), lacks=sub("greet"), odd=sub("greet", {"name": 5}), nobody=sub("none", {"x": 1}))
+    )
+    assert made.misfits == ["The input of 'lacks' lacks 'name'.", "'name' in the input of 'odd' is no string."]
+    assert made.unserved == ["none"]
+
+
 def test_what_waits_starts_when_the_last_of_what_it_waits_for_ends(market: Market) -> None:
     offers(market, "a", c=1.0, d=0.5)
     offers(market, "b", c=4.0)

@@ -35,6 +35,7 @@ from agentexecutor.coordinator.views import state_view, task_view
 from agentexecutor.schemas import Plan, Ref, Split, Subtask
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import records as r
+from agentexecutor.schemas.codec import to_rfc3339
 
 
 @pytest.fixture
@@ -370,6 +371,19 @@ def test_a_passed_deadline_names_what_nobody_had_taken(table: Table) -> None:
     table.put(TimerIn("task-deadline"))
     assert table.state.error is not None
     assert table.state.error.message == "The task passed its deadline of 10 s; no agent had taken 'a' (text.clasify)."
+
+
+def test_a_passed_deadline_tells_what_was_to_be_tried_again(table: Table) -> None:
+    table.submit("x", deadline_s=10)
+    table.award()
+    error = m.ErrorInfo(code="handler", message="Too many requests.", retryable=True)
+    table.claim(m.Failed, error=error, retry_after_s=60.0)
+    assert task_view(table.state).subtasks["main"].not_before == to_rfc3339(table.now + 60)
+    table.now += 10
+    table.put(TimerIn("task-deadline"))
+    assert table.state.error is not None
+    told = "'main' (x) was to be tried again later: Too many requests."
+    assert table.state.error.message == f"The task passed its deadline of 10 s; {told}"
 
 
 def test_a_subtask_deadline_ends_the_subtask(table: Table) -> None:

@@ -239,7 +239,7 @@ class Task:
     async def feedback(self, feedback: Feedback, *, sender: str | None = None) -> Noted | None:
         """Say something about the task or a subtask, and wait up to 5 s until it is on record. Raises StoreTimeout, TaskRefused.
 
-        `sender`: who says it, the task's owner unless given (a critic says it under its own name). Gives what is on record; None: nothing yet, or
+        `sender`: who says it and is on record, the task's owner unless given: a critic gives its own name. Gives what is on record; None: nothing yet, or
         so much at once that it stands in another record.
         """
         id, record = await self._say("feedback", "feedback-claim", feedback.claim(), sender)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +23,7 @@ from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 
 __all__ = [
     "Command",
+    "Seconds",
     "command",
     "common",
     "full_name",
@@ -36,6 +40,19 @@ T = TypeVar("T")
 NAME_LIMIT = 64
 SUFFIX = 5
 EXCERPT = 72
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds above 0; no NaN, and not for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return number
 
 
 class Command(click.Command):
@@ -97,9 +114,9 @@ def log_to_stderr() -> None:
 def read_text(source: str, what: str) -> bytes:
     """The text that ``-`` (stdin) or a file's path stands for. Raises UsageError."""
     if source == "-":
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read().removeprefix(BOM_UTF8)
     try:
-        return Path(source).read_bytes()
+        return Path(source).read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{what} {source!r} cannot be read: {reason}.", hint="Give the path of a file, or - for stdin.") from error
@@ -111,11 +128,27 @@ def read_json(text: bytes, where: str, cls: type[T] | Any = Any) -> T:
         msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{where} is no JSON: {_place(text, error)}", hint="Strings and keys need double quotes.") from error
+    _refuse_twice(where, text)
     try:
         decoded: T = decode_as(cls, text)
     except DecodeFailed as error:
         raise UsageError(f"{where} does not fit: {error.fields['reason']}.", hint="Correct it there.") from error
     return decoded
+
+
+def _refuse_twice(where: str, text: bytes) -> None:
+    """Of two values of one name the first would be lost without a word."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UsageError(f"{where} has {twice!r} twice in one object.", hint="Remove or rename one of them.")
+        return made
+
+    with suppress(RecursionError, ValueError):  # how deep it may be, and how large a number, is looked at by whoever takes it
+        json.loads(text, object_pairs_hook=once)
 
 
 def read_given(given: str, name: str) -> tuple[Any, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich.text import Text
 
 from agentexecutor.bus.client import connect
 from agentexecutor.bus.loop import run
@@ -47,6 +48,7 @@ def plan(
 
 async def _plan(out: Output, nats: str | None, what: str | PlanSpec, value: Any, how: dict[str, Any], save: Path | None) -> None:
     async with connect(nats) as bus:
+        await bus.agents()  # is anybody there? a forecast may take a while
         forecast = await bus.plan(what, value, **how)
     if save is not None:
         _save(save, forecast.plan)
@@ -54,6 +56,8 @@ async def _plan(out: Output, nats: str | None, what: str | PlanSpec, value: Any,
         out.object(forecast)
         return
     out.table(["subtask", "capability", "agent", ">start", ">finish", ">cost", "why"], (_cells(line) for line in forecast.subtasks))
+    for misfit in forecast.misfits:
+        out.say(Text(f"It would fail: {misfit}", style="red"))
     out.say(_summary(forecast, how["deadline_s"]))
     if save is not None:
         out.say(f"The plan is in {save}. Submit it with: agentexecutor submit --plan {save}")

@@ -133,6 +133,8 @@ def _subtasks(out: Output, view: TaskView) -> None:
 
 def _cells(subtask: SubtaskView) -> list[object]:
     error = f"{subtask.error.code}: {subtask.error.message}" if subtask.error is not None else ""
+    if subtask.not_before is not None:
+        error = f"it failed, and is tried again at {subtask.not_before[:19]}Z"
     return [subtask.capability, subtask.state, subtask.agent, subtask.epoch, len(subtask.attempts), error]
 
 
@@ -154,7 +156,7 @@ def _attempts(out: Output, view: TaskView) -> None:
     rows = [
         [name, attempt.epoch, attempt.agent, attempt.state, f"{attempt.error.code}: {attempt.error.message}" if attempt.error else ""]
         for name, subtask in view.subtasks.items()
-        if len(subtask.attempts) > 1 or subtask.error is not None
+        if len(subtask.attempts) > 1 or any(attempt.error is not None for attempt in subtask.attempts)
         for attempt in subtask.attempts
     ]
     if rows:

@@ -13,15 +13,18 @@ from agentexecutor.bus.errors import BusError, TaskError, TaskTimeout
 from agentexecutor.bus.loop import run
 from agentexecutor.bus.task import Noted, Task
 from agentexecutor.console.exits import UsageError
-from agentexecutor.console.options import command, read_given, task_argument
+from agentexecutor.console.options import Seconds, command, read_given, task_argument
 from agentexecutor.console.output import Output
 from agentexecutor.console.tasks import unknown
 from agentexecutor.schemas.messages import ENDED, Verdict
-from agentexecutor.schemas.names import TaskName
+from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.plans import Feedback
 from agentexecutor.schemas.views import TaskView
 
 __all__ = ["cancel", "feedback"]
+
+NOT_YET = ("blocked", "ready", "calling", "parked")
+"""Subtasks that have not started; an `accept` that comes too early is kept, and is no word."""
 
 
 @command(
@@ -68,6 +71,7 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
     "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict accept --plan-version 2",
     "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --verdict revise --subtask load --data '{\"limit\": 5000}'",
     "agentexecutor feedback r3Kd93bQz0LmXw71TyUe2p --deadline 600 --priority 5",
+    'agentexecutor feedback ada-laptop.r3Kd93bQz0LmXw71TyUe2p --as grace --verdict revise --text "too slow"',
 )
 @task_argument
 @click.option("--verdict", type=click.Choice(get_args(Verdict)), help="accept, revise or reject; without it: just the text.")
@@ -75,18 +79,19 @@ async def _cancel(out: Output, nats: str | None, name: TaskName, reason: str) ->
 @click.option("--plan-version", type=click.IntRange(min=1), metavar="N", help="The proposed version of the plan that it is about.")
 @click.option("--text", default="", metavar="T", help="What the agent shall know.")
 @click.option("--data", metavar="JSON", help="The same as data: the JSON itself, @FILE, or - for stdin.")
-@click.option(
-    "--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Another deadline: seconds from the submit."
-)
+@click.option("--deadline", "deadline_s", type=Seconds(), metavar="S", help="Another deadline: seconds from the submit.")
 @click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), metavar="N", help="Another priority.")
-def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) -> None:
+@click.option("--as", "sender", metavar="NAME", help="Who says it, one of the task's critics; without it: its owner.")
+def feedback(task: TaskName, sender: str | None, nats: str | None, *, as_json: bool, **said: Any) -> None:
     """Say something about a task or a subtask.
 
     The agent that runs it hears it, and decides what to do with it. `accept` is also the word that a subtask or a new version of the plan waits
     for; when only one thing waits it need not be named, of several the command tells the names and does nothing. `revise` runs again what was
     completed, or has the planner think again; `reject` fails it, if the task's policy says nothing else. The command tells which of it happened.
-    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name.
+    TASK is <owner>.<id>, or the id alone for a task of one's own. The message is published under the owner's name, or that of --as.
     """
+    if sender is not None:
+        check_name("peer", sender)
     if not any(said[name] not in (None, "") for name in ("verdict", "text", "data", "deadline_s", "priority")):
         raise UsageError("Nothing is said.", hint="Give --verdict, --text, --data, --deadline or --priority.")
     version = said.pop("plan_version")
@@ -94,20 +99,22 @@ def feedback(task: TaskName, nats: str | None, *, as_json: bool, **said: Any) ->
         raise UsageError("--subtask and --plan-version exclude each other.", hint="Give one of them.")
     if said["data"] is not None:
         said["data"], _ = read_given(said["data"], "--data")
-    run(_feedback, Output(json=as_json), nats, task, Feedback(**said), version)
+    run(_feedback, Output(json=as_json), nats, task, Feedback(**said), version, sender)
 
 
-async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedback, version: int | None) -> None:
+async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedback, version: int | None, sender: str | None) -> None:
     async with connect(nats, name=name.owner) as bus:
         task = await _known(bus, name)
         proposed = None
+        named = (await task.view()).subtasks.get(said.subtask) if said.verdict == "accept" and said.subtask is not None else None
         if version is not None or (said.subtask is None and said.verdict is not None):
             view = await task.view()
             said = _meant(view, said, version)
             proposed = view.proposed.version if view.proposed is not None and said.subtask is None else None
-        noted = await task.feedback(said)
+        noted = await task.feedback(said, sender=sender)
         led_to = None if noted is None else await _led_to(task, noted)
-        again = said.verdict == "reject" and proposed is not None and (await task.state()).state not in ENDED
+        after = (await task.state()).state
+        again = said.verdict == "reject" and proposed is not None and after not in ENDED
     if out.json:
         out.object({"task": str(name), "subtask": said.subtask, "verdict": said.verdict, "text": said.text})
         return
@@ -117,6 +124,10 @@ async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedbac
         out.say(f"The planner is asked for another version, and told why. `agentexecutor cancel {name}` ends the task instead.")
     elif led_to is not None:
         out.say(led_to)
+    elif named is not None and named.state in NOT_YET:
+        out.say(f"{said.subtask} does not wait for a word now. If it does later, say it then.")
+    elif said.deadline_s is not None and after in ENDED:
+        out.say(f"It is {after}: that deadline had passed.")
 
 
 async def _led_to(task: Task, noted: Noted) -> str | None:

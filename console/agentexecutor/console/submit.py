@@ -23,6 +23,7 @@ from agentexecutor.console.options import command, read_given, read_json, read_t
 from agentexecutor.console.output import Output, print_error
 from agentexecutor.console.show import print_view
 from agentexecutor.console.wishes import bus_options, task_options
+from agentexecutor.schemas.codec import encode
 from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec
 from agentexecutor.schemas.names import TaskName, check_capability
@@ -92,6 +93,7 @@ def what_is_meant(
             raise UsageError("CAPABILITY and --plan exclude each other.", hint="Give one of them.")
         where = "The plan in stdin" if plan == "-" else f"The plan in {plan}"
         text = read_text(plan, "The plan")
+        _refuse_misfits(where, read_json(text, where))
         spec: PlanSpec = read_json(text, where, PlanSpec)
         _refuse_unknown_fields(where, read_json(text, where))
         check_plan(spec)
@@ -100,6 +102,13 @@ def what_is_meant(
         missing = "INPUT is missing." if capability is not None else "CAPABILITY and INPUT are missing."
         raise UsageError(missing, hint=f'For example: agentexecutor {name} {capability or "greet"} \'{{"name": "Ada"}}\'.')
     return check_capability(capability), _read_input(input)
+
+
+def _refuse_misfits(where: str, plan: Any) -> None:
+    """A subtask that cannot be read is named."""
+    subtasks = plan.get("subtasks") if isinstance(plan, dict) else None
+    for name, subtask in subtasks.items() if isinstance(subtasks, dict) else ():
+        read_json(encode(subtask), f"{where}, subtask {name!r},", SubtaskSpec)
 
 
 def _refuse_unknown_fields(where: str, plan: dict[str, Any]) -> None:

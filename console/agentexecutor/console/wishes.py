@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agentexecutor.console.choice import with_planner
 from agentexecutor.console.exits import UsageError
+from agentexecutor.console.options import Seconds
 from agentexecutor.schemas.messages import ApprovalPolicy, OnStall, Replan, ReplanAnswer, Split
 from agentexecutor.schemas.names import check_capability, check_name
 
@@ -45,16 +46,14 @@ def task_options(function: F) -> F:
         ),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(),
             metavar="S",
             help="Seconds for each attempt, from when an agent has taken it.",
         ),
         click.option(
             "--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, metavar="N", help="Larger runs first; 0 when not given."
         ),
-        click.option(
-            "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds in which the task must be done."
-        ),
+        click.option("--deadline", type=Seconds(), metavar="S", help="Seconds in which the task must be done."),
         click.option(
             "--replan",
             multiple=True,
@@ -76,7 +75,7 @@ def task_options(function: F) -> F:
         click.option("--approve-plan", is_flag=True, help="What a planner answers waits for it too: each new version of the plan."),
         click.option(
             "--approve-timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(),
             metavar="S",
             help="So long it waits for your word; without it for ever.",
         ),

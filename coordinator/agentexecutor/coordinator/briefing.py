@@ -131,8 +131,20 @@ def check_offers(add: Mapping[str, m.SubtaskSpec], offers: Sequence[OfferLine]) 
         if offer is None:
             known = ", ".join(sorted(by_name)[:30])
             raise PlanRefused(f"Nobody offers {spec.capability!r}, which {name!r} asks for.", hint=f"On offer are {known}.", path=[name])
-        if offer.takes is not None and spec.input_blob is None and spec.split is None:
-            _check_input(name, msgspec.json.decode(spec.input), Shape.of(offer.takes).schema)
+        _check_input(name, spec, offer)
+
+
+def misfits(plan: Mapping[str, m.SubtaskSpec], offers: Sequence[OfferLine]) -> list[str]:
+    """What of a plan would be refused by those who offer it, in words."""
+    by_name = {offer.name: offer for offer in offers}
+    found = []
+    for name, spec in plan.items():
+        try:
+            if spec.capability in by_name:
+                _check_input(name, spec, by_name[spec.capability])
+        except PlanRefused as error:
+            found.append(error.message)
+    return found
 
 
 TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -146,8 +158,12 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
-def _check_input(name: str, input: object, takes: Mapping[str, Any]) -> None:
+def _check_input(name: str, spec: m.SubtaskSpec, offer: OfferLine) -> None:
     """The parameters' names, and the types of those that are no references: what a handler would refuse at once."""
+    if offer.takes is None or spec.input_blob is not None or spec.split is not None:
+        return
+    takes = Shape.of(offer.takes).schema
+    input = msgspec.json.decode(spec.input)
     if not isinstance(input, dict):
         raise PlanRefused(f"The input of {name!r} is no object.", path=[name])
     properties = takes.get("properties")

@@ -22,7 +22,7 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from agentexecutor.coordinator.briefing import Briefing, OfferLine, brief
+from agentexecutor.coordinator.briefing import Briefing, OfferLine, brief, misfits
 from agentexecutor.coordinator.chaining import next_plan
 from agentexecutor.coordinator.draft import demand_of
 from agentexecutor.coordinator.errors import Unplannable
@@ -59,12 +59,13 @@ def make_forecast(input: SubmitIn, snapshot: Snapshot, settings: Settings) -> v.
         return decision.refusal
     planned = next(change for change in decision.changes if isinstance(change, r.Planned))
     plan = m.PlanSpec(subtasks=planned.add, result=planned.result)
+    offers = Market.of(deepcopy(snapshot)).survey.on_offer(snapshot.at)
     try:
         if input.submit.goal is not None:
             for change in decision.changes:
                 evolve(state, change, 0.0)
-            plan = _plan_of_goal(state, Market.of(deepcopy(snapshot)).survey.on_offer(snapshot.at))
-        return _Forecast(plan, input.submit, snapshot).run()
+            plan = _plan_of_goal(state, offers)
+        return replace(_Forecast(plan, input.submit, snapshot).run(), misfits=misfits(plan.subtasks, offers))
     except (PlanRefused, Unplannable) as error:
         return m.ErrorInfo(code="input", message=str(error), details={"path": error.fields.get("path", [])})
 

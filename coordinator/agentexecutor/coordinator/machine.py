@@ -68,6 +68,10 @@ from agentexecutor.schemas.plans import check_plan
 
 __all__ = ["award_of", "decide", "lookup", "pending"]
 
+NAMED = 8
+SHOWN = 200
+"""An error names so many subtasks, and tells so many characters of another one."""
+
 MAIN = "main"
 """The name of the only subtask when a task is one capability."""
 
@@ -305,7 +309,7 @@ def _subtask_deadline(draft: Draft, input: TimerIn) -> None:
     if draft.now < due:
         draft.effect(SetTimer("subtask-deadline", due, subtask.name))
         return
-    why = _still_waiting([subtask] if subtask.state == "ready" else [])
+    why = _still_waiting([subtask] if subtask.state == "ready" else [], draft.now)
     draft.stop(subtask, "its deadline has passed")
     draft.fail(subtask, _deadline_error(f"Subtask {subtask.name!r} passed its deadline of {subtask.spec.deadline_s:g} s{why}."))
 
@@ -318,13 +322,25 @@ def _task_deadline(draft: Draft, _input: TimerIn) -> None:
         draft.effect(SetTimer("task-deadline", due))
     else:
         waiting = [subtask for subtask in draft.state.subtasks.values() if subtask.state == "ready"]
-        draft.fail_task(_deadline_error(f"The task passed its deadline of {due - draft.state.submitted_at:g} s{_still_waiting(waiting)}."))
+        draft.fail_task(
+            _deadline_error(f"The task passed its deadline of {due - draft.state.submitted_at:g} s{_still_waiting(waiting, draft.now)}.")
+        )
 
 
-def _still_waiting(subtasks: list[SubtaskState]) -> str:
-    """What no agent had taken by then: mostly a misspelt capability, or an agent that is not up."""
-    named = [f"{subtask.name!r} ({subtask.spec.capability})" for subtask in subtasks[:8]]
-    return f"; no agent had taken {', '.join(named)}" if named else ""
+def _still_waiting(subtasks: list[SubtaskState], now: float) -> str:
+    """What no agent had taken by then, mostly a misspelt capability, or an agent that is not up; and what had failed and was to be tried later."""
+    paused = [subtask for subtask in subtasks if _is_paused(subtask, now)]
+    untaken = [f"{subtask.name!r} ({subtask.spec.capability})" for subtask in subtasks if not _is_paused(subtask, now)]
+    parts = [f"; no agent had taken {', '.join(untaken[:NAMED])}"] if untaken else []
+    for subtask in paused[:1]:
+        error = subtask.attempts[-1].error
+        why = "" if error is None else f": {error.message[:SHOWN].rstrip('.')}"
+        parts.append(f"; {subtask.name!r} ({subtask.spec.capability}) was to be tried again later{why}")
+    return "".join(parts)
+
+
+def _is_paused(subtask: SubtaskState, now: float) -> bool:
+    return bool(subtask.attempts) and subtask.ready_at > now
 
 
 def _deadline_error(message: str) -> m.ErrorInfo:

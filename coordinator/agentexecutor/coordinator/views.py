@@ -57,6 +57,7 @@ def subtask_view(state: TaskState, subtask: SubtaskState, looked: str | None = N
         result_blob=blob,
         error=subtask.error,
         asked=_asked(state, subtask),
+        not_before=to_rfc3339(subtask.ready_at) if subtask.state == "ready" and subtask.attempts and subtask.pause_s > 0 else None,
     )
 
 

@@ -178,7 +178,15 @@ class _Counted(msgspec.Struct):
 def read_plan(kind: type[P], body: bytes) -> P:
     """A plan, or a planner's answer. Raises DecodeFailed, PlanRefused: what is too much is counted before it is read, which takes ten times as long."""
     check_plan_size(len(body))
-    counted = decode_as(_Counted, body)
+    try:
+        counted = decode_as(_Counted, body)
+    except DecodeFailed as error:
+        raise DecodeFailed(
+            f"not a {kind.__name__}: {error.fields['reason']}.",
+            hint="docs/protocol.md says what it holds.",
+            kind=kind.__name__,
+            reason=error.fields["reason"],
+        ) from error
     _check_count(len(counted.subtasks) + len(counted.add))
     return decode_as(kind, body)
 

@@ -71,7 +71,7 @@ class AskedView(View, frozen=True, kw_only=True):
 
 
 class SubtaskView(View, frozen=True, kw_only=True):
-    """A subtask as ``show`` prints it. `asked`: it waits for a person's word."""
+    """A subtask as ``show`` prints it. `asked`: it waits for a person's word; `not_before`: it is ready, and is tried again then."""
 
     capability: str
     state: str
@@ -84,6 +84,7 @@ class SubtaskView(View, frozen=True, kw_only=True):
     result_blob: BlobRef | None = None
     error: ErrorInfo | None = None
     asked: AskedView | None = None
+    not_before: str | None = None
 
 
 class ProposedView(View, frozen=True, kw_only=True):
@@ -233,13 +234,17 @@ class ForecastLine(View, frozen=True, kw_only=True):
 
 
 class Forecast(View, frozen=True, kw_only=True):
-    """What would happen to a submit now (section 11): `subtasks` in order of their start; `unserved`: capabilities without an agent that fits."""
+    """What would happen to a submit now (section 11): `subtasks` in order of their start; `unserved`: capabilities without an agent that fits.
+
+    `misfits`: inputs that do not fit what the offers take, in words; they would fail.
+    """
 
     plan: PlanSpec
     subtasks: list[ForecastLine] = []
     finish_s: float | None = None
     cost: float = 0.0
     unserved: list[str] = []
+    misfits: list[str] = []
 
     def __str__(self) -> str:
         """For print(): the JSON of `agentexecutor plan --json`, indented."""
