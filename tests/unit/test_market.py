@@ -502,3 +502,13 @@ def test_a_hundred_thousand_can_wait(market: Market) -> None:
     assert [task for task, _ in assigned(market)] == ["t0", "t1", "t2", "t3", "t4"]
     market.forget(TaskName("me", "t50000"))
     assert market.survey.unserved(0) == []
+
+
+def test_what_was_offered_a_moment_ago_is_known_still(market: Market) -> None:
+    """A planner may name a capability whose only agent is being started anew."""
+    market.offer(0, "a", offer())
+    assert [line.name for line in market.survey.on_offer(3)] == ["c"]
+    assert market.survey.on_offer(6) == []
+    assert [(line.name, line.agents) for line in market.survey.on_offer(6, silent=True)] == [("c", 1)]
+    market.awards.suspects(20)
+    assert market.survey.on_offer(20, silent=True) == []

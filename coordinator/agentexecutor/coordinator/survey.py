@@ -47,11 +47,11 @@ class Survey:
             if agent.offer is not None and self._book.alive(agent, now)
         ]
 
-    def on_offer(self, now: float) -> list[OfferLine]:
-        """What living agents offer, a line for each capability, by name."""
+    def on_offer(self, now: float, *, silent: bool = False) -> list[OfferLine]:
+        """What living agents offer, a line for each capability, by name; `silent`: also those that were heard a moment ago, and may come back."""
         lines = []
         for name in sorted({name for agent in self._book.agents.values() for name in agent.offered}):
-            agents = [agent for agent in self._book.of(name).values() if agent.fits(name, {}) and self._book.alive(agent, now)]
+            agents = [agent for agent in self._book.of(name).values() if agent.fits(name, {}) and (silent or self._book.alive(agent, now))]
             offered = [agent.offered[name] for agent in agents]
             estimates = [offer.estimate_s for offer in offered if offer.estimate_s is not None]
             if agents:

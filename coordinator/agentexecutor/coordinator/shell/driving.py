@@ -324,7 +324,7 @@ class Driver:
                 else:
                     entry.inputs.append(Waiting(length))
             elif isinstance(effect, NeedRevision):
-                offers = self._market.survey.on_offer(time.monotonic())
+                offers = self._market.survey.on_offer(time.monotonic(), silent=True)
                 entry.inputs.append(Waiting(await self._errands.run(task, errands.read_revision(state, effect, offers))))
             elif isinstance(effect, NeedCompose):
                 entry.inputs.append(Waiting(await self._errands.run(task, errands.compose(effect))))
