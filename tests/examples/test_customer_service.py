@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
+from io import StringIO
 from itertools import groupby
 from typing import Any, cast
 
@@ -15,13 +16,14 @@ import msgspec
 import pytest
 from examples.customer_service import desk, diary, library, shop
 from examples.customer_service.assess import Exam
-from examples.customer_service.chat import chat
+from examples.customer_service.chat import HELP, chat
 from examples.customer_service.files import VARIABLE
 from examples.customer_service.report import ask_all, times, way
 from examples.customer_service.roles import ROLES, in_this_process
 from examples.customer_service.setting_up import set_up
 from examples.customer_service.shapes import Guess, Turn, Understood
 from examples.customer_service.talk import SENT, Conversation, NoAnswerYet, Reply
+from rich.console import Console
 from traces import recorded
 
 from agentexecutor.agents import Agent
@@ -156,6 +158,59 @@ async def test_the_chat_on_a_terminal(bus: Bus) -> None:
     assert crew.killed == ["service"]
 
 
+async def printed_by_chat(bus: Bus, typed: Callable[[StringIO], AsyncIterator[str]]) -> list[str]:
+    """The lines that a chat prints; what is typed may depend on them."""
+    printed = StringIO()
+    with anyio.fail_after(LONG):
+        await chat(bus, cast("Any", Crew()), typed(printed), Console(file=printed, highlight=False, soft_wrap=True).print)
+    return printed.getvalue().splitlines()
+
+
+async def shown(printed: StringIO, text: str) -> None:
+    while text not in printed.getvalue():
+        await anyio.sleep(0.01)  # what comes by itself is told to nobody but the terminal
+
+
+async def test_what_is_no_command_is_answered_with_the_commands(bus: Bus) -> None:
+    mistyped = ("/help", " /stff text", "/kill", "/")
+
+    async def typed(_printed: StringIO) -> AsyncIterator[str]:
+        for line in (*mistyped, "/kill [/x]"):
+            yield line
+
+    _, *answers, unknown = await printed_by_chat(bus, typed)
+    assert answers == [HELP] * len(mistyped)
+    assert "There is no '[/x]'" in unknown
+
+
+async def test_an_answer_that_is_too_large_is_not_the_end_of_the_chat(bus: Bus) -> None:
+    async def typed(printed: StringIO) -> AsyncIterator[str]:
+        for line in ("I want to talk to a human", "/staff " + "x" * 400_000, "/staff"):
+            yield line
+        yield "/staff It is in [/docs]."
+        await shown(printed, "It is in [/docs].")
+        yield "thanks"
+
+    printed = await printed_by_chat(bus, typed)
+    assert any("more than 262144" in line for line in printed)
+    assert any("A customer asks: 'I want to talk to a human'" in line for line in printed)
+    assert "A colleague says: It is in [/docs]." in printed
+    assert "You are welcome" in printed[-1]
+
+
+async def test_a_question_to_the_staff_that_is_cancelled_is_not_the_end_of_the_chat(bus: Bus) -> None:
+    async def typed(printed: StringIO) -> AsyncIterator[str]:
+        yield "I want to talk to a human"
+        (request,) = await desk.waiting(bus)
+        await bus.task(request.task).cancel("closed for [/today]")
+        await shown(printed, "closed for [/today]")
+        yield "thanks"
+
+    printed = await printed_by_chat(bus, typed)
+    assert sum("closed for [/today]" in line for line in printed) == 1
+    assert "You are welcome" in printed[-1]
+
+
 async def test_a_customer_goes_on_while_a_person_is_asked(bus: Bus) -> None:
     async with Conversation(bus) as customer:
         (unknown,) = await say(customer, "how do I pair my brand new headset?")
@@ -189,6 +244,22 @@ async def test_orders_are_read_once_and_remembered_by_the_conversation(bus: Bus)
     assert follows.text == first.text
     assert "Order 1043" in other.text
     assert [(await facts(bus, reply)).get("cached", False) for reply in (first, second, other)] == [False, True, False]
+
+
+async def test_a_number_that_no_order_has_is_not_taken_for_the_order_before(bus: Bus) -> None:
+    numbers = ("1234567890123", "#1043b", "104")
+    async with Conversation(bus) as customer:
+        first, *others = await say(customer, "where is my order 1042", *(f"where is my order {number}" for number in numbers))
+    assert "Order 1042 " in first.text
+    for number, reply in zip(numbers, others, strict=True):
+        assert f"There is no order {number.lstrip('#')}." in reply.text
+
+
+async def test_who_names_several_orders_is_told_which_to_ask_for_again(bus: Bus) -> None:
+    async with Conversation(bus) as customer:
+        (reply,) = await say(customer, "where are my orders 1042, 1043 and 1044?")
+    assert reply.text.startswith("Order 1042 ")
+    assert reply.text.endswith("please ask again for 1043 and 1044.")
 
 
 async def test_another_program_goes_on_with_a_conversation(bus: Bus) -> None:

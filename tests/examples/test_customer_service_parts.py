@@ -94,6 +94,12 @@ def said(intent: str, order: str | None) -> Said:
     [
         ("where is order 1042?", [], "question", ["1042"]),
         ("#7 and # 8", [], "question", ["7", "8"]),
+        ("where is my order 1234567890123?", [said("order.status", "1042")], "question", ["1234567890123"]),
+        ("#1043b or #A1044", [], "question", ["1043b", "A1044"]),
+        ("Order 104, and 1043b", [], "question", ["104", "1043b"]),
+        ("1043b", [], "question", ["1043b"]),
+        ("a 1080p webcam for 104 euros", [], "question", []),
+        ("orders 1001, 1002, 1003 and 1004", [], "question", ["1001", "1002", "1003", "1004"]),
         ("who wrote 1984", [], "question", []),
         ("1984", [], "question", ["1984"]),
         ("and 1043?", [said("order.status", "1042")], "question", ["1043"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from examples.customer_service.kit import box
 from examples.customer_service.phrases import ORDER_INTENTS
 from examples.customer_service.shapes import Answer, Choice, Facts, Intent, Understood, Word
+from msgspec.structs import replace
 
 from agentexecutor.agents import Context
 
@@ -23,6 +24,7 @@ FOREIGN = "I am sorry, I only understand English so far. A colleague may know yo
 UNKNOWN = "I am sorry, I do not know that, and I would rather not guess."
 SORRY = "I am sorry, something went wrong here."
 LATER = "A colleague has taken this over and will write to you."
+OTHERS = " I look up one order at a time; please ask again for {}."
 SHORTENED = "(That was a long message; I have read its beginning.) "
 
 
@@ -38,9 +40,9 @@ async def write(
 ) -> Answer:
     """The answer of this turn; `trouble`: why there is none."""
     answer = await _answer(ctx, intent, facts, choice, word, trouble)
-    if understood.shortened:
-        return Answer(SHORTENED + answer.text, answer.source, answer.entry, answer.found, answer.offer)
-    return answer
+    before = SHORTENED if understood.shortened else ""
+    after = OTHERS.format(_list(understood.orders[1:])) if answer.source == "orders" and understood.orders[1:] else ""
+    return replace(answer, text=before + answer.text + after)
 
 
 async def _answer(

@@ -12,9 +12,9 @@ from examples.customer_service.texts import LONGEST, cut, latin_share, words
 __all__ = ["agent", "understand"]
 
 agent = box("understanding")
-MARKED = re.compile(r"#\s?([0-9]{1,12})\b")
-PLAIN = re.compile(r"(?<![#\w])([0-9]{4,12})\b")
-ALONE = re.compile(r"[0-9]{4,12}")
+MARKED = re.compile(r"#\s?(\w*[0-9]\w*)")
+PLAIN = re.compile(r"(?<![#\w])([0-9]{4,}\w*|(?<=order )[0-9]{3}\b)", re.IGNORECASE)
+"""Both find numbers that no order can have, too: who mistypes one does not mean the order before."""
 ABOUT_ORDERS = frozenset({"order", "orders", "ordered", "parcel", "package", "delivery", "shipment", "shipped", "arrive"})
 LATIN = 0.5
 
@@ -38,6 +38,6 @@ async def understand(turn: Turn) -> Understood:
 def _orders(text: str, earlier: list[Said]) -> list[str]:
     """A bare number is that of an order only where orders are spoken of: in this text, or in the turn before."""
     found = MARKED.findall(text)
-    if ALONE.fullmatch(text) or ABOUT_ORDERS & set(words(text)) or (earlier and earlier[-1].intent.startswith("order.")):
+    if PLAIN.fullmatch(text) or ABOUT_ORDERS & set(words(text)) or (earlier and earlier[-1].intent.startswith("order.")):
         found += PLAIN.findall(text)
-    return list(dict.fromkeys(found))[:3]
+    return list(dict.fromkeys(found))
