@@ -5,7 +5,7 @@ Each file of `logs` holds the records of one task as the stream keeps them, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from agentexecutor.schemas.codec import decode_record, encode
 from agentexecutor.schemas.names import TaskName
 
 ADDED = ("proposed",)
+ADDED_TO_SUBTASKS = ("asked", "not_before")
 """Fields that views have got since the first logs were written."""
 LOGS = sorted((Path(__file__).parent / "logs").glob("*.json"))
 KINDS = {str(cls.__struct_config__.tag) for cls in r.Change.__args__}
@@ -47,7 +48,13 @@ def golden(file: Path) -> Golden:
 def told(view: bytes | msgspec.Raw, then: bytes | msgspec.Raw) -> dict[str, Any]:
     """A view without the fields that views have got since `then`."""
     before = msgspec.json.decode(then)
-    return {name: value for name, value in msgspec.json.decode(view).items() if name in before or name not in ADDED}
+    now = _without(ADDED, msgspec.json.decode(view), before)
+    subtasks = {name: _without(ADDED_TO_SUBTASKS, value, before["subtasks"].get(name, {})) for name, value in now["subtasks"].items()}
+    return now | {"subtasks": subtasks}
+
+
+def _without(added: Collection[str], view: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in view.items() if name in before or name not in added}
 
 
 class Watched(dict[Any, Any]):
