@@ -69,6 +69,8 @@ class Agent:
             if made.get("Ae-Re") in self.questions:
                 self.questions.pop(made["Ae-Re"]).set_result(message.data)
                 return
+            if made.get("Ae-Type") == WRONG.removeprefix("dies-of-"):
+                os._exit(1)
             act = {"call": self.called, "award": self.awarded, "cancel": self.cancelled}.get(made.get("Ae-Type", ""))
             if act is not None:
                 await act(
@@ -85,13 +87,15 @@ class Agent:
 
     def has_room(self) -> bool:
         accepting = self.accepting or WRONG == "takes-after-sigterm"
-        return accepting and (len(self.running) < CAPACITY or WRONG == "keeps-to-its-capacity")
+        return accepting and (len(self.running) < CAPACITY or WRONG in ("keeps-to-its-capacity", "accepts-without-end"))
 
     async def called(self, call: dict[str, Any], _trace: dict[str, str]) -> None:
         common = {"subtask": call["subtask"], "call": "another" if WRONG == "bids" else call["call"], "boot": self.boot}
         subject = f"ae.v1.bid.{ME}.{call['shard']}.{call['task']}"
-        if (call.get("labels") and WRONG != "refuses") or not (self.has_room() or WRONG == "bids-after-sigterm"):
-            reason = "no room, or not these labels"
+        able = call["capability"] == CAPABILITY or WRONG == "bids-for-anything"
+        fits = able and (not call.get("labels") or WRONG == "refuses")
+        if not fits or not (self.has_room() or WRONG in ("bids-after-sigterm", "bids-without-room")):
+            reason = "no room, or not this capability or these labels"
             await self.nats.publish(subject, json.dumps({**common, "reason": reason}).encode(), headers={"Ae-Type": "refusal"})
         else:
             await self.nats.publish(subject, json.dumps({**common, "estimate_s": 0.1}).encode(), headers={"Ae-Type": "bid"})
@@ -118,6 +122,9 @@ class Agent:
         epoch, task = self.running.get(place, (0, None))
         if task is not None and (epoch <= cancel["epoch"] or WRONG == "cancels-what-is-newer") and WRONG != "obeys-cancel":
             task.cancel()
+        if WRONG != "forgets-cancels" and (task is not None or WRONG != "forgets-early-cancels"):
+            self.newest[place] = max(self.newest.get(place, 0), cancel["epoch"] + 1)
+        self.last.pop((*place, cancel["epoch"]), None)
 
     async def work(self, award: dict[str, Any], trace: dict[str, str]) -> None:
         place = (award["task"], award["subtask"])
@@ -204,6 +211,7 @@ class Agent:
             "Ae-Type": kind,
             "Ae-Id": {"messages": "7", "one-id-for-all": "x" * 32}.get(WRONG, uuid.uuid4().hex),
             **({} if WRONG == "carries-the-trace-on" else trace),
+            **({"Nats-Msg-Id": uuid.uuid4().hex} if WRONG == "sets-a-msg-id" else {}),
         }
         claim = (kind, json.dumps(body).encode(), made)
         self.last[(award["task"], award["subtask"], award["epoch"])] = claim

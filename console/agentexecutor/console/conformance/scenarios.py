@@ -1,4 +1,4 @@
-"""What the wire asks of an agent, one scenario each, in the order of docs/protocol.md section 12. The first line of each docstring is what is expected."""
+"""What the wire asks of an agent, one scenario each. The first line of each docstring is what is expected."""
 
 from __future__ import annotations
 
@@ -98,14 +98,15 @@ async def bids(stage: Stage) -> None:
 
 @scenario
 async def refuses(stage: Stage) -> None:
-    """A call for labels that the agent does not have is answered by a refusal."""
+    """A call for labels or a capability that the agent does not have is answered by a refusal."""
     await stage.ready()
     await _called(stage, m.Refusal, labels={"conformance": "an agent without this label refuses"})
+    await _called(stage, m.Refusal, capability="conformance.another")
 
 
-async def _call(stage: Stage, **more: Any) -> m.Call:
+async def _call(stage: Stage, capability: str = CAPABILITY, **more: Any) -> m.Call:
     task = TaskName("conformance", new_id(12))
-    call = m.Call(task=str(task), subtask="main", capability=CAPABILITY, call=new_id(16), shard=7, reply_by_s=1.0, **more)
+    call = m.Call(task=str(task), subtask="main", capability=capability, call=new_id(16), shard=7, reply_by_s=1.0, **more)
     await stage.say("call", task, encode(call))
     return call
 
@@ -113,12 +114,14 @@ async def _call(stage: Stage, **more: Any) -> m.Call:
 async def _called(stage: Stage, answer: type[m.Bid | m.Refusal], **more: Any) -> Heard:
     call = await _call(stage, **more)
     what = "a bid" if answer is m.Bid else "a refusal"
-    heard = await stage.expect(what, lambda heard: heard.kind == "bid", within=1.0)
+    if more:
+        what += f" of a call with {more}"
+    heard = await stage.expect(what, lambda heard: heard.kind == "bid" and heard.task == call.task, within=1.0)
     said = heard.message
     if not isinstance(said, answer):
         raise wrong(what, said)
-    if (said.call, said.subtask, heard.task, heard.shard) != (call.call, "main", call.task, str(call.shard)):
-        raise wrong(f"the call's id {call.call}, subtask, task and shard", said)
+    if (said.call, said.subtask, heard.shard) != (call.call, "main", str(call.shard)):
+        raise wrong(f"the call's id {call.call}, subtask and shard", said)
     return heard
 
 
@@ -148,6 +151,21 @@ async def keeps_to_its_capacity(stage: Stage) -> None:
     running = sum(work.state == "running" for work in full.running)
     if running > offer.capacity:
         raise wrong(f"no more than {offer.capacity} subtasks with the state `running`, as many as its capacity", running)
+
+
+@scenario
+async def refuses_without_room(stage: Stage) -> None:
+    """It holds twice its capacity at most, running and queued; while it declines awards, it refuses calls too."""
+    offer = await stage.ready()
+    if offer.capacity > MOST_FILLED:
+        return
+    for _ in range(2 * offer.capacity + 1):
+        award = await stage.award(offer, {"do": "wait"})
+        answer = await stage.expect("`accept` or `decline`", stage.of(award, "accept", "decline"), within=2.0)
+        if answer.kind == "decline":
+            await _called(stage, m.Refusal)
+            return
+    raise wrong(f"`decline` of award number {2 * offer.capacity + 1}, with a capacity of {offer.capacity}", "`accept`")
 
 
 @scenario
@@ -202,6 +220,26 @@ async def obeys_cancel(stage: Stage) -> None:
 
 
 @scenario
+async def remembers_what_was_cancelled(stage: Stage) -> None:
+    """An award of an epoch that was cancelled, or of an older one, is dropped, also when the cancel was the first to come."""
+    offer = await stage.ready()
+    stopped = await stage.award(offer, {"do": "wait"})
+    await stage.claim("accept", stopped, within=2.0)
+    await stage.names(stopped)
+    unseen = replace(stopped, task=str(TaskName("conformance", new_id(12))))
+    for award in (stopped, unseen):
+        await stage.send(m.Cancel(task=award.task, subtask="main", epoch=award.epoch, reason="the scenario", grace_s=3.0))
+    await stage.forgets(stopped, within=5.0)
+    echo = Raw(encode({"do": "echo", "value": "cancelled"}))
+    late = [replace(award, epoch=epoch, input=echo) for award in (stopped, unseen) for epoch in (award.epoch - 1, award.epoch)]
+    for award in late:
+        await stage.send(award)
+    await _alive(stage, offer)
+    claims = [stage.of(award, *LAST, "decline") for award in late]
+    await stage.never("claim about an award that came after its cancel", lambda heard: any(fits(heard) for fits in claims), QUIET_S)
+
+
+@scenario
 async def drops_old_epochs(stage: Stage) -> None:
     """An award with an older epoch is dropped, also after the newer one ended; a newer epoch takes the older one's place."""
     offer = await stage.ready()
@@ -251,6 +289,21 @@ async def ignores_the_unknown(stage: Stage) -> None:
     )
     await stage.say("award", task, encode(msgspec.json.decode(encode(award)) | {"of_version_2": {"deep": [1]}}))
     await stage.claim("done", award)
+
+
+@scenario
+async def bears_what_it_is_told(stage: Stage) -> None:
+    """Feedback about what runs, and results and refusals that the agent need not know, end neither the work nor the agent."""
+    offer = await stage.ready()
+    award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1})
+    await stage.claim("accept", award, within=2.0)
+    said = m.FeedbackMessage(task=award.task, subtask="main", epoch=award.epoch, id=new_id(16), sender="conformance", text="as it is")
+    for feedback in (said, said, replace(said, id=new_id(16), verdict="revise"), replace(said, id=new_id(16), subtask=None)):
+        await stage.send(feedback)
+    await stage.send(m.Result(task=award.task, subtask="main", call=1, state="completed", result=Raw(b"1")))
+    done = await stage.expect("`done`", stage.of(award, "done"), within=5.0)
+    await stage.send(m.Refused(task=award.task, id=done.headers[H_ID], error=m.ErrorInfo(code="refused", message="the scenario")))
+    await _alive(stage, offer)
 
 
 @scenario

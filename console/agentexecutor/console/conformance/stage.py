@@ -45,6 +45,7 @@ CLAIMS: dict[str, tuple[type, ...]] = {
 FITS = {**CLAIMS, OFFERS: (m.Offer,), "bid": (m.Bid, m.Refusal), "progress": (m.Progress,)}
 BOOT = re.compile(r"\d{13}-[A-Za-z0-9_-]{8}")
 ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+MSG_ID = "Nats-Msg-Id"
 LOOK_S = 0.1
 T = TypeVar("T")
 
@@ -153,6 +154,8 @@ class Stage:
         if not isinstance(body, FITS.get(kind, ())):
             return [f"the header Ae-Type is {made.get(H_TYPE)!r}, which does not belong there"]
         found = []
+        if MSG_ID in made:
+            found.append(f"the header {MSG_ID} is set: the server drops another message with the same one")
         if kind in CLAIMS and not ID.fullmatch(made.get(H_ID, "")):
             found.append(f"the header Ae-Id is {made.get(H_ID)!r}: 16 to 64 characters of [A-Za-z0-9_-] are needed")
         boot = getattr(body, "boot", None)
