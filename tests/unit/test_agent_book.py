@@ -58,8 +58,15 @@ def test_a_cancelled_epoch_does_not_come_back(book: Book) -> None:
     first = held(book, epoch=3)
     assert book.cancelled(("me.t", "main"), 2) is None
     assert book.cancelled(("me.t", "main"), 3) is first
+    first.last = LastClaim("accept", b"{}", {})
+    assert book.judge(award(epoch=3))[0::2] == (What.DROP, None), "nothing more is said of it"
     book.end(first)
-    assert book.judge(award(epoch=3))[0] is not What.RUN
+    assert book.judge(award(epoch=3))[0::2] == (What.DROP, None)
+    second = held(book, epoch=4)
+    assert book.cancelled(("me.t", "main"), 5) is second
+    book.end(second)
+    assert book.judge(award(epoch=5))[0] is What.DROP, "its award was late"
+    assert book.judge(award(epoch=6))[0] is What.RUN
     assert book.cancelled(("me.t", "other"), 7) is None
     assert book.judge(award(epoch=7, subtask="other"))[0] is What.DROP
 

@@ -76,11 +76,11 @@ class Book:
         ended = self._ended.get(pair)
         if award.boot != self.boot or (held is not None and award.epoch < held.award.epoch):
             return What.DROP, None, None
-        if held is not None and award.epoch == held.award.epoch:
-            return What.AGAIN, None, held.last
         if ended is not None and award.epoch <= ended[0]:
             again = ended[1] if award.epoch == ended[0] else None
             return (What.AGAIN if again is not None else What.DROP), None, again
+        if held is not None and award.epoch == held.award.epoch:
+            return What.AGAIN, None, held.last
         if self.draining or self._full():
             return What.DECLINE, held, None
         return What.RUN, held, None
@@ -100,16 +100,14 @@ class Book:
         self._remember(held.pair, held.award.epoch, held.last)
 
     def cancelled(self, pair: Pair, epoch: int) -> Held | None:
-        """An epoch and all lower ones are not wanted: the one to be stopped, if it is in hand."""
+        """An epoch and all lower ones are not wanted, and nothing more is said of them: the one to be stopped, if it is in hand."""
         held = self.held.get(pair)
-        if held is not None and held.award.epoch <= epoch:
-            return held
         self._remember(pair, epoch, None)
-        return None
+        return held if held is not None and held.award.epoch <= epoch else None
 
     def _remember(self, pair: Pair, epoch: int, last: LastClaim | None) -> None:
         known = self._ended.get(pair)
-        if known is None or epoch >= known[0]:
+        if known is None or epoch > known[0]:
             self._ended[pair] = epoch, last
             self._ended.move_to_end(pair)
         while len(self._ended) > REMEMBERED:
