@@ -7,6 +7,7 @@
 #include <nats/nats.h>
 #include <openssl/evp.h>
 #include <pthread.h>
+#include <regex.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -15,6 +16,7 @@
 #include <time.h>
 
 enum { CAPACITY = 4, REMEMBERED = 10000, LARGE = 262144, TEXT = 4000, SUBJECT = 512, ID = 64 };
+#define NAME "[A-Za-z0-9_-]{1,64}"
 
 /* The award of a subtask. What ended is remembered, so that it is not run twice. */
 typedef struct Job {
@@ -617,7 +619,45 @@ static const char *setting(const char *variable, const char *otherwise)
     return value && *value ? value : otherwise;
 }
 
-static natsStatus join_bus(const char *url)
+static bool matches(const char *text, const char *pattern)
+{
+    regex_t compiled;
+    bool found = regcomp(&compiled, pattern, REG_EXTENDED | REG_NOSUB) == 0 && regexec(&compiled, text, 0, NULL, 0) == 0;
+    regfree(&compiled);
+    return found;
+}
+
+/* Whether both names may stand in subjects [1]; says what is wrong. */
+static bool names_are_right(void)
+{
+    if (!matches(me, "^" NAME "$"))
+        fprintf(stderr, "\"%s\" is no name: 1 to 64 of A-Z a-z 0-9 _ -\n", me);
+    else if (strlen(capability) > 128 || !matches(capability, "^" NAME "(\\." NAME ")*$"))
+        fprintf(stderr, "\"%s\" is no capability: names of A-Z a-z 0-9 _ - joined by dots, up to 128 characters\n", capability);
+    else
+        return true;
+    return false;
+}
+
+/* Whether a connection that failed so is worth another try. */
+static bool worth_a_try(natsStatus status)
+{
+    return status != NATS_OK && status != NATS_INVALID_ARG && status != NATS_CONNECTION_AUTH_FAILED;
+}
+
+/* Try until a server answers; a signal of `end` ends the program meanwhile. */
+static natsStatus keep_trying(natsOptions *options, const char *url, const sigset_t *end)
+{
+    natsStatus status = natsConnection_Connect(&nc, options);
+    if (worth_a_try(status))
+        fprintf(stderr, "no server at %s (%s), trying again\n", url, natsStatus_GetText(status));
+    for (; worth_a_try(status); status = natsConnection_Connect(&nc, options))
+        if (sigtimedwait(end, NULL, &(struct timespec){.tv_nsec = 250000000}) >= 0)
+            exit(0);
+    return status;
+}
+
+static natsStatus join_bus(const char *url, const sigset_t *end)
 {
     natsOptions *options = NULL;
     natsStatus status = natsOptions_Create(&options);
@@ -626,8 +666,7 @@ static natsStatus join_bus(const char *url)
         natsOptions_SetName(options, me);
         natsOptions_SetMaxReconnect(options, -1);
         natsOptions_SetReconnectWait(options, 250);
-        natsOptions_SetRetryOnFailedConnect(options, true, NULL, NULL);
-        status = natsConnection_Connect(&nc, options);
+        status = keep_trying(options, url, end);
     }
     natsOptions_Destroy(options);
     return status;
@@ -680,11 +719,13 @@ int main(void)
     char id[ID];
     me = setting("AGENTEXECUTOR_NAME", "c-1");
     capability = setting("AGENTEXECUTOR_CAPABILITY", "c.work");
+    if (!names_are_right())
+        return 2;
     sigemptyset(&end);
     sigaddset(&end, SIGTERM);
     sigaddset(&end, SIGINT);
     pthread_sigmask(SIG_BLOCK, &end, NULL); /* in all threads: main waits for them */
-    natsStatus status = join_bus(setting("AGENTEXECUTOR_NATS_URL", "nats://127.0.0.1:4222"));
+    natsStatus status = join_bus(setting("AGENTEXECUTOR_NATS_URL", "nats://127.0.0.1:4222"), &end);
     if (status == NATS_OK) {
         new_id(id);
         snprintf(boot, sizeof boot, "%013lld-%s", (long long) nats_Now(), id + strlen(id) - 8);

@@ -1,11 +1,12 @@
 // An agent for AgentExecutor on a plain NATS client, written from docs/protocol.md alone: [3] means its section 3.
-import { connect } from "@nats-io/transport-node";
-import { bodyField, message, newId, read, readInput, store } from "./messages.mjs"; // [1, 5]: how messages and large bodies travel
+import { bodyField, join, message, newId, read, readInput, refusal, store } from "./messages.mjs"; // [1, 5]: how messages travel
 import { estimate_s, plan, work } from "./work.mjs"; // what it can do: put your own there
 const { AGENTEXECUTOR_NATS_URL: servers = "nats://127.0.0.1:4222", AGENTEXECUTOR_NAME: me = "node-1" } = process.env;
 const { AGENTEXECUTOR_CAPABILITY: capability = "node.work" } = process.env;
+const wrong = refusal([me], capability);
+if (wrong) { console.error(wrong); process.exit(2); }
 const tracing = process.env.OTEL_EXPORTER_OTLP_ENDPOINT ? await import("./tracing.mjs") : null; // [6]
-const nc = await connect({ servers, name: me, maxReconnectAttempts: -1, reconnectTimeWait: 250, waitOnFirstConnect: true });
+const nc = await join(servers, me);
 const boot = `${Date.now()}-${newId().slice(0, 8)}`;
 const jobs = new Map(); // the newest award of each subtask: what ended is remembered, so that it is not run twice
 const held = new Set(); // the jobs that are accepted and not known to have ended
@@ -65,8 +66,7 @@ const on = {
     const job = { task, subtask, epoch, about: { subtask, epoch, boot }, trace, stop: new AbortController(), over: new AbortController() };
     jobs.set(`${task} ${subtask}`, job);
     for (const [name, old] of jobs) if (jobs.size <= 10_000) break; else if (!held.has(old)) jobs.delete(name);
-    if (hasRoom()) job.ended = run(job, award);
-    else claim(job, "decline", { reason: "no room" });
+    job.ended = hasRoom() ? run(job, award) : claim(job, "decline", { reason: "no room" });
   },
   cancel({ task, subtask, epoch, grace_s = 5 }, known) {
     if (epoch < known?.epoch) return;

@@ -1,11 +1,28 @@
-// What every peer needs, agent.mjs and submit.mjs alike: messages, durable ones, and large bodies (docs/protocol.md sections 1 and 5).
+// What peers need, agent.mjs and submit.mjs alike: names, the way to the bus, messages, large bodies (docs/protocol.md sections 1 and 5).
 import { createHash, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { headers } from "@nats-io/transport-node";
+import { connect, headers } from "@nats-io/transport-node";
 
 const LARGE = 262_144; // bytes; a body above that is cut into chunks of that size
 
 export const newId = () => randomUUID(); // 36 of 0-9 a-f -
+
+/** What is wrong with these names and this capability; null: they may stand in subjects [1]. */
+export function refusal(names, capability) {
+  const wrong = [...names, ...capability.split(".")].find((name) => !/^[A-Za-z0-9_-]{1,64}$/.test(name));
+  if (wrong !== undefined) return `${JSON.stringify(wrong)} is no name: 1 to 64 of A-Z a-z 0-9 _ -`;
+  return capability.length > 128 ? `${JSON.stringify(capability)} is no capability: it has more than 128 characters` : null;
+}
+
+/** A connection, as soon as a server answers; after a second without one a line says so. */
+export async function join(servers, name) {
+  const late = setTimeout(console.error, 1000, `no server at ${servers}, trying again`);
+  try {
+    return await connect({ servers, name, maxReconnectAttempts: -1, reconnectTimeWait: 250, waitOnFirstConnect: true });
+  } finally {
+    clearTimeout(late);
+  }
+}
 
 /** The arguments of `nc.publish` and `nc.request` for a message. Sent again as it is, it keeps its Ae-Id. */
 export function message(subject, type, body, trace = {}) {

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { connect } from "@nats-io/transport-node";
 import { follow } from "./events.mjs";
-import { ask, bodyField, message, newId, read, readBlob, store } from "./messages.mjs";
+import { ask, bodyField, message, newId, read, readBlob, refusal, store } from "./messages.mjs";
 
 const USAGE = `Usage: node submit.mjs CAPABILITY [INPUT_JSON] [--id ID] [--deadline S] [--cancel-after S]
 
@@ -137,9 +137,8 @@ function readArguments() {
     const [capability, input = "{}", ...more] = positionals;
     const id = values.id ?? newId();
     if (!capability || more.length) throw new Error("name a capability, and give its input as one JSON text");
-    for (const name of [me, id, ...capability.split(".")]) {
-      if (!/^[A-Za-z0-9_-]{1,64}$/.test(name)) throw new Error(`${JSON.stringify(name)} is no name: 1 to 64 of A-Z a-z 0-9 _ -`);
-    }
+    const wrong = refusal([me, id], capability);
+    if (wrong) throw new Error(wrong);
     const [deadline_s, cancel_after_s] = ["deadline", "cancel-after"].map((name) => seconds(name, values[name]));
     return { capability, input: JSON.parse(input === "-" ? readFileSync(0, "utf8") : input), id, deadline_s, cancel_after_s };
   } catch (error) {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from foreign import built, environment, tool
+from foreign import built, environment, tool, wired
 from peers import Place, coordinating
 from programs import killed
 
@@ -158,3 +161,44 @@ async def test_what_it_holds_when_it_leaves_goes_to_another(bus: Bus, server: Em
             await story.has("awarded", attempt=2)
             await task.cancel()
             await story.has("cancelled")
+
+
+def test_what_may_not_stand_in_a_subject_is_refused_at_the_start(command: list[str]) -> None:
+    for name, capability, rule in [
+        ("web.1", "work", '"web.1" is no name: 1 to 64 of A-Z a-z 0-9 _ -'),
+        ("a b.c", "work", '"a b.c" is no name: 1 to 64 of A-Z a-z 0-9 _ -'),
+        ("x" * 65, "work", "is no name: 1 to 64 of A-Z a-z 0-9 _ -"),
+        ("web-1", "a..b", " is no "),
+        ("web-1", "a." * 64 + "a", "128 characters"),
+    ]:
+        env = environment("nats://127.0.0.1:1", name, AGENTEXECUTOR_CAPABILITY=capability)
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+        assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+        assert rule in ran.stderr
+
+
+async def test_without_a_server_it_says_so_once_and_ends_on_sigterm(command: list[str]) -> None:
+    env = environment("nats://127.0.0.1:1", "foreign")
+    async with killed(await anyio.open_process(command, env=env)) as agent:
+        assert agent.stderr is not None
+        with anyio.fail_after(30):
+            said = await agent.stderr.receive()
+            await anyio.sleep(1)  # it has tried again
+            agent.terminate()
+            assert await agent.wait() in (0, -signal.SIGTERM)
+            said += b"".join([more async for more in agent.stderr])
+    assert re.fullmatch(rb"no server at nats://127\.0\.0\.1:1\b.*, trying again\n", said)
+
+
+async def test_it_works_as_soon_as_there_is_a_server(bus: Bus, server: EmbeddedServer, command: list[str]) -> None:
+    async with wired(server.url) as wire:
+        wire.cut()
+        env = environment(wire.url, "foreign", AGENTEXECUTOR_CAPABILITY="work")
+        async with killed(await anyio.open_process(command, env=env)) as agent:
+            assert agent.stderr is not None
+            with anyio.fail_after(30):
+                assert b", trying again" in await agent.stderr.receive()
+            wire.mend()
+            assert await work(bus, do="echo", value=1) == 1
+            agent.terminate()
+            assert await agent.wait() == 0
