@@ -106,6 +106,8 @@ async def test_what_the_program_has_used_counts(bus: Bus) -> None:
         ("leave something behind", ["exit code 4", "left "], {"exit_code": 4}),
         ("killed", ["SIGKILL"], {"signal": "SIGKILL", "stderr": ["at work on main"]}),
         ("nonsense", ["Loading the model", "one a line"], {}),
+        ("both", ["It has a result and an error", '{"result": 1, "error": "x"}'], {}),
+        ("too far", ["<= 1.0", '{"progress": 7}'], {}),
     ],
 )
 async def test_who_dies_or_is_not_understood_is_started_again(bus: Bus, do: str, words: list[str], details: dict[str, object]) -> None:
@@ -154,6 +156,30 @@ async def test_an_answer_may_say_what_it_is_about(bus: Bus) -> None:
     with pytest.raises(TaskFailed, match="about other work"):
         await bus.run("work", {"do": "echoes", "more": 1}, retries=0)
     assert (await bus.run("work", {"do": "echo"}))["pid"] != pid
+
+
+async def test_who_says_nothing_may_be_waiting_in_a_buffer(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentexecutor.agents.bridge.SILENCE_S", 0.5)
+    agent = bridge("reader", "work", [sys.executable, "-c", "import sys; print(len(sys.stdin.read()))"])
+    async with connect(server.url, name="me") as bus, agent.serve(bus):
+        task = await bus.submit("work", {})
+        with anyio.fail_after(60):
+            while "buffer, see docs/bridge.md" not in caplog.text:
+                await anyio.sleep(0.02)
+        await anyio.sleep(1)
+        await task.cancel()
+    assert caplog.text.count("buffer, see docs/bridge.md") == 1
+
+
+async def test_who_has_said_something_waits_in_no_buffer(
+    bus: Bus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.run("work", {"do": "echo"})
+    monkeypatch.setattr("agentexecutor.agents.bridge.SILENCE_S", 2)
+    await bus.run("work", {"do": "echo", "takes_s": 3})
+    assert "buffer" not in caplog.text
 
 
 async def test_a_program_may_end_after_each_subtask(bus: Bus) -> None:

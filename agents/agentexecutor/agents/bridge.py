@@ -14,7 +14,7 @@ import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from opentelemetry import trace
@@ -40,6 +40,8 @@ LINE_SHOWN = 1000
 STDOUT = 1
 END_S = 2.0
 """A program that is to end has so many seconds after its input was closed, and after SIGTERM as many again."""
+SILENCE_S = 10.0
+"""A program that has said nothing about its subtask for so long may be waiting in a buffer."""
 LAST_WORDS_S = 1.0
 """So long is waited for what a process that has ended may have printed."""
 TURNS = 5
@@ -52,7 +54,7 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     `usage` stands beside any of them, or alone; so do `epoch` and `key`, which say what the line is about.
     """
 
-    progress: float | None = None
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     step: str | None = None
     text: str = ""
     result: Any = msgspec.UNSET
@@ -63,6 +65,10 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     usage: dict[str, float] = {}
     epoch: int | None = None
     key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None and self.result not in (msgspec.UNSET, None):
+            raise ValueError("It has a result and an error")
 
 
 _decoder = msgspec.json.Decoder(_Said)
@@ -248,6 +254,13 @@ class _Program:
         self._tail.clear()
         self._pipes.unasked = None
         self._silent = True
+        warning = asyncio.get_running_loop().call_later(SILENCE_S, self._warn_of_buffers)
+        try:
+            return await self._work(ctx, input)
+        finally:
+            warning.cancel()
+
+    async def _work(self, ctx: Context, input: dict[str, Any]) -> Any:
         with suppress(ConnectionError):  # it is dead, which reading tells better
             self._stdin.write(msgspec.json.encode(_question(ctx.award, input)) + b"\n")
             await self._stdin.drain()
@@ -266,6 +279,14 @@ class _Program:
             if failed is not None:
                 raise failed
             return said.result
+
+    def _warn_of_buffers(self) -> None:
+        if self._silent:
+            self._log.warning(
+                "Process %d has said nothing for %g s. If it should have: its input or its output may be held in a buffer, see docs/bridge.md.",
+                self._process.get_pid(),
+                SILENCE_S,
+            )
 
     def _rest(self) -> None:
         """It has answered: until the next subtask it has nothing to say."""

@@ -63,6 +63,11 @@ for line in sys.stdin:
             sys.exit(4)
         case "nonsense":
             print("Loading the model ...", flush=True)
+        case "both":
+            say(result=1, error="x")
+        case "too far":
+            say(progress=7)
+            say(result=1)
         case "last":
             say(result=os.getpid())
             break
