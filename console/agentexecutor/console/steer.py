@@ -113,7 +113,8 @@ async def _feedback(out: Output, nats: str | None, name: TaskName, said: Feedbac
             proposed = view.proposed.version if view.proposed is not None and said.subtask is None else None
         noted = await task.feedback(said, sender=sender)
         led_to = None if noted is None else await _led_to(task, noted)
-        after = (await task.state()).state
+        may_end = said.deadline_s is not None or (said.verdict == "reject" and proposed is not None)
+        after = (await task.state()).state if may_end else ""
         again = said.verdict == "reject" and proposed is not None and after not in ENDED
     if out.json:
         out.object({"task": str(name), "subtask": said.subtask, "verdict": said.verdict, "text": said.text})
