@@ -79,6 +79,8 @@ def _summary(forecast: Forecast, deadline_s: float | None) -> str:
     if forecast.finish_s is None:
         unserved = f" Nobody serves {', '.join(forecast.unserved)}." if forecast.unserved else ""
         return f"It would not be done.{unserved}"
+    if forecast.misfits:
+        return "It would not be done."
     late = deadline_s is not None and forecast.finish_s > deadline_s
     when = f"Done after {seconds(forecast.finish_s)}" + (f", which is later than the deadline of {seconds(deadline_s)}" if late else "")
     return f"{when}; cost {forecast.cost:g}."
