@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -61,13 +61,7 @@ class Questions:
 
     async def ask_all(self, kind: str, question: m.Ask, timeout_s: float) -> list[m.Answer]:
         """One answer of each coordinator, of as many as they say there are; of those that answered when the time is over. Raises NoAnswer."""
-        pauses = chain(AGAIN_S, repeat(AGAIN_S[-1]))
-        with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
-            while not _all_answered(waiting):
-                await self._send(kind, None, question, id)
-                with anyio.move_on_after(next(pauses)):
-                    while not _all_answered(waiting):
-                        await waiting.news.wait()
+        waiting = await self._ask_until(_all_answered, kind, None, question, timeout_s)
         answers = _by_coordinator(waiting)
         if not answers:
             raise _no_answer(kind, timeout_s)
@@ -86,16 +80,23 @@ class Questions:
         return await join(ref, read)
 
     async def _first(self, kind: str, task: TaskName | None, question: m.Ask, timeout_s: float) -> tuple[str, bytes]:
-        pauses = chain(AGAIN_S, repeat(AGAIN_S[-1]))
-        with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
-            while not waiting.answers:
-                await self._send(kind, task, question, id)
-                with anyio.move_on_after(next(pauses)):
-                    while not waiting.answers:
-                        await waiting.news.wait()
+        waiting = await self._ask_until(_is_answered, kind, task, question, timeout_s)
         if not waiting.answers:
             raise _no_answer(kind, timeout_s)
         return waiting.answers[0]
+
+    async def _ask_until(
+        self, enough: Callable[[_Open], bool], kind: str, task: TaskName | None, question: m.Ask, timeout_s: float
+    ) -> _Open:
+        """Ask, and ask again, until there are answers enough or the time is over."""
+        pauses = chain(AGAIN_S, repeat(AGAIN_S[-1]))
+        with self._asking() as (id, waiting), anyio.move_on_after(timeout_s):
+            while not enough(waiting):
+                await self._send(kind, task, question, id)
+                with anyio.move_on_after(next(pauses)):
+                    while not enough(waiting):
+                        await waiting.news.wait()
+        return waiting
 
     @contextmanager
     def _asking(self) -> Iterator[tuple[str, _Open]]:
@@ -123,6 +124,10 @@ def _usable(type: str, payload: bytes) -> m.Answer:
 def _by_coordinator(waiting: _Open) -> dict[str, m.Answer]:
     """One answer of each coordinator that has answered."""
     return {answer.coordinator: answer for answer in map(_read, waiting.answers) if answer is not None}
+
+
+def _is_answered(waiting: _Open) -> bool:
+    return bool(waiting.answers)
 
 
 def _all_answered(waiting: _Open) -> bool:

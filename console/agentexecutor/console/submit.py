@@ -93,9 +93,10 @@ def what_is_meant(
             raise UsageError("CAPABILITY and --plan exclude each other.", hint="Give one of them.")
         where = "The plan in stdin" if plan == "-" else f"The plan in {plan}"
         text = read_text(plan, "The plan")
-        _refuse_misfits(where, read_json(text, where))
+        written: Any = read_json(text, where)
+        _refuse_misfits(where, written)
         spec: PlanSpec = read_json(text, where, PlanSpec)
-        _refuse_unknown_fields(where, read_json(text, where))
+        _refuse_unknown_fields(where, written)
         check_plan(spec)
         return spec, None
     if capability is None or input is None:

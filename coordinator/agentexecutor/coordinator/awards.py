@@ -88,6 +88,12 @@ class Awards:
         if any(holding.accepted_at is None for holding in agent.ours.values()):
             agent.named = _read(running)
 
+    def unassign(self, now: float, key: Key) -> None:
+        """It is not to be recorded any more; one that was stays."""
+        holding = self._holdings.get(key)
+        if holding is not None and holding.epoch == 0:
+            self.release(now, holding)
+
     def release(self, now: float, holding: Holding) -> None:
         """It has ended, or was never recorded: the slot is free again."""
         self._holdings.pop(holding.key, None)
@@ -101,13 +107,13 @@ class Awards:
     def is_silent(self, now: float, key: Key) -> bool:
         """Whether the life of an agent that got an award is over, or has missed a beat."""
         holding = self._holdings.get(key)
-        agent = self._holder(key)
+        agent = self._holder(holding)
         return holding is not None and agent is not None and (agent.boot > holding.boot or self._book.overdue(agent, now))
 
     def says_it_has_it(self, now: float, key: Key) -> bool:
         """Whether the agent's offer names an award that it has not accepted: then its accept is on its way, for as long as it may take."""
         holding = self._holdings.get(key)
-        agent = self._holder(key)
+        agent = self._holder(holding)
         if holding is None or agent is None or agent.offer is None or holding.since < now - ON_ITS_WAY_S:
             return False
         award = (str(key.task), key.subtask, holding.epoch)
@@ -115,7 +121,7 @@ class Awards:
 
     def has_begun(self, key: Key, epoch: int) -> bool:
         """Whether the holder's offer says that it works on an award (or says nothing about it)."""
-        agent = self._holder(key)
+        agent = self._holder(self._holdings.get(key))
         named = [] if agent is None or agent.offer is None else agent.offer.running
         return all(
             entry.state == "running" for entry in named if (entry.task, entry.subtask, entry.epoch) == (str(key.task), key.subtask, epoch)
@@ -135,8 +141,7 @@ class Awards:
             return False
         return holding is None or holding.agent != agent.name or entry.epoch < holding.epoch
 
-    def _holder(self, key: Key) -> KnownAgent | None:
-        holding = self._holdings.get(key)
+    def _holder(self, holding: Holding | None) -> KnownAgent | None:
         return None if holding is None else self._book.agents.get(holding.agent)
 
     # who is gone

@@ -31,7 +31,8 @@ FAILURE = 1_000_000.0
 
 _OUT = ("failed", "cancelled")
 _DONE = ("completed", "skipped")
-_TROUBLE = ("lost", "late", "unserved")
+_TAKEN = ("lost", "late")
+_TROUBLE = (*_TAKEN, "unserved")
 _SHOWN = 20
 _NAME_ROOM = 58
 _QUOTED = re.compile(r"'([\w.-]+)'", re.ASCII)
@@ -78,7 +79,9 @@ class _Stock:
         }
         about = [(why.trigger, why.subtask or told.plan.result) for why in told.why]
         self.again = [name for name in self.plan if ("revise", name) in about]
-        self.taken = [name for name in self.plan if {("late", name), ("lost", name)} & {*about} and self.plan[name].state not in _DONE]
+        self.taken = [
+            name for name in self.plan if self.plan[name].state not in _DONE and any((trigger, name) in about for trigger in _TAKEN)
+        ]
         self.troubled = [name for name in self.plan if any((trigger, name) in about for trigger in _TROUBLE)]
         self.out = [
             name

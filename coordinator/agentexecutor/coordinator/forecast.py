@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from functools import partial
 from itertools import count
 
@@ -59,13 +58,13 @@ def make_forecast(input: SubmitIn, snapshot: Snapshot, settings: Settings) -> v.
         return decision.refusal
     planned = next(change for change in decision.changes if isinstance(change, r.Planned))
     plan = m.PlanSpec(subtasks=planned.add, result=planned.result)
-    offers = Market.of(deepcopy(snapshot)).survey.on_offer(snapshot.at)
+    forecast = _Forecast(input.submit, snapshot)
     try:
         if input.submit.goal is not None:
             for change in decision.changes:
                 evolve(state, change, 0.0)
-            plan = _plan_of_goal(state, offers)
-        return replace(_Forecast(plan, input.submit, snapshot).run(), misfits=misfits(plan.subtasks, offers))
+            plan = _plan_of_goal(state, forecast.offers)
+        return forecast.run(plan)
     except (PlanRefused, Unplannable) as error:
         return m.ErrorInfo(code="input", message=str(error), details={"path": error.fields.get("path", [])})
 
@@ -80,11 +79,11 @@ def _plan_of_goal(state: TaskState, offers: Sequence[OfferLine]) -> m.PlanSpec:
 class _Forecast:
     """One run through virtual time, which begins when the snapshot was taken."""
 
-    def __init__(self, plan: m.PlanSpec, submit: m.Submit, snapshot: Snapshot) -> None:
-        self.plan = plan
+    def __init__(self, submit: m.Submit, snapshot: Snapshot) -> None:
         self.task = TaskState(NOBODY, 0, submit=submit)
         self.market = Market.of(snapshot)
         self.now = self.began = snapshot.at
+        self.offers = self.market.survey.on_offer(self.began)
         self.lines: dict[str, v.ForecastLine] = {}
         self.unserved: dict[str, None] = {}
         self._parts: dict[str, float] = {}
@@ -99,9 +98,9 @@ class _Forecast:
         for key, demand, since in snapshot.waiting:
             self.market.want(since, key, _standing(demand))
 
-    def run(self) -> v.Forecast:
-        """Let time pass until all has ended that can be done."""
-        self._add([SubtaskState(name, spec) for name, spec in self.plan.subtasks.items()])
+    def run(self, plan: m.PlanSpec) -> v.Forecast:
+        """Let time pass until all of the plan has ended that can be done. Called once."""
+        self._add([SubtaskState(name, spec) for name, spec in plan.subtasks.items()])
         while self._let_awards_be_made():
             due = [when for when in (self._due[0][0] if self._due else None, self.market.next_due(self.now)) if when is not None]
             if not due:
@@ -109,7 +108,7 @@ class _Forecast:
             self.now = max(self.now, min(due))
             while self._due and self._due[0][0] <= self.now:
                 heapq.heappop(self._due)[-1]()
-        return self._told()
+        return self._told(plan)
 
     def _let_awards_be_made(self) -> bool:
         """Whether anything of the plan is still to come."""
@@ -245,7 +244,7 @@ class _Forecast:
 
     # what is told
 
-    def _told(self) -> v.Forecast:
+    def _told(self, plan: m.PlanSpec) -> v.Forecast:
         """Lines in order of their start, those of one moment in the order of their awards; last what nobody does, in the plan's order."""
         for subtask in self.task.subtasks.values():
             if subtask.name not in self.lines and not subtask.children:
@@ -254,7 +253,7 @@ class _Forecast:
         served = [line for line in self.lines.values() if line.start_s is not None]
         finish = max((line.finish_s or 0.0 for line in served), default=0.0)
         return v.Forecast(
-            plan=self.plan,
+            plan=plan,
             subtasks=[
                 *sorted(served, key=lambda line: line.start_s or 0.0),
                 *(self.lines[name] for name in self.task.subtasks if name in self.lines and self.lines[name].start_s is None),
@@ -262,6 +261,7 @@ class _Forecast:
             finish_s=finish if len(served) == len(self.lines) else None,
             cost=sum(line.cost or 0.0 for line in served),
             unserved=list(self.unserved),
+            misfits=misfits(plan.subtasks, self.offers),
         )
 
 

@@ -167,9 +167,7 @@ class Market:
         """A subtask is ready. Wanting it again unchanged changes nothing."""
         self._now = now
         self._keys.setdefault(key.task, {})[key] = None
-        holding = self.awards.get(key)
-        if holding is not None and holding.epoch == 0:
-            self.awards.release(now, holding)
+        self.awards.unassign(now, key)
         wanted = self._ready.add(now, key, demand)
         if not_before > now:
             wanted.calling = True
@@ -180,9 +178,7 @@ class Market:
     def drop(self, key: Key) -> None:
         """It is not wanted any more."""
         self._ready.remove(key)
-        holding = self.awards.get(key)
-        if holding is not None and holding.epoch == 0:
-            self.awards.release(self._now, holding)
+        self.awards.unassign(self._now, key)
 
     def forget(self, task: TaskName) -> None:
         """Everything about a task: it has ended, or another coordinator has it."""

@@ -66,6 +66,17 @@ def wrong(expected: str, seen: object) -> Broken:
     return Broken(expected, f"it is {seen}")
 
 
+async def _accepted(stage: Stage, offer: m.Offer, do: dict[str, Any]) -> m.Award:
+    """An award that it has accepted."""
+    award = await stage.award(offer, do)
+    await stage.claim("accept", award, within=2.0)
+    return award
+
+
+async def _cancel(stage: Stage, award: m.Award, epoch: int, *, grace_s: float = 3.0) -> None:
+    await stage.send(m.Cancel(task=award.task, subtask="main", epoch=epoch, reason="the scenario", grace_s=grace_s))
+
+
 async def _alive(stage: Stage, offer: m.Offer) -> None:
     """It does something ordinary."""
     award = await stage.award(offer, {"do": "echo", "value": "still here"})
@@ -141,10 +152,7 @@ async def keeps_to_its_capacity(stage: Stage) -> None:
     offer = await stage.ready()
     if offer.capacity > MOST_FILLED:
         return
-    awards = []
-    for _ in range(offer.capacity):
-        awards.append(await stage.award(offer, {"do": "wait"}))
-        await stage.claim("accept", awards[-1], within=2.0)
+    awards = [await _accepted(stage, offer, {"do": "wait"}) for _ in range(offer.capacity)]
     more = await stage.award(offer, {"do": "wait"})
     answer = await stage.expect("`accept` or `decline` of an award above the capacity", stage.of(more, "accept", "decline"), within=2.0)
     full = await stage.names(more if answer.kind == "accept" else awards[-1])
@@ -207,13 +215,12 @@ async def fails(stage: Stage) -> None:
 async def obeys_cancel(stage: Stage) -> None:
     """A cancel stops running work within its grace, but not work of a newer epoch; nothing more is claimed about it, and there is room for other work."""
     offer = await stage.ready()
-    award = await stage.award(offer, {"do": "wait"})
-    await stage.claim("accept", award, within=2.0)
+    award = await _accepted(stage, offer, {"do": "wait"})
     await stage.names(award)
-    await stage.send(m.Cancel(task=award.task, subtask="main", epoch=award.epoch - 1, reason="the scenario", grace_s=0.1))
+    await _cancel(stage, award, award.epoch - 1, grace_s=0.1)
     await _alive(stage, offer)
     await stage.names(award, why=f", also after a cancel for epoch {award.epoch - 1}, which is older")
-    await stage.send(m.Cancel(task=award.task, subtask="main", epoch=award.epoch, reason="the scenario", grace_s=3.0))
+    await _cancel(stage, award, award.epoch)
     await stage.forgets(award, within=5.0)
     await _alive(stage, offer)
     await stage.never("claim about what was cancelled", stage.of(award, *LAST, "decline"), QUIET_S)
@@ -223,12 +230,11 @@ async def obeys_cancel(stage: Stage) -> None:
 async def remembers_what_was_cancelled(stage: Stage) -> None:
     """An award of an epoch that was cancelled, or of an older one, is dropped, also when the cancel was the first to come."""
     offer = await stage.ready()
-    stopped = await stage.award(offer, {"do": "wait"})
-    await stage.claim("accept", stopped, within=2.0)
+    stopped = await _accepted(stage, offer, {"do": "wait"})
     await stage.names(stopped)
     unseen = replace(stopped, task=str(TaskName("conformance", new_id(12))))
     for award in (stopped, unseen):
-        await stage.send(m.Cancel(task=award.task, subtask="main", epoch=award.epoch, reason="the scenario", grace_s=3.0))
+        await _cancel(stage, award, award.epoch)
     await stage.forgets(stopped, within=5.0)
     echo = Raw(encode({"do": "echo", "value": "cancelled"}))
     late = [replace(award, epoch=epoch, input=echo) for award in (stopped, unseen) for epoch in (award.epoch - 1, award.epoch)]
@@ -243,8 +249,7 @@ async def remembers_what_was_cancelled(stage: Stage) -> None:
 async def drops_old_epochs(stage: Stage) -> None:
     """An award with an older epoch is dropped, also after the newer one ended; a newer epoch takes the older one's place."""
     offer = await stage.ready()
-    first = await stage.award(offer, {"do": "wait"})
-    await stage.claim("accept", first, within=2.0)
+    first = await _accepted(stage, offer, {"do": "wait"})
     old = replace(first, epoch=first.epoch - 1, input=Raw(encode({"do": "echo", "value": "old"})))
     await stage.send(old)
     stage.epochs += 1
@@ -295,8 +300,7 @@ async def ignores_the_unknown(stage: Stage) -> None:
 async def bears_what_it_is_told(stage: Stage) -> None:
     """Feedback about what runs, and results and refusals that the agent need not know, end neither the work nor the agent."""
     offer = await stage.ready()
-    award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1})
-    await stage.claim("accept", award, within=2.0)
+    award = await _accepted(stage, offer, {"do": "steps", "steps": ["only"], "seconds": 1})
     said = m.FeedbackMessage(task=award.task, subtask="main", epoch=award.epoch, id=new_id(16), sender="conformance", text="as it is")
     for feedback in (said, said, replace(said, id=new_id(16), verdict="revise"), replace(said, id=new_id(16), subtask=None)):
         await stage.send(feedback)
@@ -310,8 +314,7 @@ async def bears_what_it_is_told(stage: Stage) -> None:
 async def runs_once(stage: Stage) -> None:
     """The same award again is answered with the last claim, under the same Ae-Id; it is not run twice."""
     offer = await stage.ready()
-    award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 2})
-    await stage.claim("accept", award, within=2.0)
+    award = await _accepted(stage, offer, {"do": "steps", "steps": ["only"], "seconds": 2})
     await stage.send(award)
     await _again(stage, award, "accept")
     await stage.claim("done", award)
@@ -337,8 +340,7 @@ async def _again(stage: Stage, award: Award, kind: str, within: float = 3.0) -> 
 async def says_it_until_it_is_stored(stage: Stage) -> None:
     """A claim that the server does not acknowledge is sent again, with the same Ae-Id, until it is; until then the offer names the work."""
     offer = await stage.ready()
-    award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1})
-    await stage.claim("accept", award, within=2.0)
+    award = await _accepted(stage, offer, {"do": "steps", "steps": ["only"], "seconds": 1})
     async with _nothing_stored(stage):
         await stage.claim("done", award)
         await stage.names(award)
@@ -364,8 +366,7 @@ async def _nothing_stored(stage: Stage) -> AsyncIterator[None]:
 async def survives_a_restart_of_the_server(stage: Stage) -> None:
     """When the server was away for a while, the offers go on with the same boot, and work that ended meanwhile is claimed."""
     offer = await stage.ready()
-    award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1})
-    await stage.claim("accept", award, within=2.0)
+    award = await _accepted(stage, offer, {"do": "steps", "steps": ["only"], "seconds": 1})
     await stage.restart_server(1.5)
     later = await stage.offer("an offer after the restart", within=10.0)
     if later.boot != offer.boot:
@@ -428,8 +429,7 @@ async def carries_the_trace_on(stage: Stage) -> None:
 async def leaves_in_good_order(stage: Stage) -> None:
     """On SIGTERM the offers say `accepting` false, nothing more is taken, what runs is finished or released, and the process ends: with 0, or by SIGTERM."""
     offer = await stage.ready()
-    award = await stage.award(offer, {"do": "steps", "steps": ["only"], "seconds": 1.5})
-    await stage.claim("accept", award, within=2.0)
+    award = await _accepted(stage, offer, {"do": "steps", "steps": ["only"], "seconds": 1.5})
     stage.process.terminate()
     await stage.offer("an offer with `accepting` false", lambda offer: not offer.accepting, within=2.0)
     late = await stage.award(offer, {"do": "echo", "value": "late"})
