@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.abc
 import pytest
 
+from agentexecutor.bus import embedded_server
 from agentexecutor.bus.connection import open_connection
 
 if TYPE_CHECKING:
@@ -70,3 +75,33 @@ async def test_a_flush_says_that_the_server_has_what_was_sent_before(server: Emb
         await connection.nats.flush()
         order = [spy.written.index(word) for word in (b"SUB strange", b"PUB anything", b"PING\r\n")]
         assert order == sorted(order)
+
+
+async def test_tries_to_reconnect_leave_no_socket_open() -> None:
+    """A server that starts may accept and hang up before it has greeted."""
+    tried = anyio.Semaphore(0)
+
+    async def hang_up(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.send_eof()
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await stream.receive()
+        tried.release()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    hostile = f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"  # noqa: S610  # no database here
+    async with listener, anyio.create_task_group() as group, AsyncExitStack() as first:
+        group.start_soon(listener.serve, hang_up)
+        with warnings.catch_warnings(record=True) as warned, anyio.fail_after(60):
+            warnings.simplefilter("always", ResourceWarning)
+            server = await first.enter_async_context(embedded_server())
+            async with open_connection(f"{hostile},{server.url}", name="me") as connection:
+                await first.aclose()
+                for _ in range(5):
+                    await tried.acquire()
+                async with embedded_server(port=server.port):
+                    while not connection.connected:
+                        await anyio.sleep(0.01)
+            gc.collect()
+        group.cancel_scope.cancel()
+    assert not [str(one.message) for one in warned if issubclass(one.category, ResourceWarning)]

@@ -4,7 +4,8 @@ nats-py (2.16) ends the connection over a header block without an end, or a subj
 every reconnect: one of them in a work queue, from whoever may publish, would stop every coordinator for ever. It also reads on behind the end of a
 line: a message whose headers begin with an end of line and whose payload is a number makes it wait for that many bytes, deaf to all else.
 
-And its `flush` says nothing about what was sent before: the PING overtakes commands that wait for the flusher, a subscription for one.
+Its `flush` says nothing about what was sent before: the PING overtakes commands that wait for the flusher, a subscription for one. And a try to
+reconnect that gets no further than the socket, as with a server that starts, leaves the socket open: the next try forgets it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.protocol import parser
 
 from agentexecutor.bus.complaints import Complaints
@@ -42,6 +43,12 @@ class RobustClient(Client):
             self._pending = []
             self._pending_data_size = 0
         await super()._send_ping(future)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        """Nothing stays open of the try before."""
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
 
     async def _attempt_reconnect(self) -> None:
         """When a server is gone again at once, a second attempt finds the future of its end set by the first, and would leave a traceback at the close."""
