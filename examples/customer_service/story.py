@@ -8,6 +8,7 @@ import anyio
 from examples.customer_service import desk
 from examples.customer_service.crew import Crew
 from examples.customer_service.talk import Conversation, Reply
+from rich.markup import escape
 
 from agentexecutor.bus import Bus
 from agentexecutor.schemas.errors import AgentExecutorError
@@ -49,7 +50,7 @@ async def play(bus: Bus, crew: Crew, script: Iterable[str], say: Callable[[str],
     for number, line in enumerate((line.strip() for line in script), 1):
         who, colon, text = line.partition(":")
         if not line or line.startswith("#"):
-            say(f"[bold]{line.lstrip('# ')}[/]" if line else "")
+            say(f"[bold]{escape(line.lstrip('# '))}[/]" if line else "")
             continue
         if not colon:
             raise StoryError(
@@ -57,6 +58,8 @@ async def play(bus: Bus, crew: Crew, script: Iterable[str], say: Callable[[str],
             )
         who, text = who.strip(), text.strip()
         if who == "kill":
+            if text not in crew.running:
+                raise StoryError(f"Line {number} of the script kills {text!r}.", hint=f"There are {', '.join(crew.running)}.")
             crew.kill(text)
             say(f"[yellow]>>> kill -9 {text}[/]")
             continue
@@ -69,7 +72,7 @@ async def play(bus: Bus, crew: Crew, script: Iterable[str], say: Callable[[str],
                 reply = await conversation.wait()
         else:
             conversation = customers.setdefault(who, Conversation(bus))
-            say(f"{who:>8}: {text}")
+            say(escape(f"{who:>8}: {text}"))
             with anyio.fail_after(ANSWER_S):
                 reply = await conversation.say(text)
         heard.setdefault(who, []).append(reply)
@@ -77,19 +80,19 @@ async def play(bus: Bus, crew: Crew, script: Iterable[str], say: Callable[[str],
         waits = conversation if reply.waits else None
     for who, conversation in customers.items():
         await conversation.done()
-        say(f"[dim]The trace of {who}'s conversation: {conversation.trace_id or UNTRACED}[/]")
+        say(f"[dim]The trace of {escape(who)}'s conversation: {conversation.trace_id or UNTRACED}[/]")
     return heard
 
 
 async def _answer(bus: Bus, text: str, say: Callable[[str], None]) -> None:
     request = (await desk.waiting(bus, bus.name))[-1:]
     for one in request:
-        say(f"[dim]   staff reads: {await desk.told(bus, one)}[/]")
-        say(f"[magenta]   staff: {text}[/]")
+        say(f"[dim]   staff reads: {escape(await desk.told(bus, one))}[/]")
+        say(f"[magenta]   staff: {escape(text)}[/]")
         await desk.answer(bus, one, text)
 
 
 def _tell(reply: Reply, say: Callable[[str], None]) -> None:
-    say(f"[cyan] service: {reply.text}[/]")
+    say(f"[cyan] service: {escape(reply.text)}[/]")
     if reply.question:
         say(f"[cyan]          {reply.question}[/]  [dim]{reply.source}, {1000 * reply.took_s:.0f} ms[/]")

@@ -61,6 +61,9 @@ async def test_every_box_dies_once_in_one_conversation(tmp_path: Path, monkeypat
             the_readme_shows(printed.getvalue())
             with pytest.raises(StoryError, match="Line 1"):
                 await play(bus, group, ["nothing"], lambda _line: None)
+            with pytest.raises(StoryError, match="nobody"):
+                await play(bus, group, ["# a line with [/] in it", "kill: nobody"], Console(file=printed).print)
+            assert "a line with [/] in it" in printed.getvalue()
             before = dict(group.deaths)
             conversation = Conversation(bus)
             first = {"service", "dialogue", "understanding", "recogniser", "intent-matcher"}
