@@ -14,11 +14,14 @@ export function refusal(names, capability) {
   return capability.length > 128 ? `${JSON.stringify(capability)} is no capability: it has more than 128 characters` : null;
 }
 
-/** A connection, as soon as a server answers; after a second without one a line says so. */
+/** A connection, as soon as a server answers; after a second without one a line says so. An address or a password that is wrong ends the program. */
 export async function join(servers, name) {
   const late = setTimeout(console.error, 1000, `no server at ${servers}, trying again`);
   try {
     return await connect({ servers, name, maxReconnectAttempts: -1, reconnectTimeWait: 250, waitOnFirstConnect: true });
+  } catch ({ message }) {
+    console.error(`${servers} cannot be joined: ${message}`);
+    return process.exit(3);
   } finally {
     clearTimeout(late);
   }

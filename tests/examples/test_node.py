@@ -288,3 +288,10 @@ def test_no_server(node: Path) -> None:
     ran = subprocess.run(command, env=nowhere, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (ran.returncode, ran.stdout) == (3, "")
     assert "No NATS server answers at nats://127.0.0.1:1" in ran.stderr
+
+
+def test_an_address_that_is_none(node: Path) -> None:
+    command = ["node", str(node / "agent.mjs")]
+    nowhere = environment("nats://[", "me")
+    ran = subprocess.run(command, env=nowhere, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "", "nats://[ cannot be joined: Invalid URL\n")
