@@ -419,7 +419,8 @@ def test_claims_are_read() -> None:
         ("done", b"no json", headers("done"), "undecodable"),
         ("done", b"{}", headers("done"), "undecodable"),
         ("done", b'{"subtask":"a","epoch":-1,"boot":"b"}', headers("done"), "undecodable"),
-        ("done", b'{"subtask":"a","epoch":1,"boot":"b","result":"\xff"}', headers("done"), "undecodable"),
+        ("feedback", b'{"text":"\xff"}', headers("feedback-claim"), "undecodable"),
+        ("extend", b'{"subtask":"a","epoch":1,"boot":"b","call":1,"child":[1e400]}', headers("extend"), "undecodable"),
         ("done", b"[" * 100_000, headers("done"), "undecodable"),
         ("done", DONE, {H_TYPE: "done"}, "undecodable"),
         ("done", DONE, headers("done", id="x" * 65), "undecodable"),
@@ -430,6 +431,30 @@ def test_what_cannot_be_used(kind: str, payload: bytes, made: dict[str, str], wh
         claim(kind, payload, made)
     assert unusable.value.fields["why"] == why
     assert unusable.value.fields["peer"] == "a1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest"),
+    [
+        ("done", b'"result":"\xff"'),
+        ("done", b'"result":1e400'),
+        ("done", b'"result":"\\ud83d"'),
+        ("done", b'"result":' + b"[" * 500 + b"]" * 500),
+        ("done", b'"usage":{"tokens":-1}'),
+        ("done", b'"took_s":"long"'),
+        ("failed", b'"error":7'),
+        ("failed", b'"error":{"code":"x","message":"y","details":{"n":1e400}}'),
+    ],
+)
+def test_an_end_that_nobody_can_read_is_a_failure(kind: str, rest: bytes) -> None:
+    """Refused, it would be no end: the work would be given to another, and be done again."""
+    _, _, read = claim(kind, b'{"subtask":"a","epoch":1,"boot":"b",' + rest + b"}", headers(kind, id="x"))
+    assert isinstance(read, ClaimIn)
+    assert isinstance(read.claim, m.Failed)
+    assert (read.claim.subtask, read.claim.epoch, read.claim.boot) == ("a", 1, "b")
+    assert (read.claim.error.code, read.claim.error.retryable) == ("handler", False)
+    assert read.claim.error.message.startswith(f"The agent's `{kind}` cannot be read: ")
+    encode(read.claim).decode()
 
 
 def test_names_that_may_not_be() -> None:

@@ -127,15 +127,22 @@ def test_the_last_sign_of_the_award_is_found_among_others() -> None:
         (5.0, said(subtask="x")),
         (6.0, b"{"),
     ]
-    assert read_progress(need, "b1", others, queued=False) == ProgressIn("main", 1, 2.0, "load", SCHEDULE, since=2.0)
-    again = [*others, (7.0, said(step="load", state="started", fraction=0.5))]
-    assert read_progress(need, "b1", again, queued=False) == ProgressIn("main", 1, 7.0, "load", SCHEDULE, 0.5, since=2.0)
-    finished = [*others, (7.0, said(step="load", state="finished"))]
-    assert read_progress(need, "b1", finished, queued=False) == ProgressIn("main", 1, 7.0, None, SCHEDULE)
+    found = read_progress(need, "b1", others, queued=False)
+    known: dict[str, Any] = {"scheduled_at": 1.0, "began": ("load", 2.0), "first": (1.0, 0.0)}
+    assert found == ProgressIn("main", 1, 2.0, "load", SCHEDULE, since=2.0, **known)
+    again = [*others, (7.0, said(step="load", state="started", fraction=0.5)), (8.0, said(text="well"))]
+    found = read_progress(need, "b1", again, queued=False)
+    assert found == ProgressIn("main", 1, 8.0, "load", SCHEDULE, 0.5, since=2.0, fraction_at=7.0, **known)
+    finished = [*again, (9.0, said(step="load", state="finished"))]
+    assert read_progress(need, "b1", finished, queued=False) == ProgressIn("main", 1, 9.0, None, SCHEDULE, **known)
+    revised = [*finished, (9.5, said(schedule=SCHEDULE))]
+    found = read_progress(need, "b1", revised, queued=False, queued_at=0.5)
+    assert found == ProgressIn("main", 1, 9.5, None, SCHEDULE, queued_at=0.5, scheduled_at=9.5, first=(1.0, 0.0))
     assert read_progress(need, "b1", [], queued=True) == ProgressIn("main", 1, queued=True)
 
 
-def test_pending_watches_again_after_a_take_over() -> None:
+def test_who_has_waited_is_silent_only_from_then_on() -> None:
     table = running()
-    looks = [effect for effect in pending(table.state, table.now, SETTINGS) if isinstance(effect, SetTimer) and effect.kind == "stall"]
-    assert [effect.due - table.now for effect in looks] == [SETTINGS.stall_min_s]
+    table.now += 70
+    assert sign(table, queued_at=START + 60).epoch == 0
+    assert timer(table) == 56

@@ -119,13 +119,17 @@ class Awards:
         award = (str(key.task), key.subtask, holding.epoch)
         return award in agent.named or any((entry.task, entry.subtask, entry.epoch) == award for entry in agent.offer.running)
 
-    def has_begun(self, key: Key, epoch: int) -> bool:
-        """Whether the holder's offer says that it works on an award (or says nothing about it)."""
-        agent = self._holder(self._holdings.get(key))
-        named = [] if agent is None or agent.offer is None else agent.offer.running
-        return all(
-            entry.state == "running" for entry in named if (entry.task, entry.subtask, entry.epoch) == (str(key.task), key.subtask, epoch)
-        )
+    def last_queued(self, now: float, key: Key, epoch: int) -> float | None:
+        """When its holder's offer said last that an award waits for its turn: `now` if it still does, None if that was never seen."""
+        holding = self._holdings.get(key)
+        agent = self._holder(holding)
+        if holding is None or agent is None or holding.epoch != epoch:
+            return None
+        award = (str(key.task), key.subtask, epoch)
+        named = [] if agent.offer is None else agent.offer.running
+        if any(entry.state != "running" for entry in named if (entry.task, entry.subtask, entry.epoch) == award):
+            holding.queued_at = now
+        return holding.queued_at
 
     def stale_running(self, now: float, peer: str) -> list[m.Running]:
         """Entries of an agent's last offer that no award of ours backs: an older epoch, or nothing we know of (perhaps another's)."""

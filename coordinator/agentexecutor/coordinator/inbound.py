@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, FeedbackIn, NeedProgress, ProgressIn, SubmitIn
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, digest
+from agentexecutor.schemas.bodies import readable
+from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, decode_as, digest
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.references import check_ref
@@ -34,6 +36,7 @@ class Heard(Struct):
 
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-([0-9a-f]{16})-[0-9a-f]{2}")
+_SHOWN = 1000
 _HEARD = msgspec.json.Decoder(Heard)
 
 
@@ -66,22 +69,37 @@ def heard_of(offer: bytes) -> Heard | None:
         return None
 
 
-def read_progress(need: NeedProgress, boot: str, said: Iterable[tuple[float, bytes]], *, queued: bool) -> ProgressIn:
+def read_progress(
+    need: NeedProgress, boot: str, said: Iterable[tuple[float, bytes]], *, queued: bool, queued_at: float | None = None
+) -> ProgressIn:
     """The last sign of the award that is asked about, among messages (server's stamp, payload) of its agent, oldest first."""
-    found = ProgressIn(need.subtask, need.epoch, queued=queued, late=need.late)
-    schedule: list[m.Step] | None = None
-    since: float | None = None
+    found = ProgressIn(need.subtask, need.epoch, queued=queued, queued_at=queued_at, late=need.late)
     for stamp, payload in said:
         try:
             sign = decode("progress", payload)
         except DecodeFailed:
             continue
         if isinstance(sign, m.Progress) and (sign.subtask, sign.epoch, sign.boot) == (need.subtask, need.epoch, boot):
-            schedule = sign.schedule or schedule
-            step = sign.step if sign.state == "started" else None
-            since = None if step is None else since if step == found.step else stamp
-            found = ProgressIn(need.subtask, need.epoch, stamp, step, schedule, sign.fraction, queued, need.late, since)
+            found = _next_sign(found, stamp, sign)
     return found
+
+
+def _next_sign(before: ProgressIn, stamp: float, sign: m.Progress) -> ProgressIn:
+    """A text alone leaves what is known of step and fraction; one of these takes the other's place."""
+    step, fraction, fraction_at = before.step, before.fraction, before.fraction_at
+    if sign.step is not None:
+        step, fraction, fraction_at = sign.step if sign.state == "started" else None, None, None
+    if sign.fraction is not None:
+        fraction, fraction_at = sign.fraction, stamp
+    since = None if step is None else before.since if step == before.step else stamp
+    began, schedule, scheduled_at = before.began, before.schedule, before.scheduled_at
+    if sign.schedule:
+        began, schedule, scheduled_at = None, sign.schedule, stamp
+    if began is None and step is not None and since is not None:
+        began = (step, since)
+    first = before.first or (stamp, sign.fraction or 0.0)
+    known = ProgressIn(before.subtask, before.epoch, stamp, step, schedule, fraction, before.queued, before.late, since, fraction_at)
+    return replace(known, queued_at=before.queued_at, scheduled_at=scheduled_at, began=began, first=first)
 
 
 def read_claim(subjects: Subjects, subject: str, payload: bytes, headers: dict[str, str]) -> Claimed:
@@ -146,16 +164,43 @@ def _decode(headers: dict[str, str], payload: bytes, wanted: str, at: FromSubjec
         raise _unusable("unknown", f"Its Ae-Type is {kind!r}, its subject stands for {wanted!r}.", headers, at)
     try:
         check_name("Ae-Id", headers.get(H_ID, ""))
-        if not payload.isascii():
-            payload.decode()  # bodies are passed on undecoded: what is no UTF-8 stops here
-        message = decode(kind, payload)
+        try:
+            message = decode(kind, payload)
+        except DecodeFailed as error:
+            message = _end_of(kind, payload, error)
         if isinstance(message, m.Done) and message.result_blob is not None:
             check_ref(message.result_blob)
-    except (DecodeFailed, NameRefused, UnicodeDecodeError) as error:
+    except (DecodeFailed, NameRefused) as error:
         raise _unusable("undecodable", str(error), headers, at) from error
     if message is None:
         raise _unusable("unknown", f"There is no type {kind!r}.", headers, at)
     return message
+
+
+class _End(Struct):
+    """Of which award something is the end."""
+
+    subtask: str
+    epoch: m.Count
+    boot: str
+
+
+def _end_of(kind: str, payload: bytes, error: DecodeFailed) -> m.Failed:
+    """The end of work that nobody can read is a failure: refused, the agent would be through with it, and another would do it all again.
+
+    Raises DecodeFailed.
+    """
+    if kind not in ("done", "failed"):
+        raise error
+    try:
+        end = decode_as(_End, payload)
+    except DecodeFailed:  # msgspec also looks into what it passes over, for half a character
+        try:
+            end = msgspec.convert(readable(payload), _End)
+        except (ValueError, RecursionError):
+            raise error from None
+    why = m.ErrorInfo(code="handler", message=f"The agent's `{kind}` cannot be read: {error.fields['reason']}"[:_SHOWN], retryable=False)
+    return m.Failed(subtask=end.subtask, epoch=end.epoch, boot=end.boot, error=why)
 
 
 def _unusable(why: str, message: str, headers: dict[str, str], at: FromSubject | None = None) -> Unusable:

@@ -144,7 +144,9 @@ class TimerIn(Struct, frozen=True):
 class ProgressIn(Struct, frozen=True):
     """The answer to `NeedProgress`: the agent's last sign, `at` by the server's clock (None: there is none), the step and the schedule that it named.
 
-    `since`: when it named this step first. `queued`: its offer says that it has not begun. `late`: asked because of a deadline.
+    `since`: when it named this step first; `fraction_at`: when it told the fraction. `queued`: its offer says that it has not begun; `queued_at`: when
+    that was seen last. `late`: asked because of a deadline. `scheduled_at`: when it told the schedule. `began`: the first step of it that it named, and
+    when. `first`: its first sign, and the fraction that it told with it.
     """
 
     subtask: str
@@ -156,6 +158,11 @@ class ProgressIn(Struct, frozen=True):
     queued: bool = False
     late: bool = False
     since: float | None = None
+    fraction_at: float | None = None
+    queued_at: float | None = None
+    scheduled_at: float | None = None
+    began: tuple[str, float] | None = None
+    first: tuple[float, float] | None = None
     id: str = ""
 
 

@@ -1,8 +1,8 @@
 """Lateness: told from progress against the schedule, before a deadline is missed. Pure.
 
 An attempt is looked at when it is accepted, and again as its deadline comes nearer, by what its agent said last: a fraction, else the step that is under
-way and what the schedule has after it, else the schedule, else the winning bid's estimate, these two corrected by how the agent has kept its promises. What
-is slower than promised is taken to stay so (docs/protocol.md section 11).
+way and what the schedule has after it, else the schedule, else the winning bid's estimate, corrected by how the agent has kept its estimates. What is
+slower than promised is taken to stay so (docs/protocol.md section 11); that it began later than it was accepted is no slowness.
 """
 
 from __future__ import annotations
@@ -30,23 +30,18 @@ def _watched(state: TaskState, subtask: SubtaskState) -> float | None:
 
 def expected_end(subtask: SubtaskState, said: ProgressIn | None, now: float) -> float | None:
     """When the attempt will end, in seconds since 1970; None: nothing is known."""
-    queued = said is not None and said.queued
-    began = now if queued or subtask.accepted_at is None else subtask.accepted_at
-    schedule = subtask.schedule if said is None or said.schedule is None else said.schedule
-    if said is not None and said.at is not None:
-        if said.fraction:
-            return _overdue(began + (said.at - began) / said.fraction, now)
-        for index, step in enumerate(schedule):
-            if step.name == said.step:
-                return _by_step(schedule, index, began, said.at if said.since is None else said.since, now)
-    bid = next((bid for bid in subtask.bids if bid.won and bid.epoch == subtask.epoch), None)
-    promised = 0.0
+    accepted = now if subtask.accepted_at is None else subtask.accepted_at
+    said = said or ProgressIn(subtask.name, subtask.epoch or 0)
+    left_queue = now if said.queued else max(accepted, said.queued_at or accepted)
+    if said.fraction and said.fraction_at is not None:
+        return _overdue(_by_fraction(said.fraction, said.fraction_at, said.first, left_queue), now)
+    schedule = subtask.schedule if said.schedule is None else said.schedule
     if schedule:
-        promised = max(step.start_s + step.duration_s for step in schedule)
-    elif bid is not None:
-        promised = bid.queue_s + bid.estimate_s
-    pace = 1.0 if bid is None else max(1.0, bid.factor)
-    return _overdue(began + pace * promised, now) if promised > 0 else None
+        return _by_schedule(schedule, said, accepted, left_queue, now)
+    bid = next((bid for bid in subtask.bids if bid.won and bid.epoch == subtask.epoch), None)
+    if bid is None or bid.queue_s + bid.estimate_s <= 0:
+        return None
+    return _overdue(max(accepted + bid.queue_s, left_queue) + max(1.0, bid.factor) * bid.estimate_s, now)
 
 
 def _overdue(due: float, now: float) -> float:
@@ -54,15 +49,41 @@ def _overdue(due: float, now: float) -> float:
     return due if now <= due else now + (now - due)
 
 
-def _by_step(schedule: list[m.Step], index: int, began: float, since: float, now: float) -> float:
-    """A step is under way `since`. It, and those after it, take longer than promised in the proportion in which those so far do."""
-    before = sum(step.duration_s for step in schedule[:index])
-    here = schedule[index].duration_s
-    pace = max(1.0, (since - began) / before) if before > 0 else 1.0
-    end = _overdue(since + pace * here, now)
-    if before + here > 0:
-        pace = max(pace, (end - began) / (before + here))
-    return end + pace * sum(step.duration_s for step in schedule[index + 1 :])
+def _by_fraction(fraction: float, at: float, first: tuple[float, float] | None, left_queue: float) -> float:
+    """At the pace since it left the queue, or since its first sign if that is quicker: before that it may have waited, or prepared."""
+    ends = [left_queue + (at - left_queue) / fraction]
+    if first is not None and first[0] < at and first[1] < fraction:
+        ends.append(at + (1.0 - fraction) * (at - first[0]) / (fraction - first[1]))
+    return min(ends)
+
+
+def _by_schedule(schedule: list[m.Step], said: ProgressIn, accepted: float, left_queue: float, now: float) -> float | None:
+    """The step that is under way, else the schedule as a whole. A step that is named twice tells nothing."""
+    names = [step.name for step in schedule]
+    steps = {step.name: step for step in schedule if names.count(step.name) == 1}
+    end = max(step.start_s + step.duration_s for step in schedule)
+    began = said.began if said.began is not None and said.began[0] in steps else None
+    if said.at is not None and said.step in steps:
+        since = said.at if said.since is None else said.since
+        here = steps[said.step]
+        first, first_at = (here, since) if began is None else (steps[began[0]], began[1])
+        return _by_step(here, since, first, first_at, end, now)
+    if end <= 0:
+        return None
+    begun = max(accepted + schedule[0].start_s, left_queue, said.scheduled_at or accepted)
+    if began is not None:
+        begun = began[1] - (steps[began[0]].start_s - schedule[0].start_s)
+    return _overdue(begun + end - schedule[0].start_s, now)
+
+
+def _by_step(here: m.Step, since: float, first: m.Step, first_at: float, end_s: float, now: float) -> float:
+    """`here` is under way `since`. It, and those after it, take longer than promised in the proportion in which those since `first` did."""
+    before = here.start_s - first.start_s
+    pace = max(1.0, (since - first_at) / before) if before > 0 else 1.0
+    end = _overdue(since + pace * here.duration_s, now)
+    if before + here.duration_s > 0:
+        pace = max(pace, (end - first_at) / (before + here.duration_s))
+    return end + pace * max(0.0, end_s - (here.start_s + here.duration_s))
 
 
 def _timer(subtask: SubtaskState, now: float, deadline: float) -> SetTimer:

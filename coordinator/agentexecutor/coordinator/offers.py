@@ -35,6 +35,7 @@ class Holding(Struct):
     epoch: int = 0
     promised_s: float | None = None
     accepted_at: float | None = None
+    queued_at: float | None = None
 
 
 class KnownAgent(Struct):

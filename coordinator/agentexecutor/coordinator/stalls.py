@@ -64,7 +64,7 @@ def decide_progress(draft: Draft, input: ProgressIn) -> None:
         return
     settings = draft.settings
     allowed = _allowed_s(subtask, input.schedule or subtask.schedule, input.step, settings)
-    silent = draft.now - max(subtask.accepted_at, input.at or 0.0)
+    silent = draft.now - max(subtask.accepted_at, input.at or 0.0, input.queued_at or 0.0)
     if allowed is None or silent < allowed or input.queued:
         wait = settings.stall_min_s if allowed is None or input.queued else allowed - silent
         draft.effect(Stalled(subtask.name), SetTimer("stall", draft.now + wait, subtask.name, subtask.epoch))

@@ -334,9 +334,11 @@ class Driver:
     async def _last_sign(self, state: TaskState, need: NeedProgress) -> ProgressIn:
         """What the holder of an award said last about its progress."""
         subtask = state.subtasks[need.subtask]
-        queued = not self._market.awards.has_begun(Key(state.name, need.subtask), need.epoch)
+        now = time.monotonic()
+        queued = self._market.awards.last_queued(now, Key(state.name, need.subtask), need.epoch)
+        queued_at = None if queued is None else self._desk.clock.now(queued)
         said = await self._log.progress(state.name, subtask.agent or "", need.since)
-        return read_progress(need, subtask.boot or "", said, queued=queued)
+        return read_progress(need, subtask.boot or "", said, queued=queued == now, queued_at=queued_at)
 
     async def _give_award(self, entry: Entry, state: TaskState, effect: GiveAward) -> None:
         offers = partial(self._market.survey.on_offer, time.monotonic())
