@@ -22,6 +22,7 @@ from agentexecutor.bus.answering import Asked
 from agentexecutor.bus.log import TaskLog
 from agentexecutor.bus.streams import BLOBS, stream_name
 from agentexecutor.bus.sweeping import sweep_bodies
+from agentexecutor.coordinator.shell import questions
 from agentexecutor.schemas import messages as m
 from agentexecutor.schemas import views as v
 from agentexecutor.schemas.codec import encode, headers
@@ -76,6 +77,44 @@ async def test_tasks_newest_first(place: Place) -> None:
         assert await names(states=["completed"]) == [("you.t9", "completed", 0)]
 
 
+async def test_the_newest_tasks_are_read_from_the_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many tasks, only as many as it takes; and the list is the same."""
+    heads, read = TaskLog.heads, list[int]()
+
+    def noted(log: TaskLog, shard: int | None = None, *, since: int = 0) -> AsyncIterator[Any]:
+        read.append(since)
+        return heads(log, shard, since=since)
+
+    async with coordinating(place) as coordinator, client(place) as me, client(place, "you") as you:
+        await me.until_held({"coord": 16})
+        tasks = [await you.submit("first", capability="sing")]
+        tasks += [await me.submit(f"t{n}", capability="sing") for n in range(20)]
+        for task in tasks:
+            await me.until(task, lambda view: view.subtasks["main"].state == "parked")
+        monkeypatch.setattr(TaskLog, "heads", noted)
+
+        async def listed(**question: Any) -> tuple[list[str], int, int]:
+            """The tasks, how often the log was read, and whether as a whole at last."""
+            read.clear()
+            body = msgspec.json.decode((await me.ask("tasks", **question)).body, type=v.TasksView)
+            return [line.task for line in body.tasks], len(read), read[-1]
+
+        monkeypatch.setattr(questions, "LOOK_BACK", 1000)
+        (everything, times, whole) = await listed(limit=50)
+        assert (sorted(everything), times, whole) == (sorted(map(str, tasks)), 1, 0)
+        monkeypatch.setattr(questions, "LOOK_BACK", 3)
+        newest, times, since = await listed(limit=1)
+        assert (newest, times) == (everything[:1], 1)
+        assert since > 0
+        newest, times, since = await listed(limit=5)
+        assert (newest, since > 0) == (everything[:5], True)
+        oldest, times, since = await listed(owner="you", limit=1)
+        assert (oldest, since) == (["you.first"], 0)
+        assert times > 2
+        assert (await listed(states=["completed"]))[0] == []
+        assert coordinator.counters["faults"] == 0
+
+
 async def test_submits_that_wait_are_counted(place: Place) -> None:
     async with coordinating(place, settings=dataclasses.replace(QUICK, open_tasks=0)), client(place) as me:
         for n in range(3):
@@ -105,12 +144,12 @@ async def test_a_look_at_all_tasks_that_takes_long_is_done_once(place: Place, mo
     """Who waits asks again and again; the coordinator must not begin anew each time."""
     heads, begun, go_on = TaskLog.heads, 0, anyio.Event()
 
-    async def slow(log: TaskLog, shard: int | None = None) -> AsyncIterator[Any]:
+    async def slow(log: TaskLog, shard: int | None = None, *, since: int = 0) -> AsyncIterator[Any]:
         nonlocal begun
         begun += shard is None
         if shard is None:
             await go_on.wait()
-        async for head in heads(log, shard):
+        async for head in heads(log, shard, since=since):
             yield head
 
     async with coordinating(place) as coordinator, client(place) as me:
@@ -132,6 +171,28 @@ async def test_a_look_at_all_tasks_that_takes_long_is_done_once(place: Place, mo
         go_on.set()
         assert (await me.expect("answer", re="one-and-the-same")).error is None
         assert (begun, me.count("answer")) == (1, 1), "of the agents"
+
+
+async def test_a_question_that_is_asked_no_more_is_dropped_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, go_on, worked = questions._OneByOne(), anyio.Event(), list[str]()
+
+    async def work(asked: Asked) -> None:
+        await go_on.wait()
+        worked.append(asked.id)
+
+    def question(id: str) -> Asked:
+        return Asked(kind="tasks", task=NOBODY, ask=m.Ask(), id=id, peer="me")
+
+    async with anyio.create_task_group() as group:
+        for id in ("first", "gone"):
+            group.start_soon(line.answer, question(id), work)
+        await anyio.wait_all_tasks_blocked()
+        monkeypatch.setattr(questions, "FORGOTTEN_S", -1.0)
+        go_on.set()
+    assert worked == ["first"]
+    monkeypatch.undo()
+    await line.answer(question("gone"), work)
+    assert worked == ["first", "gone"]
 
 
 async def test_a_body_that_is_not_there(place: Place) -> None:

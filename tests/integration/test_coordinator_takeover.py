@@ -288,10 +288,10 @@ async def test_a_fault_stops_nothing(place: Place, monkeypatch: pytest.MonkeyPat
     heads, turn = TaskLog.heads, Desk.turn
     broken = {"heads": True, "turn": True}
 
-    def heads_broken_once(log: TaskLog, shard: int | None = None) -> Any:
+    def heads_broken_once(log: TaskLog, shard: int | None = None, *, since: int = 0) -> Any:
         if broken.pop("heads", False):
             raise RuntimeError("heads")
-        return heads(log, shard)
+        return heads(log, shard, since=since)
 
     def turn_broken_once(desk: Desk, entry: Entry, monotonic: float) -> Turn:
         if entry.inputs and broken.pop("turn", False):

@@ -20,7 +20,7 @@ from agentexecutor.bus.blobs import store_body
 from agentexecutor.bus.connection import Connection, Headers, open_connection
 from agentexecutor.bus.errors import BusError
 from agentexecutor.bus.outcome import Outcome
-from agentexecutor.bus.queries import Questions, merge_unserved
+from agentexecutor.bus.queries import NoAnswer, Questions, merge_unserved
 from agentexecutor.bus.request import AuctionMode, What, encode_submit, fill_submit, options_of, plan_of
 from agentexecutor.bus.task import Submitted, Task
 from agentexecutor.bus.watch import listening
@@ -39,6 +39,7 @@ MessageHandler = Callable[[TaskName, m.Message, Headers], Awaitable[None]]
 OnStall = m.OnStall
 ANSWER_S = 10.0
 ALL_ANSWER_S = 3.0
+SEARCH_S = 60.0
 CHUNK_S = 30.0
 FORECAST_S = 60.0
 """A plan of 20,000 subtasks takes a coordinator seconds."""
@@ -270,8 +271,16 @@ class Bus:
         return decode_as(cls, await self.body(task or NOBODY, answer.body, answer.body_blob))
 
     async def tasks(self, states: Iterable[str] = (), owner: str | None = None, limit: int = 100) -> v.TasksView:
-        """Tasks, newest first, and how many submits wait in the queue. Raises NoAnswer."""
-        return await self.ask_body(v.TasksView, "tasks", None, m.Ask(states=list(states), owner=owner, limit=limit))
+        """Tasks, newest first, and how many submits wait in the queue. Raises NoAnswer.
+
+        To find a few of very many takes long: where coordinators answer other questions it is waited for a minute more.
+        """
+        question = m.Ask(states=list(states), owner=owner, limit=limit)
+        try:
+            return await self.ask_body(v.TasksView, "tasks", None, question)
+        except NoAnswer:
+            await self.ask("agents")
+            return await self.ask_body(v.TasksView, "tasks", None, question, timeout_s=SEARCH_S)
 
     async def agents(self) -> list[v.AgentView]:
         """All living agents. Raises NoAnswer."""

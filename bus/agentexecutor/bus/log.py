@@ -235,17 +235,23 @@ class TaskLog:
             raise ApiError(f"JetStream did not store a mark in {self._leases}.", code=408, err_code=0, description="time-out")
         return mark.stamp
 
-    async def heads(self, shard: int | None = None) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
+    async def span(self) -> tuple[int, int]:
+        """Sequences of the first and the last message of all logs."""
+        state = (await self._connection.api(f"STREAM.INFO.{self._log}", {}))["state"]
+        return int(state["first_seq"]), int(state["last_seq"])
+
+    async def heads(self, shard: int | None = None, *, since: int = 0) -> AsyncIterator[tuple[TaskName, int, StoredRecord]]:
         """The last record of every task (of one shard), headers only: task, shard, record. Raises ApiError, or BusError when some got lost.
 
-        They are pulled, a batch at a time: pushed, so many would stand in the connection before the acknowledgements of renewals.
+        `since`: every record from this sequence on instead, so that a task's last one comes last. They are pulled, a batch at a time: pushed, so many
+        would stand in the connection before the acknowledgements of renewals.
         """
         inbox = f"_INBOX.{new_id()}"
         send, receive = anyio.create_memory_object_stream[Msg](float("inf"))
         name = ""
         try:
             async with listening(self._connection, inbox, send.send):
-                consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard))
+                consumer = await self._connection.api(f"CONSUMER.CREATE.{self._log}", self._heads_consumer(shard, since))
                 name, left, came = consumer["name"], int(consumer.get("num_pending", 0)), 0
                 while left > 0:
                     batch = min(BATCH, left)
@@ -279,11 +285,12 @@ class TaskLog:
             with anyio.CancelScope(shield=True), suppress(BusError):
                 await self._connection.api(f"CONSUMER.DELETE.{self._log}.{name}", {})
 
-    def _heads_consumer(self, shard: int | None) -> dict[str, Any]:
+    def _heads_consumer(self, shard: int | None, since: int) -> dict[str, Any]:
+        begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": since} if since else {"deliver_policy": "last_per_subject"}
         return {
             "stream_name": self._log,
             "config": {
-                "deliver_policy": "last_per_subject",
+                **begin,
                 "filter_subject": self._connection.subjects.all_logs(shard),
                 "ack_policy": "none",
                 "headers_only": True,

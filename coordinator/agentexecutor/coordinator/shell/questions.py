@@ -29,23 +29,33 @@ __all__ = ["Questions"]
 WAITING = 16
 """So many questions that take long wait for their turn at most; who gets no answer asks again."""
 
+FORGOTTEN_S = 10.0
+"""Who has not asked again for so long does not wait any more."""
+LOOK_BACK = 16
+"""So many records for a task of a list are looked at, and so many times more when that was not enough."""
+
 
 class _OneByOne:
-    """Questions that take long: one is answered after another, and one that is asked again meanwhile is answered once."""
+    """Questions that take long: one is answered after another; one that is asked again meanwhile is answered once, one that is asked no more is dropped."""
 
     def __init__(self) -> None:
-        self._waiting: set[str] = set()
+        self._asked: dict[str, float] = {}
+        """When each that waits was asked last."""
         self._turn = anyio.Semaphore(1)
 
     async def answer(self, asked: Asked, work: Callable[[Asked], Awaitable[None]]) -> None:
-        if asked.id in self._waiting or len(self._waiting) >= WAITING:
+        again = asked.id in self._asked
+        if not again and len(self._asked) >= WAITING:
             return
-        self._waiting.add(asked.id)
+        self._asked[asked.id] = time.monotonic()
+        if again:
+            return
         try:
             async with self._turn:
-                await work(asked)
+                if time.monotonic() - self._asked[asked.id] <= FORGOTTEN_S:
+                    await work(asked)
         finally:
-            self._waiting.discard(asked.id)
+            del self._asked[asked.id]
 
 
 class Questions:
@@ -108,9 +118,22 @@ class Questions:
         await self._answer(asked, body, next)
 
     async def _tasks(self, asked: Asked) -> None:
-        heads = [answers.Head(head.stamp, task, head.state, head.priority) async for task, _, head in self._log.heads()]
-        lines = [answers.task_line(head) for head in answers.newest(heads, asked.ask)]
+        lines = [answers.task_line(head) for head in await self._newest(asked.ask)]
         await self._answer(asked, encode(v.TasksView(tasks=lines, waiting=await self._log.waiting())))
+
+    async def _newest(self, question: m.Ask) -> list[answers.Head]:
+        """Read from the end of the logs, and from further back until there are as many as are asked for: a whole look at very many takes long."""
+        first, last = await self._log.span()
+        back = LOOK_BACK * question.limit
+        while True:
+            since = last - back if last - back > first else 0
+            found = {
+                task: answers.Head(head.stamp, task, head.state, head.priority) async for task, _, head in self._log.heads(since=since)
+            }
+            newest = answers.newest(found.values(), question)
+            if not since or len(newest) >= question.limit:
+                return newest
+            back *= LOOK_BACK
 
     async def _agents(self, asked: Asked) -> None:
         await self._answer(asked, encode(v.AgentsView(agents=self._market.survey.agents(time.monotonic()))))
