@@ -98,6 +98,11 @@ async def test_what_the_program_has_used_counts(bus: Bus) -> None:
     assert failed.value.error.code == "budget"
 
 
+async def test_twenty_twentieths_are_a_little_more_than_one(bus: Bus) -> None:
+    task = await bus.submit("work", {"do": "add up"}, id="t1")
+    assert await task.result(float) > 1.0
+
+
 @pytest.mark.parametrize(
     ("do", "words", "details"),
     [

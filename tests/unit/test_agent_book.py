@@ -45,6 +45,8 @@ def test_an_ended_award_is_not_run_twice(book: Book) -> None:
     book.end(first)
     assert book.judge(award())[0::2] == (What.AGAIN, first.last)
     assert book.judge(award(epoch=2))[0] is What.RUN
+    assert book.cancelled(first.pair, 1) is None
+    assert book.judge(award())[0::2] == (What.DROP, None), "not wanted any more"
 
 
 def test_a_newer_epoch_replaces_the_older_one(book: Book) -> None:

@@ -52,6 +52,12 @@ def test_an_input_must_fit_what_its_offer_takes(takes: dict[str, object], input:
     assert refused.value.message == problem
 
 
+@pytest.mark.parametrize("required", [True, 3, None, "texts", [{}, 7]])
+def test_what_an_offer_says_wrongly_is_passed_over(required: object) -> None:
+    offers = [OfferLine(name="count", agents=1, free=1, takes={"type": "object", "required": required})]
+    check_offers({"s": m.SubtaskSpec(capability="count", input=Raw(b'{"n":2}'))}, offers)
+
+
 def test_a_planner_is_told_what_was_said_spent_and_left() -> None:
     table = Table()
     table.submit("work", budget={"tokens": 100, "subtasks": 7}, replan=Replan(message="plan"))

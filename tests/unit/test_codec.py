@@ -148,6 +148,14 @@ def test_a_number_that_is_out_of_range_is_refused(number: bytes) -> None:
     assert readable(b'{"a":[1.5,%s,7]}' % number) == {"a": [1.5, number.decode(), 7]}, "what was let in once can be read"
 
 
+def test_half_a_character_can_be_read() -> None:
+    assert readable(b'{"cut \\ud83d":"\\ude00 ","whole":"\\ud83d\\ude00","n":1e400}') == {
+        "cut ?": "? ",
+        "whole": "\U0001f600",
+        "n": "1e400",
+    }
+
+
 def test_a_body_keeps_its_text() -> None:
     body = '{"n":1.50,"big":123456789012345678901234567890,"t":"Grüße \\u6771 東"}'.encode()
     done = decode("done", b'{"subtask":"main","epoch":1,"boot":"b","result":%s}' % body)

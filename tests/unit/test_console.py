@@ -231,7 +231,7 @@ def test_where_a_budget_went_is_shown(capsys: pytest.CaptureFixture[str]) -> Non
     )
     text = capsys.readouterr().out
     assert "spent: tokens 20 of 15, replans 0 of 3" in text
-    assert "tokens by subtask: a 12, b 8\n" in text
+    assert "tokens by capability: a 12, b 8\n" in text
     assert "--budget tokens=..." in text
     story = {"story": ["task ada.t1 is running", "  a (x) is failed"], "spent": {}}
     print_view(Output(json=False), TaskView(task="ada.t1", state="failed", error=ErrorInfo(code="budget", message="round", details=story)))

@@ -379,6 +379,7 @@ def test_a_passed_deadline_tells_what_was_to_be_tried_again(table: Table) -> Non
     error = m.ErrorInfo(code="handler", message="Too many requests.", retryable=True)
     table.claim(m.Failed, error=error, retry_after_s=60.0)
     assert task_view(table.state).subtasks["main"].not_before == to_rfc3339(table.now + 60)
+    assert task_view(table.state, {"main": "parked"}).subtasks["main"].not_before is None, "that time has come"
     table.now += 10
     table.put(TimerIn("task-deadline"))
     assert table.state.error is not None

@@ -107,7 +107,7 @@ class Book:
 
     def _remember(self, pair: Pair, epoch: int, last: LastClaim | None) -> None:
         known = self._ended.get(pair)
-        if known is None or epoch > known[0]:
+        if known is None or epoch > known[0] or (epoch == known[0] and last is None):
             self._ended[pair] = epoch, last
             self._ended.move_to_end(pair)
         while len(self._ended) > REMEMBERED:

@@ -44,6 +44,8 @@ SILENCE_S = 10.0
 """A program that has said nothing about its subtask for so long may be waiting in a buffer."""
 LAST_WORDS_S = 1.0
 """So long is waited for what a process that has ended may have printed."""
+ALMOST_ONE = 1.001
+"""Twenty times a twentieth is more than one, as computers add."""
 TURNS = 5
 """Turns of the event loop after which all that is in a pipe is known: it is polled, read, and handed over."""
 
@@ -54,7 +56,7 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     `usage` stands beside any of them, or alone; so do `epoch` and `key`, which say what the line is about.
     """
 
-    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    progress: Annotated[float, msgspec.Meta(ge=0, le=ALMOST_ONE)] | None = None
     step: str | None = None
     text: str = ""
     result: Any = msgspec.UNSET
@@ -261,7 +263,7 @@ class _Program:
             warning.cancel()
 
     async def _work(self, ctx: Context, input: dict[str, Any]) -> Any:
-        with suppress(ConnectionError):  # it is dead, which reading tells better
+        with suppress(ConnectionError, RuntimeError):  # it is dead (a RuntimeError is uvloop's word), which reading tells better
             self._stdin.write(msgspec.json.encode(_question(ctx.award, input)) + b"\n")
             await self._stdin.drain()
         while True:

@@ -57,7 +57,7 @@ async def _plan(out: Output, nats: str | None, what: str | PlanSpec, value: Any,
         return
     out.table(["subtask", "capability", "agent", ">start", ">finish", ">cost", "why"], (_cells(line) for line in forecast.subtasks))
     for misfit in forecast.misfits:
-        out.say(Text(f"It would fail: {misfit}", style="red"))
+        out.say(Text(f"It may fail: {misfit}", style="red"))
     out.say(_summary(forecast, how["deadline_s"]))
     if save is not None:
         out.say(f"The plan is in {save}. Submit it with: agentexecutor submit --plan {save}")
@@ -80,7 +80,7 @@ def _summary(forecast: Forecast, deadline_s: float | None) -> str:
         unserved = f" Nobody serves {', '.join(forecast.unserved)}." if forecast.unserved else ""
         return f"It would not be done.{unserved}"
     if forecast.misfits:
-        return "It would not be done."
+        return "It may not be done: an input does not fit what is on offer."
     late = deadline_s is not None and forecast.finish_s > deadline_s
     when = f"Done after {seconds(forecast.finish_s)}" + (f", which is later than the deadline of {seconds(deadline_s)}" if late else "")
     return f"{when}; cost {forecast.cost:g}."

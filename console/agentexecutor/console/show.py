@@ -93,7 +93,7 @@ def _account(out: Output, error: ErrorInfo) -> None:
         out.say("  spent: " + ", ".join(f"{name} {told.spent.get(name, 0):g} of {limit:g}" for name, limit in told.budget.items()))
     parts = sorted(((mine.get(told.exceeded, 0), name) for name, mine in told.by.items()), reverse=True)
     if parts and parts[0][0] > 0:
-        out.say(f"  {told.exceeded} by subtask: " + ", ".join(f"{name} {number:g}" for number, name in parts[:NAMES] if number > 0))
+        out.say(f"  {told.exceeded} by capability: " + ", ".join(f"{name} {number:g}" for number, name in parts[:NAMES] if number > 0))
     for line in told.story[-STORY_SHOWN:]:
         out.say(f"  {line}")
     if told.exceeded:

@@ -167,7 +167,8 @@ def _check_input(name: str, spec: m.SubtaskSpec, offer: OfferLine) -> None:
     if not isinstance(input, dict):
         raise PlanRefused(f"The input of {name!r} is no object.", path=[name])
     properties = takes.get("properties")
-    missing = [key for key in takes.get("required", []) if key not in input]
+    required = takes.get("required")
+    missing = [key for key in required if isinstance(key, str) and key not in input] if isinstance(required, list) else []
     if missing:
         raise PlanRefused(f"The input of {name!r} lacks {missing[0]!r}.", path=[name, missing[0]])
     if not isinstance(properties, dict):

@@ -57,8 +57,13 @@ def subtask_view(state: TaskState, subtask: SubtaskState, looked: str | None = N
         result_blob=blob,
         error=subtask.error,
         asked=_asked(state, subtask),
-        not_before=to_rfc3339(subtask.ready_at) if subtask.state == "ready" and subtask.attempts and subtask.pause_s > 0 else None,
+        not_before=_not_before(subtask) if looked is None else None,
     )
+
+
+def _not_before(subtask: SubtaskState) -> str | None:
+    """When what has failed is tried again."""
+    return to_rfc3339(subtask.ready_at) if subtask.state == "ready" and subtask.attempts and subtask.pause_s > 0 else None
 
 
 def _proposed(state: TaskState) -> v.ProposedView | None:

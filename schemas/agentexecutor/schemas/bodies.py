@@ -44,11 +44,12 @@ def why_unreadable(payload: bytes | msgspec.Raw, limit: int) -> str | None:
 
 
 def readable(text: bytes | msgspec.Raw) -> Any:
-    """What a JSON text says; a number that is out of range as text, for a log may hold what was let in once, and a large result may."""
+    """What a JSON text says; a number that is out of range as text, half a character as `?`: a log may hold what was let in once, and a large result may."""
     try:
         return msgspec.json.decode(text)
     except msgspec.MsgspecError:
-        return json.loads(bytes(text), parse_float=_number, parse_int=_number)
+        value = json.loads(bytes(text), parse_float=_number, parse_int=_number)
+        return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def _number(digits: str) -> float | int | str:

@@ -236,7 +236,7 @@ class ForecastLine(View, frozen=True, kw_only=True):
 class Forecast(View, frozen=True, kw_only=True):
     """What would happen to a submit now (section 11): `subtasks` in order of their start; `unserved`: capabilities without an agent that fits.
 
-    `misfits`: inputs that do not fit what the offers take, in words; they would fail.
+    `misfits`: inputs that do not fit what one of the offers takes, in words: there they would fail.
     """
 
     plan: PlanSpec

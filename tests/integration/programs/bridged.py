@@ -37,6 +37,12 @@ for line in sys.stdin:
             more = asked["input"]["more"]
             say(progress=0.5, epoch=asked["epoch"], key=asked["key"])
             say(result=os.getpid(), epoch=asked["epoch"] - more, key=asked["key"])
+        case "add up":
+            done = 0.0
+            for _ in range(20):
+                done += 1 / 20
+                say(progress=done)
+            say(result=done)
         case "large":
             say(result="x" * asked["input"]["bytes"])
         case "fail":
