@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
+import signal
 import warnings
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
@@ -75,6 +78,29 @@ async def test_a_flush_says_that_the_server_has_what_was_sent_before(server: Emb
         await connection.nats.flush()
         order = [spy.written.index(word) for word in (b"SUB strange", b"PUB anything", b"PING\r\n")]
         assert order == sorted(order)
+
+
+async def test_a_closed_client_connects_no_more(server: EmbeddedServer) -> None:
+    """A try to reconnect whose cancel was swallowed ends with the next."""
+    async with open_connection(server.url, name="me") as connection:
+        client = connection.nats
+    with pytest.raises(asyncio.CancelledError):
+        await client._select_next_server()
+    assert not client.is_connected
+
+
+async def test_who_leaves_a_server_that_is_silent_waits_a_little_and_is_gone(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agentexecutor.bus.connection.LEAVE_S", 0.2)
+    before = asyncio.all_tasks()
+    async with open_connection(server.url, name="me") as connection:
+        os.killpg(server.pid, signal.SIGSTOP)
+        await connection.publish("anything", b"x", {})
+    os.killpg(server.pid, signal.SIGKILL)
+    await anyio.wait_all_tasks_blocked()
+    assert asyncio.all_tasks() == before
+    assert caplog.messages == []
 
 
 async def test_tries_to_reconnect_leave_no_socket_open() -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 from table import Table
 
 from agentexecutor.bus.versions import plan_versions
-from agentexecutor.coordinator.inputs import FeedbackIn, HeldIn, NeedRevision, RevisionIn, SetTimer, SplitIn, TimerIn
+from agentexecutor.coordinator.inputs import FeedbackIn, HeldIn, NeedRevision, RevisionIn, Send, SetTimer, SplitIn, TimerIn
 from agentexecutor.coordinator.machine import pending
 from agentexecutor.coordinator.views import task_view
 from agentexecutor.schemas import Approval, ApprovalPolicy, Plan, Replan, Split, Subtask
@@ -254,3 +254,18 @@ def test_a_share_was_agreed_to_with_the_whole() -> None:
     say(table, "accept", "f")
     table.put(SplitIn("f", 2, [(None, 1)], version=1))
     assert table.states() == {"f": "running", "f-1": "ready", "f-2": "ready"}
+
+
+@pytest.mark.parametrize("pattern", ["p*y", "", "a..b", "pay.*.now", "pay me"])
+def test_what_no_capability_is_called_is_refused(pattern: str) -> None:
+    table = Table()
+    table.submit("pay", approval=ApprovalPolicy(capabilities=[pattern]))
+    (refused,) = [effect.message for effect in table.of(Send) if isinstance(effect.message, m.Refused)]
+    assert "cannot name a capability" in refused.error.message
+
+
+def test_the_beginning_of_a_name_is_enough() -> None:
+    for pattern in ("*", "pa*", "pay.*", "pay"):
+        table = Table()
+        table.submit("pay.card", approval=ApprovalPolicy(capabilities=[pattern]))
+        assert table.states()["main"] == ("ready" if pattern == "pay" else "approval")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import PROGRAM
 from json_schema import problems
 from msgspec import Raw
 from wire_samples import SAMPLES, document, kind_of
@@ -452,3 +456,72 @@ async def test_the_planner_that_asks_a_model_is_taken_when_it_is_there() -> None
         assert (got.planner, got.failed) == (taken, None if policy is None else policy.failed)
     for capabilities in (("plan",), ()):
         assert await with_best_planner(Offering(*capabilities), None) is None  # type: ignore[arg-type]  # the same
+
+
+def in_window(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int) -> str:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    Output(json=False).table(
+        ["!task", ">epoch", "error"], [["ada-laptop.r3Kd93bQz0LmXw71TyUe2p", 12, "it took too long"], ["ada.t2", 1, ""]]
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+def test_in_a_narrow_window_a_table_is_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    narrow = in_window(monkeypatch, capsys, 40)
+    assert narrow.split("\n")[1:] == [
+        *["task: ada-laptop.r3Kd93bQz0LmXw71TyUe2p", "epoch: 12", "error: it took too long", ""],
+        *["task: ada.t2", "epoch: 1", "", ""],
+    ]
+    assert "ada-laptop.r3Kd93bQz0LmXw71TyUe2p  " in in_window(monkeypatch, capsys, 80)
+
+
+LIST = [PROGRAM, "conformance", "--list"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_what_cannot_be_written_is_one_sentence(more: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([*LIST, *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 74
+    assert ran.stderr == "Error: The answer cannot be written: No space left on device. What was asked for goes on.\n"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_when_nobody_reads_it_ends_quietly(more: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run([*LIST, *more], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+def test_streams_that_are_closed() -> None:
+    for closed in ("1>&-", "2>&-", "0<&-"):
+        ran = subprocess.run(["/bin/sh", "-c", f'"$@" {closed}', "sh", *LIST], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")
+    ran = subprocess.run(["/bin/sh", "-c", '"$@" 0<&-', "sh", PROGRAM, "submit", "greet", "-"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (2, "Error: The file cannot be read: stdin is closed. Give the path of a file.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tasks", "--owner", b"\xff"], "is no UTF-8"),
+        (["submit", "greet", b'{"name":"\xff"}'], "is no UTF-8"),
+        (["bench", "--wait", "nan"], "'nan' is no number"),
+        (["bench", "--seconds", "nan"], "'nan' is no number"),
+        (["conformance", "--patience", "nan", "--", "true"], "'nan' is no number"),
+        (["bridge", "--capability", "x", "--estimate", "nan", "--", "true"], "'nan' is no number"),
+        (["bridge", "--capability", "x", "--cost", "inf", "--", "true"], "'inf' is no number"),
+        (["up", "--nats", "nats://127.0.0.1:4733", "--port", "4734"], "--nats and --port exclude each other"),
+        (["submit", "pay", "{}", "--approve", "PAY"], "--approve PAY: this task has no such subtask, it has pay."),
+    ],
+)
+def test_wrong_usage_is_one_sentence(arguments: list[str | bytes], said: str) -> None:
+    ran = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec import Raw
 from table import START, Table
@@ -62,6 +64,14 @@ def test_one_capability_from_submit_to_result(table: Table) -> None:
     assert table.state.ended
     assert state_view(table.state).state == "completed"
     assert bytes(task_view(table.folded()).result) == b'{"x":1}'
+
+
+@pytest.mark.parametrize("limit", [{"timeout_s": 5.0}, {"budget": {"seconds": 60.0}}])
+def test_an_accept_that_begins_a_time_is_recorded_at_once(table: Table, limit: dict[str, Any]) -> None:
+    table.submit("x", **limit)
+    table.award()
+    table.claim(m.Accept)
+    assert not table.last.soft
 
 
 def test_done_stands_for_the_accept(table: Table) -> None:

@@ -57,6 +57,8 @@ ACK_S = 5.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 RESTORE_S = 0.5
+LEAVE_S = 5.0
+"""So long what waits to be sent is sent before the connection is closed."""
 PATIENCE_S = 30.0
 """So long a new connection asks for the streams again while JetStream is silent: a cluster elects leaders meanwhile."""
 LOOK_S = 1.0
@@ -367,7 +369,7 @@ async def open_connection(
     make_streams: bool = True,
     patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Connection]:
-    """Connect as peer `name`, make the streams when they are missing, and drain at the end.
+    """Connect as peer `name`, make the streams when they are missing, and send what waits at the end.
 
     `url`: an address, or several of one cluster with commas between them: whichever answers is taken.
     `credentials`: path of a credentials file. `shards`, `replicas` (None: AGENTEXECUTOR_REPLICAS, else 1) count only when the streams
@@ -403,7 +405,7 @@ async def open_connection(
         connection.close()
 
 
-async def _connect(url: str, name: str, credentials: str | None, holder: list[Connection]) -> Client:
+async def _connect(url: str, name: str, credentials: str | None, holder: list[Connection]) -> RobustClient:
     async def on_reconnect() -> None:
         logger.info("Reconnected to %s.", url)
         for connection in holder:
@@ -456,9 +458,6 @@ async def _connect(url: str, name: str, credentials: str | None, holder: list[Co
     return client
 
 
-async def _close(client: Client) -> None:
+async def _close(client: RobustClient) -> None:
     with anyio.CancelScope(shield=True), suppress(Exception):
-        if client.is_connected:
-            with anyio.move_on_after(5):
-                await client.drain()
-        await client.close()
+        await client.leave(LEAVE_S)

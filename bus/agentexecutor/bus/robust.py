@@ -16,6 +16,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
+import nats.errors
 from nats.aio.client import Client, Srv
 from nats.protocol import parser
 
@@ -34,6 +35,7 @@ class RobustClient(Client):
 
     def __init__(self) -> None:
         super().__init__()
+        self._over = False
         self._complaints = Complaints(logger)
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
@@ -44,8 +46,33 @@ class RobustClient(Client):
             self._pending_data_size = 0
         await super()._send_ping(future)
 
+    async def leave(self, patience_s: float) -> None:
+        """Send what waits to be sent, as far as that is done within `patience_s`, and close.
+
+        Not by `drain`, which takes a connection that is lost meanwhile for one that stands.
+        """
+        if self.is_connected:
+            with suppress(nats.errors.Error, TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.flush()
+        await self.close()
+
+    async def close(self) -> None:
+        """Tries to reconnect end for good: a cancel alone may be swallowed by the end of a try that came in the same moment.
+
+        One that was cancelled while it waited for the socket to close has cancelled that for all who wait: this is no cancel of who closes.
+        """
+        self._over = True
+        try:
+            await super().close()
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+
     async def _connect_to_server(self, s: Srv) -> None:
         """Nothing stays open of the try before."""
+        if self._over:
+            raise asyncio.CancelledError
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)

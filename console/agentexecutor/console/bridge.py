@@ -10,7 +10,7 @@ import click
 from agentexecutor.agents.bridge import bridge as bridged
 from agentexecutor.console.agent import serve_agent
 from agentexecutor.console.exits import UsageError
-from agentexecutor.console.options import command, read_json, read_text
+from agentexecutor.console.options import Finite, command, read_json, read_text
 from agentexecutor.schemas.names import clean_name
 
 __all__ = ["bridge"]
@@ -26,8 +26,8 @@ __all__ = ["bridge"]
 @click.option(
     "--capacity", type=click.IntRange(1, 10_000), default=1, show_default=True, metavar="N", help="Subtasks, and processes, at once."
 )
-@click.option("--estimate", type=click.FloatRange(0), metavar="S", help="Seconds that a subtask takes, as far as is known.")
-@click.option("--cost", type=click.FloatRange(0), default=0.0, metavar="X", help="What a subtask costs, in any unit that the agents share.")
+@click.option("--estimate", type=Finite(0), metavar="S", help="Seconds that a subtask takes, as far as is known.")
+@click.option("--cost", type=Finite(0), default=0.0, metavar="X", help="What a subtask costs, in any unit that the agents share.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label of the agent; may be given again.")
 @click.option("--takes", metavar="FILE", help="JSON Schema of the input, shown to planners and people.")
 @click.option("--gives", metavar="FILE", help="JSON Schema of the result.")

@@ -20,6 +20,8 @@ class Exit(IntEnum):
     USAGE = 2
     NO_BUS = 3
     TIMEOUT = 4
+    UNWRITTEN = 74
+    """The answer could not be written, as on a full disk (EX_IOERR of sysexits.h)."""
     INTERRUPTED = 130
     PIPE = 141
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from agentexecutor.bus.errors import only_of
-from agentexecutor.console.exits import Exit, exit_code, sentence
+from agentexecutor.console.exits import Exit, UsageError, exit_code, sentence
 from agentexecutor.console.output import print_error
 from agentexecutor.schemas.errors import AgentExecutorError
 
@@ -54,14 +57,16 @@ class _Commands(click.Group):
 def cli() -> None:
     """Publish tasks and have the right agents do them, on NATS and without a central controller.
 
-    Start with `agentexecutor demo`; every command has --help with examples. Exit codes: 0 done, 1 the task failed, 2 usage, 3 no bus,
-    4 deadline, time-out or cancelled.
+    Start with `agentexecutor demo`; every command has --help with examples. Exit codes: 0 done, 1 the task failed or what was asked was
+    refused, 2 usage, 3 no bus, 4 deadline, time-out or cancelled, 74 the answer cannot be written, 130 Ctrl-C, 141 nobody reads on.
     """
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code. What goes wrong is one sentence on stderr."""
     try:
+        _open_what_is_closed()
+        _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         code = cli.main(arguments, prog_name="agentexecutor", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -73,10 +78,32 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else Exit.DONE)
 
 
+def _open_what_is_closed() -> None:
+    """Streams that the caller has closed go nowhere; what a stream's encoding does not have is written as an escape."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # as long as the program runs
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_bytes(arguments: list[str]) -> None:
+    """Raises UsageError for what is no text: it could be sent nowhere."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{argument!r} is no UTF-8.", hint="Write it in UTF-8, or give a file.") from None
+
+
 def _report(error: BaseException) -> Exit:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing is left to say, not even at exit
         return Exit.PIPE
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
+        print_error(f"The answer cannot be written: {error.strerror}. What was asked for goes on.")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.UNWRITTEN
     if not isinstance(error, AgentExecutorError):
         raise error
     print_error(sentence(error))

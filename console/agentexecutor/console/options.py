@@ -23,6 +23,7 @@ from agentexecutor.schemas.names import TaskName, check_name, clean_name, new_id
 
 __all__ = [
     "Command",
+    "Finite",
     "Seconds",
     "command",
     "common",
@@ -42,17 +43,21 @@ SUFFIX = 5
 EXCERPT = 72
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds above 0; no NaN, and not for ever."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+class Finite(click.FloatRange):
+    """A number in a range; no NaN, no infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+            self.fail(f"{value!r} is no number that can be used here.", param, ctx)
         return number
+
+
+class Seconds(Finite):
+    """A number of seconds above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
 
 
 class Command(click.Command):
@@ -114,6 +119,8 @@ def log_to_stderr() -> None:
 def read_text(source: str, what: str) -> bytes:
     """The text that ``-`` (stdin) or a file's path stands for. Raises UsageError."""
     if source == "-":
+        if sys.stdin is None:
+            raise UsageError(f"{what} cannot be read: stdin is closed.", hint="Give the path of a file.")
         return sys.stdin.buffer.read().removeprefix(BOM_UTF8)
     try:
         return Path(source).read_bytes().removeprefix(BOM_UTF8)

@@ -21,6 +21,8 @@ from agentexecutor.schemas.bodies import readable
 
 __all__ = ["STYLES", "Output", "amount", "cell", "make_console", "print_error", "seconds"]
 
+NARROW = 60
+"""Columns of a window in which a table that does not fit is printed as lines."""
 PIPE_WIDTH = 10_000
 """Columns when nobody's window limits them."""
 
@@ -100,7 +102,10 @@ class Output:
 
     def object(self, value: Any) -> None:
         """One JSON object on a line of its own, sent at once."""
-        click.echo(msgspec.json.encode(value))
+        try:
+            click.echo(msgspec.json.encode(value))
+        except BrokenPipeError:
+            raise BrokenPipeError from None  # without the errno by which click would end the program as if a task had failed
 
     def say(self, text: str | Text) -> None:
         """A line for people; nothing with --json."""
@@ -126,9 +131,22 @@ class Output:
         for column in columns:
             number, whole = column.startswith(">"), column.startswith("!")
             table.add_column(column.lstrip(">!"), justify="right" if number else "left", overflow="fold", no_wrap=whole)
+        cells = [[cell(value) for value in row] for row in rows]
+        for row in cells:
+            table.add_row(*row)
+        needed = self.console.measure(table, options=self.console.options.update(width=PIPE_WIDTH)).maximum
+        if self.console.width < min(NARROW, needed):
+            self._lines(columns, cells)
+        else:
+            self.console.print(table)
+
+    def _lines(self, columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> None:
+        """A table for a window in which its columns would be too narrow to be read: a row is a block, a cell a line."""
         for row in rows:
-            table.add_row(*(cell(value) for value in row))
-        self.console.print(table)
+            for name, value in zip(columns, row, strict=True):
+                if value.plain:
+                    self.console.print(Text.assemble((f"{name.lstrip('>!')}: ", "dim"), value), soft_wrap=True)
+            self.console.print()
 
     def value(self, raw: bytes) -> None:
         """JSON for people: indented, coloured on a terminal."""

@@ -23,6 +23,7 @@ from agentexecutor.console.options import command, read_given, read_json, read_t
 from agentexecutor.console.output import Output, print_error
 from agentexecutor.console.show import print_view
 from agentexecutor.console.wishes import bus_options, task_options
+from agentexecutor.coordinator.policy import TRIGGERS
 from agentexecutor.schemas.codec import encode
 from agentexecutor.schemas.errors import AgentExecutorError
 from agentexecutor.schemas.messages import PlanSpec, Split, SubtaskSpec
@@ -57,6 +58,7 @@ def submit(capability: str | None, input: str | None, plan: str | None, nats: st
     """
     what, value = what_is_meant("submit", capability, input, plan, options["goal"])
     how = bus_options(options)
+    _refuse_idle_approval(what, how)
     telemetry.setup("agentexecutor-submit", brief=True)
     named: list[str] = []
     try:
@@ -103,6 +105,20 @@ def what_is_meant(
         missing = "INPUT is missing." if capability is not None else "CAPABILITY and INPUT are missing."
         raise UsageError(missing, hint=f'For example: agentexecutor {name} {capability or "greet"} \'{{"name": "Ada"}}\'.')
     return check_capability(capability), _read_input(input)
+
+
+def _refuse_idle_approval(what: str | PlanSpec | Goal, how: dict[str, Any]) -> None:
+    """Whoever mistypes what has to wait for a word must not find it done."""
+    is_planned = any(getattr(how["replan"], trigger, None) == "plan" for trigger in TRIGGERS)
+    if how["approval"] is None or isinstance(what, Goal) or is_planned:
+        return
+    capabilities = {what} if isinstance(what, str) else {spec.capability for spec in what.subtasks.values()}
+    for name in how["approval"].capabilities:
+        if not name.endswith("*") and name not in capabilities:
+            raise UsageError(
+                f"--approve {name}: this task has no such subtask, it has {', '.join(sorted(capabilities)[:30])}.",
+                hint=f"If an agent asks for it later, say --approve '{name}*'.",
+            )
 
 
 def _refuse_misfits(where: str, plan: Any) -> None:

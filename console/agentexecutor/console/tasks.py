@@ -66,6 +66,8 @@ async def _tasks(out: Output, nats: str | None, states: tuple[str, ...], owner: 
         out.table(["!task", "state", ">priority", "last change"], ([t.task, t.state, t.priority, f"{t.at[:19]}Z"] for t in view.tasks))
     else:
         out.say("No tasks." if not states and owner is None else "No such tasks.")
+    if len(view.tasks) == limit:
+        click.echo(f"These are the {limit} that changed last; --limit shows more.", err=True)
     if view.waiting:
         out.say(f"{view.waiting} more wait in the queue for a coordinator.")
 

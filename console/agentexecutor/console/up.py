@@ -42,18 +42,20 @@ def _check_sync(_context: click.Context, _option: click.Parameter, sync: str | N
 )
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=Path(".agentexecutor"), show_default=True, metavar="DIR",
               help="Where the streams are kept.")  # fmt: skip
-@click.option("--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, show_default=True, metavar="N", help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65_535), show_default=str(DEFAULT_PORT), metavar="N", help="0 takes a free one.")
 @click.option("--sync", metavar="always|TIME", callback=_check_sync,
               help="How often the server writes through to the disk, such as 10s: a power cut takes what came since. Default: 2m.")  # fmt: skip
 @click.option("--no-planner", is_flag=True, help="Leave goals to planners of your own.")
-def up(store: Path, port: int, sync: str | None, nats: str | None, *, no_planner: bool, as_json: bool) -> None:
+def up(store: Path, port: int | None, sync: str | None, nats: str | None, *, no_planner: bool, as_json: bool) -> None:
     """Start a NATS server, a coordinator and a planner, until stopped.
 
     The server listens on 127.0.0.1 only. What is submitted, decided and done is kept in the store and is there again the next time. A server
     that dies is started again. The planner needs no model: it reaches what a goal names by what the agents on offer take and give.
     """
-    if nats is not None:
-        port = _port_of(nats)
+    if nats is not None and port is not None:
+        raise UsageError("--nats and --port exclude each other.", hint="Give one of them.")
+    if port is None:
+        port = DEFAULT_PORT if nats is None else _port_of(nats)
     log_to_stderr()
     telemetry.setup("agentexecutor-up")
     run_program(_up, Output(json=as_json), store, port, sync, not no_planner)

@@ -94,7 +94,8 @@ def _accept(draft: Draft, subtask: SubtaskState, claim: m.Accept, input: ClaimIn
     if subtask.state != "awarded":
         return
     _accepted(draft, subtask, claim.schedule, input.span)
-    draft.decision.soft = True
+    is_timed = timeout_of(draft.state, subtask) is not None or "seconds" in budget_of(draft.state)
+    draft.decision.soft = not is_timed  # what is timed counts from the record
     _begun(draft, subtask, claim.schedule)
 
 

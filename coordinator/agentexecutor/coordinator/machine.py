@@ -54,7 +54,7 @@ from agentexecutor.coordinator.inputs import (
 )
 from agentexecutor.coordinator.lateness import late_timer, watch_lateness
 from agentexecutor.coordinator.model import SubtaskState, TaskState
-from agentexecutor.coordinator.policy import answer_to, check_replan
+from agentexecutor.coordinator.policy import answer_to, check_approval, check_replan
 from agentexecutor.coordinator.replanning import decide_revision, is_unsettled, planner_spec, settle
 from agentexecutor.coordinator.settings import Settings
 from agentexecutor.coordinator.split import share_specs
@@ -164,6 +164,7 @@ def _plan_of(submit: m.Submit, settings: Settings) -> m.PlanSpec | None:
     if len(given) != 1:
         raise PlanRefused("A submit names exactly one of capability, plan, goal.", hint="Name one of them.")
     check_replan(submit.replan or m.Replan())
+    check_approval(submit.approval or m.ApprovalPolicy())
     if submit.goal is not None:
         check_policies([submit.award], settings)
         return None

@@ -9,7 +9,7 @@ from agentexecutor.schemas import messages as m
 from agentexecutor.schemas.errors import PlanRefused
 from agentexecutor.schemas.names import check_capability
 
-__all__ = ["SENSIBLE", "answer_to", "answer_to_failure", "approval_of", "check_replan", "version_approval"]
+__all__ = ["SENSIBLE", "TRIGGERS", "answer_to", "answer_to_failure", "approval_of", "check_approval", "check_replan", "version_approval"]
 
 TRIGGERS = ("failed", "lost", "late", "unserved", "revise", "reject", "message", "changed")
 PLANNED_BY_GOAL = ("failed", "unserved", "revise", "reject", "message")
@@ -36,6 +36,13 @@ def check_replan(policy: m.Replan) -> None:
         answer = getattr(policy, trigger)
         if answer is not None and answer not in answers:
             raise PlanRefused(f"{answer!r} is no answer to {trigger!r}.", hint=f"Say {', '.join(answers[:-1])} or {answers[-1]}.")
+
+
+def check_approval(policy: m.ApprovalPolicy) -> None:
+    """Raises NameRefused for what no capability can be called: nothing would wait, and nobody would know."""
+    for pattern in policy.capabilities:
+        beginning = pattern.removesuffix("*")
+        check_capability(beginning if beginning == pattern else f"{beginning}x")
 
 
 def answer_to(state: TaskState, trigger: str, subtask: SubtaskState | None) -> m.ReplanAnswer | None:
@@ -72,6 +79,7 @@ def approval_of(state: TaskState, subtask: SubtaskState, *, waits: bool = False)
 
 
 def _fits(pattern: str, capability: str) -> bool:
+    """Whether a capability is meant: by its name, or by the beginning of it before a ``*``."""
     return capability.startswith(pattern[:-1]) if pattern.endswith("*") else capability == pattern
 
 

@@ -14,7 +14,7 @@ from agentexecutor.console.bench.place import Asked, take_place
 from agentexecutor.console.bench.report import Report
 from agentexecutor.console.bench.session import Session
 from agentexecutor.console.exits import Exit, UsageError
-from agentexecutor.console.options import command
+from agentexecutor.console.options import Seconds, command
 from agentexecutor.console.output import Output
 from agentexecutor.console.submit import what_is_meant
 from agentexecutor.console.wishes import AUCTIONS
@@ -47,7 +47,7 @@ def _levels(_context: click.Context, _option: click.Parameter, text: str) -> tup
 @click.option("--capability", metavar="C", help="Measure this one, with your agents; else the bench brings agents of its own.")
 @click.option("--input", "given", metavar="JSON", help="The input for it: the text itself, @FILE, or - for stdin; {} when not given.")
 @click.option("--tasks", type=click.IntRange(1), metavar="N", help="End each measurement after so many tasks.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), metavar="S", help="... or after so long; 5 when neither is given.")
+@click.option("--seconds", type=Seconds(), metavar="S", help="... or after so long; 5 when neither is given.")
 @click.option("--in-flight", default="1,32", show_default=True, callback=_levels, metavar="N[,N...]", help="So many tasks at a time.")
 @click.option("--auction", "auctions", multiple=True, type=click.Choice(AUCTIONS), metavar="MODE",
               help="standing, call, broadcast or auto; may be given again. Default: auto, and messages of the first three.")  # fmt: skip
@@ -57,7 +57,7 @@ def _levels(_context: click.Context, _option: click.Parameter, text: str) -> tup
 @click.option(
     "--payload", type=click.IntRange(0, 100_000_000), metavar="BYTES", help=f"Size of the text that they give back; else {PAYLOAD}."
 )
-@click.option("--wait", "wait_s", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="S",
+@click.option("--wait", "wait_s", type=Seconds(), default=60.0, show_default=True, metavar="S",
               help="How long one task may take; then it counts as unfinished.")  # fmt: skip
 @click.option("--embedded", is_flag=True, help="Start a NATS server and a coordinator for this run only.")
 @click.option("--keep", is_flag=True, help="Leave the tasks in the log, to be looked at with `tasks` and `show`.")

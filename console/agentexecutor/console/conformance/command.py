@@ -14,7 +14,7 @@ from agentexecutor.bus.loop import run
 from agentexecutor.console.conformance.kit import Verdict, play
 from agentexecutor.console.conformance.scenarios import SCENARIOS, Scenario
 from agentexecutor.console.exits import Exit, UsageError
-from agentexecutor.console.options import command
+from agentexecutor.console.options import Finite, command
 from agentexecutor.console.output import Output
 
 __all__ = ["conformance"]
@@ -36,7 +36,7 @@ SLOW = 3.0
 @click.option("--list", "listing", is_flag=True, help="Say what the scenarios are.")
 @click.option(
     "--patience",
-    type=click.FloatRange(1, 100),
+    type=Finite(1, 100),
     default=1.0,
     show_default=True,
     metavar="X",

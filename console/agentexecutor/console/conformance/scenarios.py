@@ -290,7 +290,7 @@ async def ignores_the_unknown(stage: Stage) -> None:
         capability=CAPABILITY,
         epoch=stage.epochs,
         boot=offer.boot,
-        input=Raw(b'{"do":"echo","value":1,"more":[]}'),
+        input=Raw(b'{"do":"echo","value":1}'),
     )
     await stage.say("award", task, encode(msgspec.json.decode(encode(award)) | {"of_version_2": {"deep": [1]}}))
     await stage.claim("done", award)
