@@ -53,7 +53,7 @@ async def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 async def wait_for_state(bus: Bus, name: str, subtask: str, state: str) -> None:
     with anyio.fail_after(60):
-        while (await bus.task(name).view()).subtasks[subtask].state != state:
+        while (found := (await bus.task(name).view()).subtasks.get(subtask)) is None or found.state != state:  # none while its submit waits
             await anyio.sleep(0.05)
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 
 from agentexecutor.bus import embedded_server
 from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.robust import Arrived
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -78,6 +80,47 @@ async def test_a_flush_says_that_the_server_has_what_was_sent_before(server: Emb
         await connection.nats.flush()
         order = [spy.written.index(word) for word in (b"SUB strange", b"PUB anything", b"PING\r\n")]
         assert order == sorted(order)
+
+
+async def test_what_waits_for_its_turn_keeps_the_session_in_which_it_came(server: EmbeddedServer) -> None:
+    """After a power cut its number may be another message's: acknowledged later, it would take that one away."""
+    sessions, go_on, done = list[int](), anyio.Event(), anyio.Event()
+
+    async def hear(message: Msg) -> None:
+        await go_on.wait()
+        assert isinstance(message, Arrived)
+        sessions.append(message.session)
+        if message.data == b"new":
+            done.set()
+
+    async with open_connection(server.url, name="me") as connection:
+        await connection.subscribe("strange", hear)
+        for _ in range(2):
+            await connection.publish("strange", b"old", {})
+        await connection.nats.flush()
+        connection.nats.sockets += 1  # as a reconnect does
+        await connection.publish("strange", b"new", {})
+        await connection.nats.flush()
+        go_on.set()
+        with anyio.fail_after(60):
+            await done.wait()
+    assert sessions == [1, 1, 2]
+
+
+async def test_after_a_reconnect_the_session_is_another_one_before_anything_can_be_sent() -> None:
+    async with AsyncExitStack() as first:
+        server = await first.enter_async_context(embedded_server())
+        async with open_connection(server.url, name="me") as connection:
+            before = connection.session
+            await first.aclose()
+            with anyio.fail_after(60):
+                while connection.connected:
+                    await anyio.sleep(0.01)
+            async with embedded_server(port=server.port):
+                with anyio.fail_after(60):
+                    while not connection.connected:
+                        await anyio.lowlevel.checkpoint()
+                assert connection.session > before
 
 
 async def test_a_closed_client_connects_no_more(server: EmbeddedServer) -> None:

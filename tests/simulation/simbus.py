@@ -105,10 +105,10 @@ class _Consumer:
 class Msg:
     """A delivered message, with the fields of nats-py's."""
 
-    __slots__ = ("data", "headers", "reply", "subject")
+    __slots__ = ("data", "headers", "reply", "session", "subject")
 
-    def __init__(self, subject: str, data: bytes, headers: dict[str, str] | None, reply: str) -> None:
-        self.subject, self.data, self.headers, self.reply = subject, data, headers, reply
+    def __init__(self, subject: str, data: bytes, headers: dict[str, str] | None, reply: str, session: int = 0) -> None:
+        self.subject, self.data, self.headers, self.reply, self.session = subject, data, headers, reply, session
 
 
 @cache
@@ -583,6 +583,7 @@ class SimConnection(Connection):
         self.server = server
         self.process = process
         self._up = True
+        self._links = 1
         self.deaf_at = server.loop.now
         """When a message for it was lost last, or it was away."""
         self.up_at = server.loop.now
@@ -605,6 +606,10 @@ class SimConnection(Connection):
     async def start(self) -> None:
         """Hear what streams answer."""
         await self.listen()
+
+    @property
+    def session(self) -> int:
+        return self._links
 
     @property
     def connected(self) -> bool:
@@ -635,6 +640,7 @@ class SimConnection(Connection):
             self.server.loop.call_later(0.25, self._reconnect, context=self.process.context)
             return
         self._up = True
+        self._links += 1
         self.deaf_at = self.up_at = self.server.loop.now
         for consumer in self.server.consumers.values():
             if consumer.link is self:
@@ -723,6 +729,7 @@ class SimConnection(Connection):
         """A message for one subscription."""
         there = self._subscriptions.get(number)
         if there is not None and self.connected:
+            message.session = self.session
             there[2].put_nowait(message)
 
     def take(self, subject: str, payload: bytes, headers: dict[str, str], reply: str, shown: str | None = None) -> None:
@@ -732,7 +739,7 @@ class SimConnection(Connection):
             if subject in self._one:
                 waitings.append(self._one[subject][1])
             for waiting in waitings:
-                waiting.put_nowait(Msg(shown or subject, payload, headers, reply))
+                waiting.put_nowait(Msg(shown or subject, payload, headers, reply, self.session))
         else:
             self.deaf_at = self.server.loop.now
 

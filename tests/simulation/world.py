@@ -176,7 +176,8 @@ class World:
             if kind == "power":
                 self.checker.power_cut()
             loop.call_later(drawn.choice((0.02, drawn.uniform(0.2, 4))), self._restart)
-        elif kind == "deaf":
+        elif kind == "deaf" and self.coordinators:
+            connection = self.processes[drawn.choice(sorted(self.coordinators))][1]
             connection.offers_lost_until = loop.now + drawn.uniform(3, 10)
             self.calm_at = max(self.calm_at, connection.offers_lost_until)
         elif kind == "consumer" and self.server.up:

@@ -17,7 +17,6 @@ from typing import Any
 
 import anyio
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -99,7 +98,7 @@ class Connection:
     """One NATS connection of one peer. Made by `open_connection`."""
 
     def __init__(
-        self, client: Client, *, name: str, url: str, prefix: str, credentials: str | None, streams: tuple[int, int, bool]
+        self, client: RobustClient, *, name: str, url: str, prefix: str, credentials: str | None, streams: tuple[int, int, bool]
     ) -> None:
         self.nats = client
         self.name = name
@@ -110,8 +109,8 @@ class Connection:
         self.shards = 0
         self._streams = streams
         """Shards and replicas of streams that are made, and whether they are."""
-        self.session = 0
-        """Number of the connection: another after each reconnect."""
+        self._anew = 0
+        """How often streams were made anew while it stood."""
         self._hooks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._hook_count = 0
         self._acks = Acks(self.miss)
@@ -179,8 +178,13 @@ class Connection:
             return
         if anew:
             _tell_lost(anew)
-            self.session += 1
+            self._anew += 1
             await self._run_hooks()
+
+    @property
+    def session(self) -> int:
+        """A number that is another as soon as a socket is opened, before anything is sent on it, and when streams were made anew."""
+        return self.nats.sockets + self._anew
 
     @property
     def connected(self) -> bool:
@@ -204,7 +208,6 @@ class Connection:
 
         While JetStream does not answer, the streams are tried again: perhaps nobody else makes them.
         """
-        self.session += 1
         session = self.session
         restored = await self._restored()
         await self._run_hooks()
@@ -382,6 +385,7 @@ async def open_connection(
     holder: list[Connection] = []
     client = await _connect(url, name, credentials, holder)
     connection = Connection(client, name=name, url=url, prefix=prefix, credentials=credentials, streams=streams)
+    client.session = lambda: connection.session
     holder.append(connection)
     keeping: asyncio.Task[None] | None = None
     try:

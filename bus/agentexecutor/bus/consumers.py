@@ -68,6 +68,11 @@ class Inbound(NamedTuple):
 Handler = Callable[[Inbound], Awaitable[None]]
 
 
+def _session_of(message: Msg) -> int:
+    """In which session of the connection it came, however long it has waited for its turn."""
+    return int(getattr(message, "session", 0))
+
+
 @dataclass(slots=True)
 class _Asked:
     """A pull. `batch`: what of it has not come; `until`: when it counts no more, monotonic."""
@@ -182,7 +187,7 @@ class ShardConsumers:
         headers = message.headers or {}
         if message.reply.startswith("$JS.ACK."):
             _, seq, stamp, _ = delivery_of(message.reply)
-            await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
+            await self._on_claim(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, _session_of(message)))
         else:
             await self._control(message, headers)
 
@@ -199,7 +204,7 @@ class ShardConsumers:
             shard, klass, _ = self._connection.subjects.parse_new(message.subject)
             self._count_down(shard, klass)
             self._backlog[shard, klass] = more
-            await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, self._connection.session))
+            await self._on_submit(Inbound(message.subject, message.data, headers, seq, stamp, message.reply, _session_of(message)))
             return
         status = headers.get("Status", "100")
         if status != "100":

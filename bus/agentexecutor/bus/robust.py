@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
 from nats.protocol import parser
 
 from agentexecutor.bus.complaints import Complaints
 
-__all__ = ["RobustClient"]
+__all__ = ["Arrived", "RobustClient"]
 
 logger = logging.getLogger("agentexecutor.bus")
 
@@ -30,11 +33,25 @@ parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+(\S+)[ \t]+(\S+)[ \t]+((\S+)[ \t]+)?(
 """The parser's own one takes ends of lines for blanks between its fields."""
 
 
+@dataclass
+class Arrived(Msg):
+    """A message, and the number of the connection's session in which it came: it may wait for its turn until after a reconnect."""
+
+    session: int = 0
+
+
 class RobustClient(Client):
-    """Headers that cannot be read count as none (such a message has no Ae-Type, and is set aside); a subject is read as far as it goes."""
+    """Headers that cannot be read count as none (such a message has no Ae-Type, and is set aside); a subject is read as far as it goes.
+
+    `sockets`: how many were opened; `session`: gives the number of the session, for what arrives.
+    """
+
+    msg_class = Arrived
 
     def __init__(self) -> None:
         super().__init__()
+        self.session: Callable[[], int] = int
+        self.sockets = 0
         self._over = False
         self._complaints = Complaints(logger)
 
@@ -73,6 +90,7 @@ class RobustClient(Client):
         """Nothing stays open of the try before."""
         if self._over:
             raise asyncio.CancelledError
+        self.sockets += 1
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
@@ -91,9 +109,11 @@ class RobustClient(Client):
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Any:
         try:
-            return super()._build_message(sid, subject, reply, data, headers)
+            message = super()._build_message(sid, subject, reply, data, headers)
         except UnicodeDecodeError:
-            return super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
+            message = super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
+        message.session = self.session()
+        return message
 
 
 def _readable(subject: bytes) -> bytes:

@@ -46,15 +46,19 @@ EXCERPT = 72
 class Finite(click.FloatRange):
     """A number in a range; no NaN, no infinity."""
 
+    unit = ""
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number that can be used here.", param, ctx)
+            self.fail(f"{value!r} is no number{self.unit}.", param, ctx)
         return number
 
 
 class Seconds(Finite):
     """A number of seconds above 0."""
+
+    unit = " of seconds"
 
     def __init__(self) -> None:
         super().__init__(min=0, min_open=True)
