@@ -18,6 +18,7 @@ import pytest
 from agentexecutor.bus import embedded_server
 from agentexecutor.bus.connection import open_connection
 from agentexecutor.bus.robust import Arrived
+from agentexecutor.schemas.codec import H_EXPECTED
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -121,6 +122,57 @@ async def test_after_a_reconnect_the_session_is_another_one_before_anything_can_
                     while not connection.connected:
                         await anyio.lowlevel.checkpoint()
                 assert connection.session > before
+
+
+async def test_what_was_meant_for_the_session_before_is_not_sent_after_a_reconnect() -> None:
+    """Acknowledgements, and appends behind a number: what they speak of may be something else by then."""
+    heard: list[str] = []
+    done = anyio.Event()
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+        if message.subject == "last":
+            done.set()
+
+    async with AsyncExitStack() as first:
+        server = await first.enter_async_context(embedded_server())
+        async with open_connection(server.url, name="me") as connection:
+            for subject in ("$JS.ACK.>", "plain", "fenced", "last"):
+                await connection.subscribe(subject, hear)
+            await first.aclose()
+            with anyio.fail_after(60):
+                while connection.connected:
+                    await anyio.sleep(0.01)
+            await connection.publish("$JS.ACK.stream.consumer.1.7.1.1.0", b"+ACK", {})
+            await connection.publish("plain", b"x", {"A": "b"})
+            await connection.publish("fenced", b"x", {"A": "b", H_EXPECTED: "7"})
+            await connection.publish("last", b"x", {})
+            async with embedded_server(port=server.port):
+                with anyio.fail_after(60):
+                    await done.wait()
+    assert heard == ["plain", "last"]
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True}), ("asyncio", {"use_uvloop": False})])
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_who_leaves_with_a_socket_that_is_gone_leaves_nothing_behind(is_away: bool) -> None:
+    before = asyncio.all_tasks()
+    async with AsyncExitStack() as first:
+        server = await first.enter_async_context(embedded_server())
+        async with open_connection(server.url, name="me") as connection:
+            client = connection.nats
+            if is_away:
+                await first.aclose()
+                with anyio.fail_after(60):
+                    while connection.connected:
+                        await anyio.sleep(0.01)
+            else:
+                transport: Any = client._transport
+                transport._io_writer.transport.abort()
+            await connection.publish("anything", b"x", {})
+        await anyio.wait_all_tasks_blocked()
+        assert asyncio.all_tasks() == before
+        assert client.is_closed
 
 
 async def test_a_closed_client_connects_no_more(server: EmbeddedServer) -> None:

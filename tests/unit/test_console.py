@@ -525,3 +525,9 @@ def test_wrong_usage_is_one_sentence(arguments: list[str | bytes], said: str) ->
     assert ran.returncode == 2
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("streams", ["<&-", "<&- >&-", "<&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_the_number_of_a_stream_that_is_closed_is_given_to_no_socket(streams: str) -> None:
+    command = ["/bin/sh", "-c", f'"$@" {streams}', "sh", PROGRAM, "tasks", "--nats", "nats://127.0.0.1:1"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 3

@@ -439,7 +439,9 @@ def test_what_cannot_be_used(kind: str, payload: bytes, made: dict[str, str], wh
         ("done", b'"result":"\xff"'),
         ("done", b'"result":1e400'),
         ("done", b'"result":"\\ud83d"'),
-        ("done", b'"result":' + b"[" * 500 + b"]" * 500),
+        *[("done", b'"result":' + b"[" * depth + b"]" * depth) for depth in (500, 1100, 100_000)],
+        ("done", b'"result":["\xff","\\ud800","\\"]}",{"subtask":"b","epoch":2}]'),
+        ("done", b'"result_blob":{"digest":"' + b"0" * 64 + b'","bytes":3,"chunks":7}'),
         ("done", b'"usage":{"tokens":-1}'),
         ("done", b'"took_s":"long"'),
         ("failed", b'"error":7'),
@@ -455,6 +457,13 @@ def test_an_end_that_nobody_can_read_is_a_failure(kind: str, rest: bytes) -> Non
     assert (read.claim.error.code, read.claim.error.retryable) == ("handler", False)
     assert read.claim.error.message.startswith(f"The agent's `{kind}` cannot be read: ")
     encode(read.claim).decode()
+
+
+def test_the_fields_of_an_end_are_those_of_the_message() -> None:
+    inside = b'{"result":[{"subtask":"x","epoch":9,"boot":"x"},1e400,"\\"subtask\\":\\"y\\""],"boot":"b","subtask":"a","epoch":1}'
+    _, _, read = claim("done", inside, headers("done", id="x"))
+    assert isinstance(read, ClaimIn)
+    assert (read.claim.subtask, read.claim.epoch, read.claim.boot) == ("a", 1, "b")
 
 
 def test_names_that_may_not_be() -> None:

@@ -62,6 +62,9 @@ SHORT = make_schedule([("a", 10.0), ("b", 10.0)])
         (SCHEDULE, heard((5.0, {"fraction": 0.5}), (5.001, {"fraction": 0.500001})), 6.0, 10.002),  # two at once tell no pace
         (SCHEDULE, heard((20.0, {"fraction": 0.5}), (30.0, {"text": "still at it"})), 30.0, 40.0),
         ([], heard((70.0, {"fraction": 0.5}), queued_at=60.0), 70.0, 80.0),
+        (SCHEDULE, heard((9.0, {"fraction": 0.0}), (10.0, {"fraction": 0.5})), 18.0, 20.0),
+        (SCHEDULE, heard((9.0, {"fraction": 0.0}), (10.0, {"fraction": 0.5})), 19.9, 20.0),
+        (SHORT, heard((99.9, {"fraction": 0.01}), queued_at=100.0), 105.0, 119.9),  # it has just begun, whatever its offer said
         # a step
         (SCHEDULE, heard((10.0, FIT)), 20.0, 45.0),
         (SCHEDULE, heard((5.0, FIT)), 20.0, 40.0),  # earlier than promised
@@ -74,6 +77,8 @@ SHORT = make_schedule([("a", 10.0), ("b", 10.0)])
         (SCHEDULE, heard((20.0, {**FIT, "schedule": make_schedule([("fit", 2.0)])})), 20.0, 22.0),
         (PARALLEL, heard((0.0, begun("a"))), 5.0, 10.0),
         (ONE_NAME, heard(*[(float(n), begun("row")) for n in range(10)]), 9.0, 10.0),
+        (SHORT, heard((0.0, begun("b")), (10.0, begun("a"))), 10.0, 30.0),  # in another order
+        ([], heard((10.0, begun("a")), (100.0, {"schedule": make_schedule([("a", 20.0), ("b", 20.0)])})), 100.0, 140.0),
         # it began later than it was accepted, which is no slowness
         (SHORT, heard((60.0, begun("a")), (70.0, begun("b"))), 70.0, 80.0),
         (SHORT, heard((60.0, begun("a")), (70.0, {"step": "a", "state": "finished"})), 70.0, 80.0),
@@ -81,6 +86,8 @@ SHORT = make_schedule([("a", 10.0), ("b", 10.0)])
         (QUEUED, heard(queued_at=59.0), 65.0, 80.0),
         ([], heard((60.0, {"schedule": SHORT})), 65.0, 80.0),
         (SHORT, heard(queued_at=59.0), 65.0, 79.0),
+        (SHORT, heard(queued_at=111.0), 111.0, 131.0),  # by whoever has taken the task over
+        (SHORT, heard((110.5, {"text": "begun"}), queued_at=111.0), 111.0, 130.5),
         # it waits
         (SCHEDULE, heard(queued=True), 20.0, 65.0),
         (QUEUED, heard(queued=True), 55.0, 80.0),

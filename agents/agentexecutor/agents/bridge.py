@@ -410,7 +410,8 @@ def _question(award: Award, input: dict[str, Any]) -> dict[str, Any]:
 def _tell(ctx: Context, said: _Said) -> None:
     """Pass on how far it is."""
     if said.step is not None:
-        ctx.host.tell(step=said.step, state="started", fraction=said.progress, text=said.text)
+        fraction = None if said.progress is None else min(said.progress, 1.0)
+        ctx.host.tell(step=said.step, state="started", fraction=fraction, text=said.text)
     elif said.progress is not None or said.text or not said.usage:
         ctx.progress(said.progress, said.text)
 

@@ -278,8 +278,11 @@ class Bus:
         question = m.Ask(states=list(states), owner=owner, limit=limit)
         try:
             return await self.ask_body(v.TasksView, "tasks", None, question)
-        except NoAnswer:
-            await self.ask("agents")
+        except NoAnswer as error:
+            try:
+                await self.ask("agents", timeout_s=ALL_ANSWER_S)
+            except NoAnswer:
+                raise error from None
             return await self.ask_body(v.TasksView, "tasks", None, question, timeout_s=SEARCH_S)
 
     async def agents(self) -> list[v.AgentView]:

@@ -18,12 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
 from agentexecutor.bus.complaints import Complaints
+from agentexecutor.schemas.codec import H_EXPECTED
 
 __all__ = ["Arrived", "RobustClient"]
 
@@ -31,6 +31,9 @@ logger = logging.getLogger("agentexecutor.bus")
 
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+(\S+)[ \t]+(\S+)[ \t]+((\S+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n")
 """The parser's own one takes ends of lines for blanks between its fields."""
+
+_BOUND = re.compile(rb"\AH?PUB \$JS\.ACK\.|\r\n" + H_EXPECTED.encode() + rb":")
+"""What speaks of a number that may be another message's after a reconnect: acknowledgements, and what is stored only behind such a number."""
 
 
 @dataclass
@@ -68,10 +71,11 @@ class RobustClient(Client):
 
         Not by `drain`, which takes a connection that is lost meanwhile for one that stands.
         """
-        if self.is_connected:
-            with suppress(nats.errors.Error, TimeoutError):
+        with suppress(Exception):  # whatever a socket that is gone makes of it; a RuntimeError, with uvloop
+            if self.is_connected:
                 async with asyncio.timeout(patience_s):
                     await self.flush()
+        self._keep_pending([])  # closing would send it, and fail where the socket is gone
         await self.close()
 
     async def close(self) -> None:
@@ -87,13 +91,18 @@ class RobustClient(Client):
                 raise
 
     async def _connect_to_server(self, s: Srv) -> None:
-        """Nothing stays open of the try before."""
+        """Nothing stays open of the try before, and what is meant for the session before is not sent."""
         if self._over:
             raise asyncio.CancelledError
         self.sockets += 1
+        self._keep_pending([command for command in self._pending if not _BOUND.search(command)])
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    def _keep_pending(self, commands: list[bytes]) -> None:
+        self._pending = commands
+        self._pending_data_size = sum(map(len, commands))
 
     async def _attempt_reconnect(self) -> None:
         """When a server is gone again at once, a second attempt finds the future of its end set by the first, and would leave a traceback at the close."""

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -40,6 +41,8 @@ COMMANDS = {
 }
 """Where each command stands, in the order in which one meets them. A module is loaded when its command is run: the others cost nothing."""
 
+STDERR = 2
+
 
 class _Commands(click.Group):
     def list_commands(self, _context: click.Context) -> list[str]:
@@ -69,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         code = cli.main(arguments, prog_name="agentexecutor", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = Exit.INTERRUPTED
@@ -80,6 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _open_what_is_closed() -> None:
     """Streams that the caller has closed go nowhere; what a stream's encoding does not have is written as an escape."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass  # else a socket would get its number
+    os.close(free)
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # as long as the program runs
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -101,10 +108,12 @@ def _report(error: BaseException) -> Exit:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing is left to say, not even at exit
         return Exit.PIPE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
-        print_error(f"The answer cannot be written: {error.strerror}. What was asked for goes on.")
+        with suppress(OSError):
+            print_error(f"The answer cannot be written: {error.strerror}. What was asked for goes on.")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.UNWRITTEN
     if not isinstance(error, AgentExecutorError):
         raise error
-    print_error(sentence(error))
+    with suppress(OSError):
+        print_error(sentence(error))
     return exit_code(error)

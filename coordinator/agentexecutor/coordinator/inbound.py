@@ -6,7 +6,7 @@ Pure. A message that cannot be used raises `Unusable`; the caller counts it, tel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -15,8 +15,7 @@ from msgspec.structs import replace
 
 from agentexecutor.coordinator.inputs import CancelIn, ClaimIn, FeedbackIn, NeedProgress, ProgressIn, SubmitIn
 from agentexecutor.schemas import messages as m
-from agentexecutor.schemas.bodies import readable
-from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, decode_as, digest
+from agentexecutor.schemas.codec import H_ID, H_TRACEPARENT, H_TRACESTATE, H_TYPE, decode, digest
 from agentexecutor.schemas.errors import AgentExecutorError, DecodeFailed, NameRefused
 from agentexecutor.schemas.names import TaskName, check_name
 from agentexecutor.schemas.references import check_ref
@@ -38,6 +37,10 @@ class Heard(Struct):
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-([0-9a-f]{16})-[0-9a-f]{2}")
 _SHOWN = 1000
 _HEARD = msgspec.json.Decoder(Heard)
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+', re.DOTALL)
+_END_FIELDS = (b"subtask", b"epoch", b"boot")
 
 
 class Unusable(AgentExecutorError):
@@ -93,8 +96,9 @@ def _next_sign(before: ProgressIn, stamp: float, sign: m.Progress) -> ProgressIn
         fraction, fraction_at = sign.fraction, stamp
     since = None if step is None else before.since if step == before.step else stamp
     began, schedule, scheduled_at = before.began, before.schedule, before.scheduled_at
-    if sign.schedule:
+    if sign.schedule:  # it counts from now, and the step that is under way with it
         began, schedule, scheduled_at = None, sign.schedule, stamp
+        since = None if step is None else stamp
     if began is None and step is not None and since is not None:
         began = (step, since)
     first = before.first or (stamp, sign.fraction or 0.0)
@@ -166,10 +170,10 @@ def _decode(headers: dict[str, str], payload: bytes, wanted: str, at: FromSubjec
         check_name("Ae-Id", headers.get(H_ID, ""))
         try:
             message = decode(kind, payload)
+            if isinstance(message, m.Done) and message.result_blob is not None:
+                check_ref(message.result_blob)
         except DecodeFailed as error:
             message = _end_of(kind, payload, error)
-        if isinstance(message, m.Done) and message.result_blob is not None:
-            check_ref(message.result_blob)
     except (DecodeFailed, NameRefused) as error:
         raise _unusable("undecodable", str(error), headers, at) from error
     if message is None:
@@ -185,6 +189,23 @@ class _End(Struct):
     boot: str
 
 
+def _plain_fields(payload: bytes) -> Iterator[tuple[str, bytes]]:
+    """The fields of an object that are no objects and no lists, whatever stands in the others: decoders also look into what they pass over."""
+    depth, name, last = 0, b"", b""
+    for found in _TOKEN.finditer(payload):
+        token = found[0]
+        if token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+        elif depth == 1 and token == b":":
+            name = last
+        elif depth == 1 and name.strip(b'"') in _END_FIELDS:
+            yield name.strip(b'"').decode(), token
+            name = b""
+        last = token
+
+
 def _end_of(kind: str, payload: bytes, error: DecodeFailed) -> m.Failed:
     """The end of work that nobody can read is a failure: refused, the agent would be through with it, and another would do it all again.
 
@@ -193,13 +214,10 @@ def _end_of(kind: str, payload: bytes, error: DecodeFailed) -> m.Failed:
     if kind not in ("done", "failed"):
         raise error
     try:
-        end = decode_as(_End, payload)
-    except DecodeFailed:  # msgspec also looks into what it passes over, for half a character
-        try:
-            end = msgspec.convert(readable(payload), _End)
-        except (ValueError, RecursionError):
-            raise error from None
-    why = m.ErrorInfo(code="handler", message=f"The agent's `{kind}` cannot be read: {error.fields['reason']}"[:_SHOWN], retryable=False)
+        end = msgspec.convert({name: msgspec.json.decode(text) for name, text in _plain_fields(payload)}, _End)
+    except ValueError:
+        raise error from None
+    why = m.ErrorInfo(code="handler", message=f"The agent's `{kind}` cannot be read: {error.message}"[:_SHOWN], retryable=False)
     return m.Failed(subtask=end.subtask, epoch=end.epoch, boot=end.boot, error=why)
 
 

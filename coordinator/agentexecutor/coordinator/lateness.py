@@ -32,9 +32,9 @@ def expected_end(subtask: SubtaskState, said: ProgressIn | None, now: float) -> 
     """When the attempt will end, in seconds since 1970; None: nothing is known."""
     accepted = now if subtask.accepted_at is None else subtask.accepted_at
     said = said or ProgressIn(subtask.name, subtask.epoch or 0)
-    left_queue = now if said.queued else max(accepted, said.queued_at or accepted)
-    if said.fraction and said.fraction_at is not None:
-        return _overdue(_by_fraction(said.fraction, said.fraction_at, said.first, left_queue), now)
+    left_queue = now if said.queued else max(accepted, _waited_until(said) or accepted)
+    if said.fraction and said.fraction_at is not None and said.fraction_at > left_queue:
+        return _by_fraction(said.fraction, said.fraction_at, said.first, left_queue, now)
     schedule = subtask.schedule if said.schedule is None else said.schedule
     if schedule:
         return _by_schedule(schedule, said, accepted, left_queue, now)
@@ -49,12 +49,17 @@ def _overdue(due: float, now: float) -> float:
     return due if now <= due else now + (now - due)
 
 
-def _by_fraction(fraction: float, at: float, first: tuple[float, float] | None, left_queue: float) -> float:
+def _waited_until(said: ProgressIn) -> float | None:
+    """Whoever has told something had begun; what was seen of its queue may be older, or younger after another has taken the task over."""
+    return said.queued_at if said.queued_at is None or said.first is None else min(said.queued_at, said.first[0])
+
+
+def _by_fraction(fraction: float, at: float, first: tuple[float, float] | None, left_queue: float, now: float) -> float:
     """At the pace since it left the queue, or since its first sign if that is quicker: before that it may have waited, or prepared."""
     ends = [left_queue + (at - left_queue) / fraction]
     if first is not None and first[0] < at and first[1] < fraction:
         ends.append(at + (1.0 - fraction) * (at - first[0]) / (fraction - first[1]))
-    return min(ends)
+    return min(_overdue(end, now) for end in ends)
 
 
 def _by_schedule(schedule: list[m.Step], said: ProgressIn, accepted: float, left_queue: float, now: float) -> float | None:
@@ -66,7 +71,7 @@ def _by_schedule(schedule: list[m.Step], said: ProgressIn, accepted: float, left
     if said.at is not None and said.step in steps:
         since = said.at if said.since is None else said.since
         here = steps[said.step]
-        first, first_at = (here, since) if began is None else (steps[began[0]], began[1])
+        first, first_at = (here, since) if began is None or steps[began[0]].start_s > here.start_s else (steps[began[0]], began[1])
         return _by_step(here, since, first, first_at, end, now)
     if end <= 0:
         return None

@@ -200,7 +200,7 @@ class Market:
             if holding is not None:
                 self.awards.release(now, holding)
             capability = wanted.demand.capability if wanted is not None else ""
-            holding = Holding(key, agent, boot, capability, now)
+            holding = Holding(key, agent, boot, capability, now, queued_at=now)  # by the log alone nobody knows when it began
             self._refresh(self.awards.hold(now, holding), now)
         self.awards.recorded(holding, epoch, promised_s)
 

@@ -41,7 +41,7 @@ for line in sys.stdin:
             done = 0.0
             for _ in range(20):
                 done += 1 / 20
-                say(progress=done)
+                say(progress=done, step="adding")
             say(result=done)
         case "large":
             say(result="x" * asked["input"]["bytes"])
