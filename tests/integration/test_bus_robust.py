@@ -144,7 +144,7 @@ async def test_what_was_meant_for_the_session_before_is_not_sent_after_a_reconne
                 while connection.connected:
                     await anyio.sleep(0.01)
             await connection.publish("$JS.ACK.stream.consumer.1.7.1.1.0", b"+ACK", {})
-            await connection.publish("plain", b"x", {"A": "b"})
+            await connection.publish("plain", f"\r\n{H_EXPECTED}: 7\r\n".encode(), {"A": "b"})
             await connection.publish("fenced", b"x", {"A": "b", H_EXPECTED: "7"})
             await connection.publish("last", b"x", {})
             async with embedded_server(port=server.port):

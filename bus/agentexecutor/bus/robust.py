@@ -32,7 +32,7 @@ logger = logging.getLogger("agentexecutor.bus")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+(\S+)[ \t]+(\S+)[ \t]+((\S+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n")
 """The parser's own one takes ends of lines for blanks between its fields."""
 
-_BOUND = re.compile(rb"\AH?PUB \$JS\.ACK\.|\r\n" + H_EXPECTED.encode() + rb":")
+_BOUND = re.compile(rb"PUB \$JS\.ACK\.|HPUB \$JS\.ACK\.|HPUB [^\r\n]+\r\nNATS/1\.0(?:\r\n[^\r\n]+)*?\r\n" + H_EXPECTED.encode() + rb":")
 """What speaks of a number that may be another message's after a reconnect: acknowledgements, and what is stored only behind such a number."""
 
 
@@ -95,7 +95,7 @@ class RobustClient(Client):
         if self._over:
             raise asyncio.CancelledError
         self.sockets += 1
-        self._keep_pending([command for command in self._pending if not _BOUND.search(command)])
+        self._keep_pending([command for command in self._pending if not _BOUND.match(command)])
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
