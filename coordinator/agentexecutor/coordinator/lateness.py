@@ -7,6 +7,8 @@ slower than promised is taken to stay so (docs/protocol.md section 11); that it 
 
 from __future__ import annotations
 
+from collections import Counter
+
 from agentexecutor.coordinator.draft import Draft
 from agentexecutor.coordinator.inputs import Effect, NeedProgress, ProgressIn, SetTimer, TimerIn
 from agentexecutor.coordinator.model import SubtaskState, TaskState
@@ -64,8 +66,8 @@ def _by_fraction(fraction: float, at: float, first: tuple[float, float] | None, 
 
 def _by_schedule(schedule: list[m.Step], said: ProgressIn, accepted: float, left_queue: float, now: float) -> float | None:
     """The step that is under way, else the schedule as a whole. A step that is named twice tells nothing."""
-    names = [step.name for step in schedule]
-    steps = {step.name: step for step in schedule if names.count(step.name) == 1}
+    named = Counter(step.name for step in schedule)
+    steps = {step.name: step for step in schedule if named[step.name] == 1}
     end = max(step.start_s + step.duration_s for step in schedule)
     began = said.began if said.began is not None and said.began[0] in steps else None
     if said.at is not None and said.step in steps:
