@@ -111,8 +111,11 @@ async def test_a_load_ends_in_order_of_priority_within_the_memory_s_limit(place:
         async with anyio.create_task_group() as group:
             for number, priority in enumerate(priorities):
                 group.start_soon(submit, me, number, priority, 20.0)
-        async with coordinating(place, settings=dataclasses.replace(PATIENT, open_tasks=limit)), anyio.create_task_group() as group:
-            while (await stream(me.connection))[0] > count - limit + a1.capacity:  # as long as it has room, it does not know all that wait
+        full = coordinating(place, settings=dataclasses.replace(PATIENT, open_tasks=limit))
+        async with full as coordinator, anyio.create_task_group() as group:
+            while (
+                coordinator._market.survey.waiting().get("echo", 0) < limit - a1.capacity
+            ):  # until then it does not know all that it could
                 await anyio.sleep(0.02)
             for _ in range(4):
                 group.start_soon(work, a1)

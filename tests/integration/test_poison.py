@@ -76,8 +76,13 @@ async def test_poison_is_given_up_and_the_pool_lives_on(server: EmbeddedServer, 
         async def eat() -> None:
             nonlocal eaten
             for number in count():
-                assert await bus.run("digest", {"food": f"meal {number}"}, type=str) == f"digested meal {number}"
-                eaten += 1
+                try:
+                    assert await bus.run("digest", {"food": f"meal {number}"}, type=str) == f"digested meal {number}"
+                except TaskFailed as error:
+                    if error.error.code != "lost":  # five times it was beside the poison
+                        raise
+                else:
+                    eaten += 1
 
         group.start_soon(eat)
         with anyio.fail_after(120):
