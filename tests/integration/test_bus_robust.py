@@ -16,7 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from agentexecutor.bus import embedded_server
-from agentexecutor.bus.connection import open_connection
+from agentexecutor.bus.connection import Connection, open_connection
 from agentexecutor.bus.robust import Arrived
 from agentexecutor.schemas.codec import H_EXPECTED
 
@@ -83,6 +83,12 @@ async def test_a_flush_says_that_the_server_has_what_was_sent_before(server: Emb
         assert order == sorted(order)
 
 
+async def until_away(connection: Connection) -> None:
+    with anyio.fail_after(60):
+        while connection.connected:
+            await anyio.sleep(0.01)
+
+
 async def test_what_waits_for_its_turn_keeps_the_session_in_which_it_came(server: EmbeddedServer) -> None:
     """After a power cut its number may be another message's: acknowledged later, it would take that one away."""
     sessions, go_on, done = list[int](), anyio.Event(), anyio.Event()
@@ -114,9 +120,7 @@ async def test_after_a_reconnect_the_session_is_another_one_before_anything_can_
         async with open_connection(server.url, name="me") as connection:
             before = connection.session
             await first.aclose()
-            with anyio.fail_after(60):
-                while connection.connected:
-                    await anyio.sleep(0.01)
+            await until_away(connection)
             async with embedded_server(port=server.port):
                 with anyio.fail_after(60):
                     while not connection.connected:
@@ -140,9 +144,7 @@ async def test_what_was_meant_for_the_session_before_is_not_sent_after_a_reconne
             for subject in ("$JS.ACK.>", "plain", "fenced", "last"):
                 await connection.subscribe(subject, hear)
             await first.aclose()
-            with anyio.fail_after(60):
-                while connection.connected:
-                    await anyio.sleep(0.01)
+            await until_away(connection)
             await connection.publish("$JS.ACK.stream.consumer.1.7.1.1.0", b"+ACK", {})
             await connection.publish("plain", f"\r\n{H_EXPECTED}: 7\r\n".encode(), {"A": "b"})
             await connection.publish("fenced", b"x", {"A": "b", H_EXPECTED: "7"})
@@ -163,9 +165,7 @@ async def test_who_leaves_with_a_socket_that_is_gone_leaves_nothing_behind(is_aw
             client = connection.nats
             if is_away:
                 await first.aclose()
-                with anyio.fail_after(60):
-                    while connection.connected:
-                        await anyio.sleep(0.01)
+                await until_away(connection)
             else:
                 transport: Any = client._transport
                 transport._io_writer.transport.abort()

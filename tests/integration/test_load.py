@@ -113,9 +113,8 @@ async def test_a_load_ends_in_order_of_priority_within_the_memory_s_limit(place:
                 group.start_soon(submit, me, number, priority, 20.0)
         full = coordinating(place, settings=dataclasses.replace(PATIENT, open_tasks=limit))
         async with full as coordinator, anyio.create_task_group() as group:
-            while (
-                coordinator._market.survey.waiting().get("echo", 0) < limit - a1.capacity
-            ):  # until then it does not know all that it could
+            # until then it does not know all that it could
+            while coordinator._market.survey.waiting().get("echo", 0) < limit - a1.capacity:
                 await anyio.sleep(0.02)
             for _ in range(4):
                 group.start_soon(work, a1)

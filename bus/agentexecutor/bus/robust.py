@@ -32,7 +32,7 @@ logger = logging.getLogger("agentexecutor.bus")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+(\S+)[ \t]+(\S+)[ \t]+((\S+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n")
 """The parser's own one takes ends of lines for blanks between its fields."""
 
-_BOUND = re.compile(rb"PUB \$JS\.ACK\.|HPUB \$JS\.ACK\.|HPUB [^\r\n]+\r\nNATS/1\.0(?:\r\n[^\r\n]+)*?\r\n" + H_EXPECTED.encode() + rb":")
+_BOUND = re.compile(rb"H?PUB \$JS\.ACK\.|HPUB [^\r\n]+\r\nNATS/1\.0(?:\r\n[^\r\n]+)*?\r\n" + H_EXPECTED.encode() + rb":")
 """What speaks of a number that may be another message's after a reconnect: acknowledgements, and what is stored only behind such a number."""
 
 
@@ -62,8 +62,7 @@ class RobustClient(Client):
         """What waits to be sent goes first: so the PONG proves that the server has it."""
         if self._transport is not None and self.is_connected and self._pending:
             self._transport.writelines(self._pending[:])
-            self._pending = []
-            self._pending_data_size = 0
+            self._keep_pending([])
         await super()._send_ping(future)
 
     async def leave(self, patience_s: float) -> None:

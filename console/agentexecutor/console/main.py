@@ -103,14 +103,19 @@ def _refuse_bytes(arguments: list[str]) -> None:
             raise UsageError(f"{argument!r} is no UTF-8.", hint="Write it in UTF-8, or give a file.") from None
 
 
+def _say_no_more() -> None:
+    """Nobody reads on: nothing is left to say, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _report(error: BaseException) -> Exit:
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing is left to say, not even at exit
+        _say_no_more()
         return Exit.PIPE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
         with suppress(OSError):
             print_error(f"The answer cannot be written: {error.strerror}. What was asked for goes on.")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return Exit.UNWRITTEN
     if not isinstance(error, AgentExecutorError):
         raise error

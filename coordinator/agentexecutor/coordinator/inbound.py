@@ -102,8 +102,15 @@ def _next_sign(before: ProgressIn, stamp: float, sign: m.Progress) -> ProgressIn
     if began is None and step is not None and since is not None:
         began = (step, since)
     first = before.first or (stamp, sign.fraction or 0.0)
-    known = ProgressIn(before.subtask, before.epoch, stamp, step, schedule, fraction, before.queued, before.late, since, fraction_at)
-    return replace(known, queued_at=before.queued_at, scheduled_at=scheduled_at, began=began, first=first)
+    told = {
+        "step": step,
+        "since": since,
+        "fraction": fraction,
+        "fraction_at": fraction_at,
+        "schedule": schedule,
+        "scheduled_at": scheduled_at,
+    }
+    return replace(before, at=stamp, began=began, first=first, **told)
 
 
 def read_claim(subjects: Subjects, subject: str, payload: bytes, headers: dict[str, str]) -> Claimed:
